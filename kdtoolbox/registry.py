@@ -1,0 +1,27 @@
+"""The registries of kdtoolbox, children of mmengine's.
+
+A config that names a type by its scope (``kdtoolbox.Distiller``) imports this module
+and, through ``locations``, the modules that register the types; no ``custom_imports``
+is needed.
+"""
+
+from mmengine.registry import DATASETS as MMENGINE_DATASETS
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import Registry
+
+MODELS = Registry(
+    'model',
+    parent=MMENGINE_MODELS,
+    scope='kdtoolbox',
+    locations=['kdtoolbox.losses', 'kdtoolbox.connectors', 'kdtoolbox.distillers'],
+)
+HOOKS = Registry(
+    'hook', parent=MMENGINE_HOOKS, scope='kdtoolbox', locations=['kdtoolbox.hooks']
+)
+DATASETS = Registry(
+    'dataset',
+    parent=MMENGINE_DATASETS,
+    scope='kdtoolbox',
+    locations=['kdtoolbox.datasets.digit_segmentation'],
+)
