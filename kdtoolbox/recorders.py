@@ -1,0 +1,237 @@
+"""Observe named submodules of a model during one forward."""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+Recorder = str | Mapping[str, str]
+Records = dict[str, list[Tensor]]
+
+# Their children are called one by one; a hook on the container itself never fires.
+_CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+# The parts of a detector or segmentor whose modules run once in a forward.
+_RUN_ONCE = ('backbone', 'neck')
+
+
+class _AllRecorded(Exception):  # noqa: N818 - it reports success
+    """Ends a forward whose records are all in."""
+
+
+@contextmanager
+def record(
+    model: nn.Module,
+    recorders: Mapping[str, Recorder],
+    *,
+    require_grad: bool = False,
+    stop_early: bool = False,
+    where: str = 'recorders',
+) -> Iterator[Records]:
+    """Record outputs or inputs of submodules while the block runs.
+
+    Args:
+        model: The model whose forward runs inside the block.
+        recorders: For each name a module path, or ``dict(source=path, what=...)`` with
+            ``what`` of 'output' (default) or 'input'. Paths are those of
+            ``named_modules``; ``[2]``, negative indices and globs for one component
+            (``neck.fpn_convs.*``) are understood.
+        require_grad: Refuse records that carry no gradient.
+        stop_early: End the forward, and with it the block, once every recorded part
+            of the model has run. Statements of the block behind that point are skipped.
+        where: Config path that errors name.
+
+    Yields:
+        For each name the list of tensors in order of the calls; tuples, lists and
+        dicts of tensors are flattened. Complete once the block has ended.
+
+    Raises:
+        ValueError: If a path matches no module or a container that is never called,
+            if a module was not called in the block, a recorded tensor was overwritten
+            in place, or lacks the gradient that ``require_grad`` asks for.
+        TypeError: If a recorded module passes no tensor.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 1))
+        >>> with record(model, {'last': '[-1]', 'hidden': '1'}) as records:
+        ...     _ = model(torch.zeros(2, 3, 5, 5))
+        >>> {name: tuple(tensors[0].shape) for name, tensors in records.items()}
+        {'last': (2, 4, 5, 5), 'hidden': (2, 8, 5, 5)}
+    """
+    observers = {
+        name: _Observer(model, recorder, f'{where}.{name}')
+        for name, recorder in recorders.items()
+    }
+    records: Records = {name: seen.tensors for name, seen in observers.items()}
+    handles = [handle for seen in observers.values() for handle in seen.attach()]
+    if stop_early:
+        paths = {path for seen in observers.values() for path in seen.modules}
+        handles += _attach_stop(model, {_stop_point(model, path) for path in paths})
+    try:
+        yield records
+    except _AllRecorded:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    for seen in observers.values():
+        seen.check(require_grad)
+
+
+def check_recorders(
+    model: nn.Module, recorders: Mapping[str, Recorder], where: str
+) -> None:
+    """Raise what ``record`` would raise for paths that cannot be recorded."""
+    for name, recorder in recorders.items():
+        _Observer(model, recorder, f'{where}.{name}')
+
+
+def find_modules(model: nn.Module, path: str, where: str) -> dict[str, nn.Module]:
+    """Return the modules that ``path`` matches by their full names.
+
+    Raises:
+        ValueError: If there is none; it lists the nearest names.
+    """
+    parts = path.replace('[', '.').replace(']', '').strip('.').split('.')
+    found = {'': model}
+    for part in parts:
+        found = {
+            f'{name}.{key}'.strip('.'): child
+            for name, module in found.items()
+            for key, child in module.named_children()
+            if fnmatchcase(key, _positive(part, module))
+        }
+    if not found:
+        names = [name for name, _ in model.named_modules() if name]
+        close = difflib.get_close_matches('.'.join(parts), names, n=4, cutoff=0.4)
+        raise ValueError(
+            f'{where}: {type(model).__name__} has no module {path!r}; '
+            f'nearest: {", ".join(close) or "none"}'
+        )
+    return found
+
+
+def _positive(part: str, module: nn.Module) -> str:
+    if part.startswith('-') and part[1:].isdigit():
+        return str(len(list(module.children())) + int(part))
+    return part
+
+
+def _stop_point(model: nn.Module, path: str) -> str:
+    """Return the outermost module whose end says that ``path`` runs no more."""
+    parts = path.split('.')
+    first = 2 if parts[0] in _RUN_ONCE else 1
+    for length in range(min(first, len(parts)), len(parts)):
+        name = '.'.join(parts[:length])
+        if not isinstance(model.get_submodule(name), _CONTAINERS):
+            return name
+    return path
+
+
+def _attach_stop(model: nn.Module, pending: set[str]) -> list:
+    def stop(name: str, *_: Any) -> None:
+        pending.discard(name)
+        if not pending:
+            raise _AllRecorded
+
+    return [
+        model.get_submodule(name).register_forward_hook(partial(stop, name))
+        for name in pending
+    ]
+
+
+class _Observer:
+    """The modules, tensors and checks behind one record."""
+
+    def __init__(self, model: nn.Module, recorder: Recorder, where: str) -> None:
+        spec = {'source': recorder} if isinstance(recorder, str) else dict(recorder)
+        unknown = spec.keys() - {'source', 'what'}
+        self.what = spec.get('what', 'output')
+        if unknown or 'source' not in spec or self.what not in ('output', 'input'):
+            raise ValueError(
+                f'{where}: expected a module path or dict(source=path, what="output" '
+                f'or "input"), got {recorder!r}'
+            )
+        self.where = where
+        self.modules = find_modules(model, spec['source'], where)
+        self.tensors: list[Tensor] = []
+        self._sources: list[tuple[str, int]] = []
+        for path, module in self.modules.items():
+            if isinstance(module, _CONTAINERS):
+                raise ValueError(
+                    f'{where}: {path!r} is a {type(module).__name__}, which is never '
+                    f"called itself; record its members with '{path}.*' or the "
+                    'module that holds it'
+                )
+
+    def attach(self) -> list:
+        if self.what == 'input':
+            return [
+                module.register_forward_pre_hook(
+                    partial(self._see_input, path), with_kwargs=True
+                )
+                for path, module in self.modules.items()
+            ]
+        return [
+            module.register_forward_hook(partial(self._see_output, path))
+            for path, module in self.modules.items()
+        ]
+
+    def _see_input(self, path: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        self._keep(path, [*args, *kwargs.values()])
+
+    def _see_output(self, path: str, module: nn.Module, args: Any, out: Any) -> None:
+        self._keep(path, out)
+
+    def _keep(self, path: str, value: Any) -> None:
+        tensors = list(_flatten(value))
+        if not tensors:
+            raise TypeError(
+                f'{self.where}: the {self.what} of {path!r} holds no tensor, it is a '
+                f'{type(value).__name__}; record another module'
+            )
+        self.tensors += tensors
+        self._sources += [(path, _version(tensor)) for tensor in tensors]
+
+    def check(self, require_grad: bool) -> None:
+        called = {path for path, _ in self._sources}
+        silent = [path for path in self.modules if path not in called]
+        if silent:
+            raise ValueError(
+                f'{self.where}: {", ".join(map(repr, silent))} was not called in this '
+                'forward. Heads are often entered through `.forward`, `.loss` or '
+                '`.predict`, past their hooks: record a module inside or before it'
+            )
+        for tensor, (path, version) in zip(self.tensors, self._sources, strict=True):
+            if _version(tensor) != version:
+                raise ValueError(
+                    f'{self.where}: the {self.what} of {path!r} was overwritten in '
+                    'place after it was recorded, as by a ReLU(inplace=True); record '
+                    'the module that overwrites it or the one that holds both'
+                )
+            if require_grad and not tensor.requires_grad:
+                raise ValueError(
+                    f'{self.where}: the {self.what} of {path!r} carries no gradient, '
+                    'so that a loss on it trains nothing; it lies in a frozen stage '
+                    'or under reentrant checkpointing (with_cp=True): record a later '
+                    'module'
+                )
+
+
+def _version(tensor: Tensor) -> int:
+    # Inference tensors have no version counter and cannot be watched.
+    return -1 if tensor.is_inference() else tensor._version
+
+
+def _flatten(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _flatten(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _flatten(item)
