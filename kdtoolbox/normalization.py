@@ -1,0 +1,66 @@
+"""Convert a batch from one model's normalisation to another's."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class Renormalization:
+    """Turn the batch that the student's preprocessor made into the teacher's.
+
+    The teacher sees the student's batch; where the two recipes differ in mean, std or
+    channel order, every feature of the teacher would be wrong without an error.
+
+    Args:
+        student: The data preprocessor that makes the batch.
+        teacher: The data preprocessor of the teacher's own recipe.
+
+    Example:
+        >>> from mmengine.model import ImgDataPreprocessor
+        >>> rgb = ImgDataPreprocessor(mean=[1, 2, 3], std=[2, 2, 2], bgr_to_rgb=True)
+        >>> bgr = ImgDataPreprocessor(mean=[3, 2, 1], std=[1, 1, 1])
+        >>> Renormalization(rgb, bgr)(torch.ones(1, 3, 1, 1), []).flatten().tolist()
+        [2.0, 2.0, 2.0]
+    """
+
+    def __init__(self, student: nn.Module, teacher: nn.Module) -> None:
+        mean_student, std_student = _statistics(student)
+        mean_teacher, std_teacher = _statistics(teacher)
+        self.flip = _swaps_channels(student) != _swaps_channels(teacher)
+        if self.flip:
+            mean_student, std_student = mean_student.flip(0), std_student.flip(0)
+        self.scale = std_student / std_teacher
+        self.shift = (mean_student - mean_teacher) / std_teacher
+        self.rescales = bool((self.scale != 1).any() or (self.shift != 0).any())
+
+    def __call__(self, inputs: Tensor, data_samples: Sequence) -> Tensor:
+        """Return the batch (N, 3, H, W) as the teacher expects it.
+
+        Args:
+            inputs: The student's batch; it is left as it is.
+            data_samples: Their ``img_shape`` tells image from padding, which is 0 on
+                both sides.
+        """
+        if self.flip:
+            inputs = inputs.flip(1)
+        if not self.rescales:
+            return inputs
+        converted = inputs * self.scale.to(inputs) + self.shift.to(inputs)
+        for image, sample in zip(converted, data_samples, strict=False):
+            height, width = sample.img_shape[:2]
+            image[:, height:] = 0
+            image[:, :, width:] = 0
+        return converted
+
+
+def _statistics(preprocessor: nn.Module) -> tuple[Tensor, Tensor]:
+    """Return mean and std (3, 1, 1) in the order of the preprocessor's output."""
+    mean, std = (getattr(preprocessor, name, None) for name in ('mean', 'std'))
+    if isinstance(mean, Tensor) and isinstance(std, Tensor):
+        return mean.cpu(), std.cpu()
+    return torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
+
+
+def _swaps_channels(preprocessor: nn.Module) -> bool:
+    return bool(getattr(preprocessor, '_channel_conversion', False))

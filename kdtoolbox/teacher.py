@@ -1,0 +1,112 @@
+"""The teacher: built from its config, loaded strictly, frozen and hidden."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS, DefaultScope
+from torch import Tensor, nn
+
+from kdtoolbox.checkpoint import load_checkpoint, load_strictly
+from kdtoolbox.configuration import load_config
+from kdtoolbox.recorders import Recorder, Records, check_recorders, record
+
+# Parts that take the features of `extract_feat` and nothing else.
+_HEADS = ('bbox_head', 'rpn_head', 'mask_head', 'decode_head', 'auxiliary_head')
+
+
+def build_model(source: str | dict) -> BaseModel:
+    """Build the model of a config in that config's own scope.
+
+    Args:
+        source: A config as ``load_config`` takes it, or its ``model`` alone.
+    """
+    cfg = load_config(source)
+    scope = cfg.get('default_scope')
+    if scope is None:
+        current = DefaultScope.get_current_instance()
+        scope = current.scope_name if current is not None else None
+    return MODELS.build(dict(cfg.get('model', cfg), _scope_=scope))
+
+
+class Teacher:
+    """A frozen model that its owner does not own.
+
+    It is no ``nn.Module``, so that the student's ``state_dict``, optimizer, EMA and
+    DDP never meet it; a deepcopy, as EMA makes, shares it.
+
+    Args:
+        config: The teacher's config: ``package::path``, a file or a dict.
+        checkpoint: Path or https URL of its weights.
+        allow_random: Accept a teacher without checkpoint.
+        trust_pickle: Load pickles that hold more than weights. They can run any code.
+
+    Raises:
+        ValueError: If there is no checkpoint, or it does not fit the config.
+    """
+
+    def __init__(
+        self,
+        config: str | dict,
+        checkpoint: str | None = None,
+        allow_random: bool = False,
+        trust_pickle: bool = False,
+    ) -> None:
+        if checkpoint is None and not allow_random:
+            raise ValueError(
+                'model.teacher.checkpoint is None: a teacher with random weights '
+                'teaches nothing. Name a path or URL, or set `allow_random=True`'
+            )
+        self.model = build_model(config)
+        if checkpoint is not None:
+            state = load_checkpoint(checkpoint, trust_pickle)['state_dict']
+            load_strictly(self.model, state, repr(checkpoint))
+        self.model.requires_grad_(False).eval()
+
+    def __deepcopy__(self, memo: dict) -> 'Teacher':
+        return self
+
+    @torch.no_grad()
+    def observe(
+        self,
+        recorders: Mapping[str, Recorder],
+        inputs: Tensor,
+        data_samples: Sequence,
+    ) -> Records:
+        """Run the model as deep as the recorders need and return their records.
+
+        Args:
+            recorders: What to record, as ``record`` takes it.
+            inputs: Images (N, 3, H, W), normalised for this model.
+            data_samples: The batch's samples, for models that read them in a forward.
+        """
+        # Cheap, and no `train()` from whatever side can leave dropout on.
+        self.model.eval()
+        where = 'model.recorders.teacher'
+        with record(self.model, recorders, stop_early=True, where=where) as records:
+            self._forward(self._parts(recorders), inputs, data_samples)
+        return records
+
+    def check(self, recorders: Mapping[str, Recorder]) -> None:
+        """Raise if a recorder matches nothing in the model."""
+        check_recorders(self.model, recorders, 'model.recorders.teacher')
+
+    def _parts(self, recorders: Mapping[str, Recorder]) -> set[str]:
+        sources = [r if isinstance(r, str) else r['source'] for r in recorders.values()]
+        return {source.partition('.')[0] for source in sources}
+
+    def _forward(self, parts: set[str], inputs: Tensor, data_samples: Sequence) -> None:
+        heads = [getattr(self.model, part) for part in _HEADS if part in parts]
+        on_features = parts <= {'backbone', 'neck', *_HEADS}
+        # A DETR's head takes decoder states, a cascade's the output of its last stage.
+        chained = hasattr(self.model, 'forward_transformer') or any(
+            isinstance(head, nn.ModuleList) for head in heads
+        )
+        if not on_features or chained:
+            self.model(inputs, data_samples, mode='tensor')
+            return
+        features = self.model.extract_feat(inputs)
+        for head in heads:
+            # Not `mode='tensor'`: it enters heads past their hooks, and skips mmseg's
+            # auxiliary head.
+            head(features)
