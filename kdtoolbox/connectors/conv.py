@@ -1,0 +1,59 @@
+"""Align channels with a learned 1x1 convolution."""
+
+from collections.abc import Sequence
+
+from mmcv.cnn import ConvModule
+from torch import Tensor, nn
+
+from kdtoolbox.registry import MODELS
+
+
+@MODELS.register_module()
+class ConvConnector(nn.Module):
+    """Project each level of a wire to other channels.
+
+    Args:
+        in_channels: Channels of the wire; a list makes one convolution per level, a
+            number one that all levels share.
+        out_channels: Channels of the new wire.
+        norm_cfg: Norm behind the convolution, such as ``dict(type='BN')``.
+        act_cfg: Activation behind it, such as ``dict(type='ReLU')``.
+
+    Example:
+        >>> import torch
+        >>> connector = ConvConnector(in_channels=8, out_channels=16)
+        >>> [level] = connector([torch.zeros(2, 8, 4, 5)])
+        >>> tuple(level.shape)
+        (2, 16, 4, 5)
+    """
+
+    def __init__(
+        self,
+        in_channels: int | Sequence[int],
+        out_channels: int,
+        norm_cfg: dict | None = None,
+        act_cfg: dict | None = None,
+    ) -> None:
+        super().__init__()
+        self.shared = isinstance(in_channels, int)
+        widths = [in_channels] if isinstance(in_channels, int) else in_channels
+        self.convs = nn.ModuleList(
+            ConvModule(width, out_channels, 1, norm_cfg=norm_cfg, act_cfg=act_cfg)
+            for width in widths
+        )
+
+    def forward(self, levels: list[Tensor]) -> list[Tensor]:
+        """Return the levels (N, in_channels, H, W) as (N, out_channels, H, W).
+
+        Raises:
+            ValueError: If the wire's levels or channels are not those of the config.
+        """
+        convs = list(self.convs) * (len(levels) if self.shared else 1)
+        found = [level.shape[1] for level in levels]
+        expected = [conv.in_channels for conv in convs]
+        if found != expected:
+            raise ValueError(
+                f'expected levels of {expected} channels, the wire has {found}; set '
+                f'in_channels={found[0] if len(set(found)) == 1 else found}'
+            )
+        return [conv(level) for conv, level in zip(convs, levels, strict=True)]

@@ -1,0 +1,6 @@
+"""Distillation losses: one file per method, a pure function and a thin Module."""
+
+from kdtoolbox.losses.cwd import CWDLoss, channel_wise_divergence
+from kdtoolbox.losses.pkd import PKDLoss, pkd_loss
+
+__all__ = ['CWDLoss', 'PKDLoss', 'channel_wise_divergence', 'pkd_loss']

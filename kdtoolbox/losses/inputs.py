@@ -1,0 +1,40 @@
+"""Checks and the precision rule shared by the losses."""
+
+import torch
+from torch import Tensor
+
+
+def check_maps(student: Tensor, teacher: Tensor) -> None:
+    """Refuse anything but two maps of one shape (N, C, H, W).
+
+    Raises:
+        ValueError: If a map is not 4-D or the two shapes differ. Nothing is resized
+            here: a resize or a projection is a visible choice of the config.
+
+    Example:
+        >>> check_maps(torch.ones(1, 8, 4, 4), torch.ones(1, 8, 4, 4))
+    """
+    shapes = f'student {tuple(student.shape)} and teacher {tuple(teacher.shape)}'
+    if student.dim() != 4 or teacher.dim() != 4:
+        raise ValueError(f'expected maps of shape (N, C, H, W), got {shapes}')
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f'{shapes} differ in shape; put a ResizeConnector (height, width) or a '
+            'ConvConnector (channels) under `connectors` and name it as the input '
+            'of this loss'
+        )
+
+
+def at_least_float32(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Lift both sides to one dtype no narrower than float32; detach the teacher.
+
+    float64 stays float64; the student's gradient comes back in its own dtype.
+
+    Example:
+        >>> student, teacher = at_least_float32(torch.ones(2).half(), torch.ones(2))
+        >>> student.dtype
+        torch.float32
+    """
+    dtype = torch.promote_types(student.dtype, teacher.dtype)
+    dtype = torch.promote_types(dtype, torch.float32)
+    return student.to(dtype), teacher.detach().to(dtype)
