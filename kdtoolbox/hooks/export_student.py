@@ -1,0 +1,78 @@
+"""Keep a plain student beside each checkpoint of a distillation."""
+
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import master_only
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.runner import Runner
+
+from kdtoolbox.checkpoint import export_student
+from kdtoolbox.registry import HOOKS
+
+
+@HOOKS.register_module()
+class ExportStudentHook(Hook):
+    """Write ``student_<name>.pth`` beside each saved and best checkpoint.
+
+    The file is a plain mmdet or mmseg checkpoint. It goes when its checkpoint goes, as
+    ``max_keep_ckpts`` has it.
+
+    Raises:
+        ValueError: If the runner saves no checkpoints, or not to a local folder.
+    """
+
+    # After CheckpointHook, which is VERY_LOW.
+    priority = 'LOWEST'
+
+    def __init__(self) -> None:
+        self._due = False
+        self._written: dict[Path, Path] = {}
+
+    def before_train(self, runner: Runner) -> None:
+        """Find the folder of the checkpoints."""
+        savers = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
+        if not savers:
+            raise ValueError(
+                'ExportStudentHook exports what CheckpointHook saves; set '
+                "default_hooks.checkpoint=dict(type='CheckpointHook')"
+            )
+        if '://' in str(savers[0].out_dir):
+            raise ValueError(
+                f'ExportStudentHook writes to local folders, not to '
+                f'{savers[0].out_dir}; export with tools/export_student.py instead'
+            )
+        self._folder = Path(savers[0].out_dir)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Note that a checkpoint is about to be written."""
+        self._due = True
+
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        """Export a checkpoint saved by iteration."""
+        self._export()
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Export a checkpoint saved by epoch."""
+        self._export()
+
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        """Export a best checkpoint."""
+        self._export()
+
+    @master_only
+    def _export(self) -> None:
+        if not self._due:
+            return
+        self._due = False
+        for checkpoint in self._folder.glob('*.pth'):
+            student = checkpoint.with_name(f'student_{checkpoint.name}')
+            if checkpoint.name.startswith('student_') or (
+                student.exists()
+                and student.stat().st_mtime_ns >= checkpoint.stat().st_mtime_ns
+            ):
+                continue
+            export_student(checkpoint, student)
+            self._written[checkpoint] = student
+        for checkpoint in [path for path in self._written if not path.exists()]:
+            self._written.pop(checkpoint).unlink(missing_ok=True)
