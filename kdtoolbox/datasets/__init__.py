@@ -1,0 +1,10 @@
+"""Embedded data for trying the toolbox without a download."""
+
+from kdtoolbox.datasets.digit_scenes import (
+    CLASSES,
+    PRESETS,
+    SceneStyle,
+    make_digit_scenes,
+)
+
+__all__ = ['CLASSES', 'PRESETS', 'SceneStyle', 'make_digit_scenes']
