@@ -1,0 +1,89 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kdtoolbox.testing import check_loss
+
+STUDENT = torch.arange(48.0).sin().reshape(2, 3, 4, 2)
+TEACHER = STUDENT.cos()
+HALF = (torch.float16, torch.bfloat16)
+
+
+class Weighted(nn.Module):
+    """A function made a loss that keeps every promise the function keeps."""
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.function = function
+        self.loss_weight = 2.0
+
+    def forward(self, student: Tensor, teacher: Tensor, **inputs: list) -> Tensor:
+        return self.loss_weight * self.function(student, teacher, **inputs)
+
+
+def squares(student: Tensor, teacher: Tensor) -> Tensor:
+    dtype = torch.promote_types(student.dtype, torch.float32)
+    return (student.to(dtype) - teacher.detach().to(dtype)).square()
+
+
+def per_image(student: Tensor, teacher: Tensor, data_samples: list[float]) -> Tensor:
+    factors = student.new_tensor(data_samples).reshape(-1, 1, 1, 1)
+    return (factors * squares(student, teacher)).mean()
+
+
+def scribble(student: Tensor, teacher: Tensor) -> Tensor:
+    student.data.add_(1)
+    return squares(student, teacher).mean()
+
+
+def half_gradient(student: Tensor, teacher: Tensor) -> Tensor:
+    value = squares(student, teacher).mean()
+    return (value + value.detach()) / 2
+
+
+def layout(student: Tensor, teacher: Tensor) -> Tensor:
+    return squares(student, teacher).mean() * (1 + student.is_contiguous())
+
+
+def undefined_at(one: int, student: Tensor, teacher: Tensor) -> Tensor:
+    spare = student.new_tensor(one - 1.0)
+    return squares(student, teacher).mean() + 0 * student.mean() / spare
+
+
+BROKEN = {
+    'not a scalar': squares,
+    'is not finite': lambda s, t: squares(s, t).mean() / 0,
+    'is negative': lambda s, t: -squares(s, t).mean(),
+    'float64 in, torch.float32 out': lambda s, t: squares(s, t).mean().float(),
+    'modified in place': scribble,
+    'teacher gets a gradient': lambda s, t: (s - t).square().mean(),
+    'gradient is wrong': half_gradient,
+    'float16 maps, autocast': lambda s, t: (
+        (1 + (s.dtype in HALF)) * squares(s, t).sum()
+    ),
+    'strided maps': layout,
+    'one image is not finite': lambda s, t: undefined_at(len(s), s, t),
+    'a 1x1 map is not finite': lambda s, t: undefined_at(s.shape[2], s, t),
+    'equal maps give': lambda s, t: squares(s, t).mean() + 1,
+}
+
+
+def test_accepts_a_loss() -> None:
+    check_loss(Weighted(per_image), STUDENT, TEACHER, data_samples=[1.0, 3.0])
+
+
+@pytest.mark.parametrize('message', BROKEN)
+def test_names_the_broken_promise(message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        check_loss(Weighted(BROKEN[message]), STUDENT, TEACHER)
+
+
+def test_names_a_weight_that_is_not_used() -> None:
+    class Unweighted(Weighted):
+        def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+            return squares(student, teacher).mean()
+
+    with pytest.raises(AssertionError, match='loss_weight=0 gives'):
+        check_loss(Unweighted(squares), STUDENT, TEACHER)
