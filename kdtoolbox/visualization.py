@@ -1,0 +1,97 @@
+"""Pictures of predictions and of recorded maps, drawn by mmengine's visualizers."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from mmengine.structures import BaseDataElement
+from mmengine.visualization import Visualizer
+from torch import Tensor
+from torch.nn import functional
+
+Panel = tuple[str, np.ndarray]
+
+
+def draw_sample(
+    visualizer: Visualizer,
+    image: np.ndarray,
+    sample: BaseDataElement,
+    truth: bool = False,
+    scale: int = 3,
+) -> np.ndarray:
+    """Return the image with a sample's predictions, or with its ground truth.
+
+    Args:
+        visualizer: mmdet's or mmseg's, with ``dataset_meta`` set.
+        image: RGB image (H, W, 3) of bytes.
+        sample: mmdet's or mmseg's data sample of that image.
+        truth: Draw the ground truth rather than the predictions.
+        scale: Enlargement, so that labels of small images can be read.
+
+    Returns:
+        RGB image (scale * H, scale * W, 3).
+    """
+    height, width = (scale * side for side in image.shape[:2])
+    large = cv2.resize(image, (width, height), interpolation=cv2.INTER_NEAREST)
+    visualizer.add_datasample(
+        'sample', large, _enlarged(sample, scale), draw_gt=truth, draw_pred=not truth
+    )
+    return visualizer.get_image()
+
+
+def _enlarged(sample: BaseDataElement, scale: int) -> BaseDataElement:
+    sample = sample.clone().cpu()
+    for name in ('gt_instances', 'pred_instances'):
+        if name in sample:
+            instances = getattr(sample, name)
+            instances.bboxes = getattr(instances.bboxes, 'tensor', instances.bboxes)
+            instances.bboxes = instances.bboxes * scale
+    for name in ('gt_sem_seg', 'pred_sem_seg'):
+        if name in sample:
+            labels = getattr(sample, name).data
+            labels = labels.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
+            # A new field of another size needs a new element.
+            sample.set_field(type(getattr(sample, name))(data=labels), name)
+    return sample
+
+
+def draw_map(feature: Tensor, image: np.ndarray, scale: int = 3) -> np.ndarray:
+    """Return a recorded map, its channels averaged in magnitude, over its image.
+
+    Args:
+        feature: Map (C, h, w) of any size.
+        image: RGB image (H, W, 3) of bytes.
+        scale: Enlargement, as of ``draw_sample``.
+
+    Returns:
+        RGB image (scale * H, scale * W, 3).
+    """
+    height, width = (scale * side for side in image.shape[:2])
+    magnitude = (feature - feature.mean((1, 2), keepdim=True)).abs().detach().cpu()
+    return Visualizer.draw_featmap(
+        functional.interpolate(magnitude[None], (height, width), mode='bilinear')[0],
+        cv2.resize(image, (width, height), interpolation=cv2.INTER_NEAREST),
+        channel_reduction='squeeze_mean',
+        alpha=0.4,
+    )
+
+
+def save_panels(rows: Sequence[Sequence[Panel]], path: str | Path) -> None:
+    """Write titled images as a grid, each row of ``rows`` a row of the picture."""
+    from matplotlib.figure import Figure
+
+    columns = max(len(row) for row in rows)
+    figure = Figure(figsize=(2.6 * columns, 2.8 * len(rows)), layout='constrained')
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis_row, row in zip(axes, rows, strict=True):
+        for axis, (title, image) in zip(axis_row, row, strict=False):
+            axis.imshow(image)
+            axis.set_title(title, fontsize=9)
+    path = Path(path)
+    partial = path.with_name(f'.{path.name}.{os.getpid()}.png')
+    figure.savefig(partial, dpi=110)
+    os.replace(partial, path)
