@@ -29,7 +29,9 @@ def _harmless_globals() -> list:
     """Return what mmengine's log history in a checkpoint is made of."""
     core = 'numpy.core' if np.__version__.startswith('1.') else 'numpy._core'
     multiarray = import_module(f'{core}.multiarray')
-    dtypes = {type(np.dtype(name)) for name in ('float32', 'float64', 'int32', 'int64')}
+    dtypes = {
+        type(np.dtype(name)) for name in ('float32', 'float64', 'int64', 'uint32')
+    }
     rebuild = [multiarray._reconstruct, multiarray.scalar]
     plain = [HistoryBuffer, np.ndarray, np.dtype, *rebuild, *dtypes]
     # A real `getattr` would let a pickle reach into any module.

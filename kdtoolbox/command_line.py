@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
+from mmengine.device import get_device
+from torch import distributed
 
 from kdtoolbox.configuration import load_config
 
@@ -39,8 +41,20 @@ def run_config(args: argparse.Namespace) -> Config:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = load_config(args.config)
     cfg.launcher = args.launcher
+    if args.launcher != 'none' and get_device() == 'cpu':
+        _distribute_on_cpu(cfg)
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
     stem = Path(args.config.rpartition('::')[2]).stem
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'./work_dirs/{stem}'
     return cfg
+
+
+def _distribute_on_cpu(cfg: Config) -> None:
+    """Start gloo and choose a wrapper; mmengine's own start asks for a CUDA device."""
+    if not distributed.is_initialized():
+        distributed.init_process_group('gloo')
+    cfg.setdefault(
+        'model_wrapper_cfg',
+        dict(type='MMDistributedDataParallel', broadcast_buffers=False),
+    )

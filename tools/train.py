@@ -6,6 +6,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from kdtoolbox.command_line import run_config, run_parser
+from kdtoolbox.hooks import RandomStateHook
 
 
 def parse_args() -> argparse.Namespace:
@@ -48,7 +49,9 @@ def configure(args: argparse.Namespace) -> Config:
 
 
 def main() -> None:
-    Runner.from_cfg(configure(parse_args())).train()
+    runner = Runner.from_cfg(configure(parse_args()))
+    runner.register_hook(RandomStateHook())
+    runner.train()
 
 
 if __name__ == '__main__':

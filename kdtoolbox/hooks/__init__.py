@@ -1,6 +1,7 @@
-"""mmengine hooks of a distillation: the student's export, the schedule of a loss."""
+"""mmengine hooks of a distillation: the student's export, a loss schedule, resuming."""
 
 from kdtoolbox.hooks.export_student import ExportStudentHook
 from kdtoolbox.hooks.loss_weight import LossWeightHook
+from kdtoolbox.hooks.random_state import RandomStateHook
 
-__all__ = ['ExportStudentHook', 'LossWeightHook']
+__all__ = ['ExportStudentHook', 'LossWeightHook', 'RandomStateHook']
