@@ -1,0 +1,44 @@
+# make demo [TASK=det|seg] [METHOD=cwd|pkd]   distil on DigitScenes and show the result
+# make test [ARGS='-k packaging']             the whole test suite
+# make check                                  format, lint and types
+# make teachers                               train the shipped teachers again
+#
+# The first of them makes .venv (PYTHON=/path/to/python3.11 chooses the interpreter).
+# PY=/path/to/python uses an environment of yours instead and skips the set-up.
+
+TASK := det
+METHOD :=
+ARGS :=
+PYTHON ?=
+STAMP := .venv/.set-up
+
+ifeq ($(origin PY),command line)
+# That environment need not have kdtoolbox installed.
+export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
+SET_UP :=
+else
+PY := .venv/bin/python
+SET_UP := $(STAMP)
+endif
+
+.PHONY: help demo test check teachers
+
+help:
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
+
+demo: $(SET_UP)
+	$(PY) tools/demo.py --task $(TASK) $(if $(METHOD),--method $(METHOD))
+
+test: $(SET_UP)
+	$(PY) -m pytest $(ARGS)
+
+check: $(SET_UP)
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+teachers: $(SET_UP)
+	$(PY) tools/make_teachers.py
+
+$(STAMP): $(wildcard requirements/*.txt) setup.py tools/set_up.sh
+	@PYTHON='$(PYTHON)' bash tools/set_up.sh

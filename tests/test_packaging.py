@@ -1,0 +1,138 @@
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kdtoolbox import __version__
+
+ROOT = Path(__file__).parents[1]
+MIM = ('configs', 'tools', 'model-index.yml')
+SOURCES = (
+    *MIM,
+    'kdtoolbox',
+    'requirements',
+    'docs',
+    'setup.py',
+    'pyproject.toml',
+    'MANIFEST.in',
+    'README.md',
+    'CHANGELOG.md',
+    'LICENSE',
+)
+
+
+def files_in(folder: Path) -> set[str]:
+    """Return what belongs to a distribution, relative to the parent of `folder`."""
+    return {
+        path.relative_to(folder.parent).as_posix()
+        for path in folder.rglob('*')
+        if path.is_file() and not {'__pycache__', '.mim'} & set(path.parts)
+    }
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, *command], cwd=cwd, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def build(hook: str, tree: Path, out: Path) -> Path:
+    """Call one hook of the build backend, as pip does."""
+    code = f'from setuptools import build_meta as b; b.{hook}({str(out)!r})'
+    out.mkdir()
+    run('-c', code, cwd=tree)
+    return next(out.iterdir())
+
+
+def wheel_of(source: Path, out: Path) -> Path:
+    pip = ('-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation')
+    run(*pip, '-w', out, source, cwd=out.parent)
+    return next(out.glob('kdtoolbox-*.whl'))
+
+
+@pytest.fixture(scope='module')
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the sources after an editable install."""
+    tree = tmp_path_factory.mktemp('packaging') / 'tree'
+    tree.mkdir()
+    ignored = shutil.ignore_patterns('__pycache__', '.mim', '_build')
+    for name in SOURCES:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, tree / name, ignore=ignored)
+        else:
+            shutil.copy2(ROOT / name, tree / name)
+    build('build_editable', tree, tree.parent / 'editable')
+    return tree
+
+
+@pytest.fixture(scope='module')
+def wheel(tree: Path) -> Path:
+    return wheel_of(tree, tree.parent / 'wheel')
+
+
+def test_model_index_lists_every_metafile() -> None:
+    listed = yaml.safe_load((ROOT / 'model-index.yml').read_text())['Import']
+    there = [path.relative_to(ROOT).as_posix() for path in ROOT.glob('configs/*/*.yml')]
+    assert listed == sorted(there)
+
+
+def test_every_requirement_is_pinned() -> None:
+    requirements = ROOT / 'requirements'
+    lines = (requirements / 'constraints.txt').read_text().splitlines()
+    pins = {line.split('==')[0] for line in lines if '==' in line}
+    asked = {
+        line.split('>=')[0]
+        for path in requirements.glob('*.txt')
+        if path.name != 'constraints.txt'
+        for line in path.read_text().splitlines()
+        if line and not line.startswith('#')
+    }
+    assert asked <= pins
+
+
+@pytest.mark.e2e
+def test_wheel_carries_the_package_and_its_mim(tree: Path, wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    mim = {name for name in names if name.startswith('kdtoolbox/.mim/')}
+    expected = files_in(tree / 'configs') | files_in(tree / 'tools')
+    assert mim == {f'kdtoolbox/.mim/{name}' for name in expected | {'model-index.yml'}}
+
+    package = {name for name in names - mim if '.dist-info/' not in name}
+    assert package == files_in(tree / 'kdtoolbox')
+
+
+@pytest.mark.e2e
+@pytest.mark.usefixtures('wheel')
+def test_building_a_wheel_leaves_an_editable_tree_alone(tree: Path) -> None:
+    for name in MIM:
+        link = tree / 'kdtoolbox' / '.mim' / name
+        assert link.is_symlink()
+        assert link.resolve() == tree / name
+    assert files_in(tree / 'configs') == files_in(ROOT / 'configs')
+
+
+@pytest.mark.e2e
+def test_sdist_builds_the_same_wheel(tree: Path, wheel: Path, tmp_path: Path) -> None:
+    sdist = build('build_sdist', tree, tmp_path / 'sdist')
+    rebuilt = wheel_of(sdist, tmp_path / 'wheel')
+    names = [sorted(zipfile.ZipFile(path).namelist()) for path in (wheel, rebuilt)]
+    assert names[0] == names[1]
+
+
+@pytest.mark.e2e
+def test_installed_wheel_imports(wheel: Path, tmp_path: Path) -> None:
+    pip = ('-m', 'pip', 'install', '-q', '--no-deps', '--target', tmp_path / 'site')
+    run(*pip, wheel, cwd=tmp_path)
+    code = (
+        'import sys; sys.path.insert(0, "site"); import kdtoolbox; '
+        'print(kdtoolbox.__version__, kdtoolbox.__file__)'
+    )
+    version, file = run('-I', '-c', code, cwd=tmp_path).split()
+    assert version == __version__
+    assert (tmp_path / file).is_relative_to(tmp_path / 'site')
