@@ -7,14 +7,17 @@ from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.torch
 import torch
 from mmengine.dist import barrier, get_local_rank
 from mmengine.logging import HistoryBuffer
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
+_BROKEN = (pickle.UnpicklingError, EOFError, RuntimeError, SafetensorError)
 _FILE_HASH = re.compile(r'-([a-f0-9]{8,})\.(?:pth|pt|safetensors)$')
 
 
@@ -79,27 +82,47 @@ def load_checkpoint(source: str | os.PathLike, trust_pickle: bool = False) -> di
             ``trust_pickle`` is not set, or holds no state dict.
     """
     path = _locate(str(source))
-    if path.suffix == '.safetensors':
-        return dict(state_dict=safetensors.torch.load_file(path), meta={})
     try:
-        with torch.serialization.safe_globals(_harmless_globals()):
-            checkpoint = torch.load(
-                path, map_location='cpu', weights_only=not trust_pickle
-            )
-    except pickle.UnpicklingError as error:
-        found = re.search(r'Unsupported \w+: (.*?) was not', str(error))
+        if path.suffix == '.safetensors':
+            checkpoint: Any = safetensors.torch.load_file(path)
+        else:
+            with torch.serialization.safe_globals(_harmless_globals()):
+                checkpoint = torch.load(
+                    path, map_location='cpu', weights_only=not trust_pickle
+                )
+    except _BROKEN as error:
+        raise ValueError(_why_unread(path, error)) from error
+    state = checkpoint
+    if isinstance(checkpoint, Mapping):
+        state = checkpoint.get('state_dict', checkpoint)
+    if not isinstance(state, Mapping) or not all(
+        isinstance(value, Tensor) for value in state.values()
+    ):
+        kind = list(state) if isinstance(state, Mapping) else type(state).__name__
+        raise ValueError(f'checkpoint {str(source)!r} holds no state dict, but {kind}')
+    if not state:
         raise ValueError(
-            f'checkpoint {str(source)!r} holds more than weights'
-            f'{f" ({found.group(1)})" if found else ""}, and unpickling it could run '
-            'code. If you trust its source, set `trust_pickle=True` beside `checkpoint`'
-        ) from error
-    state = checkpoint.get('state_dict', checkpoint)
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(
-            f'checkpoint {str(source)!r} holds no state dict, only '
-            f'{sorted(map(str, checkpoint))}'
+            f'checkpoint {str(source)!r} holds no state dict but an empty one'
         )
-    return dict(state_dict=state, meta=checkpoint.get('meta', {}))
+    meta: dict = {} if state is checkpoint else checkpoint.get('meta', {})
+    return dict(state_dict=state, meta=meta)
+
+
+def _why_unread(path: Path, error: Exception) -> str:
+    with path.open('rb') as file:
+        # The first byte of a pickle and of the archives that torch keeps it in.
+        is_pickle = file.read(1) in (b'\x80', b'P')
+    if not (is_pickle and isinstance(error, pickle.UnpicklingError)):
+        reason = str(error).partition('\n')[0]
+        return f"checkpoint '{path}' is damaged or no checkpoint at all ({reason})"
+    found = re.search(
+        r'unsupported (?:global: )?GLOBAL (\S+)', str(error), re.IGNORECASE
+    )
+    return (
+        f"checkpoint '{path}' holds more than weights"
+        f'{f" ({found.group(1)})" if found else ""}, and unpickling it could run code. '
+        'If you trust its source, set `trust_pickle=True` beside `checkpoint`'
+    )
 
 
 def export_student(
@@ -119,7 +142,8 @@ def export_student(
     partial = target.with_name(f'.{target.name}.{os.getpid()}')
     try:
         if target.suffix == '.safetensors':
-            tensors = {key: value.contiguous() for key, value in state.items()}
+            # The format takes no tensors that share memory, as tied weights do.
+            tensors = {key: value.clone() for key, value in state.items()}
             safetensors.torch.save_file(tensors, partial)
         else:
             # The distiller's config would mislead whoever builds a model from it.
@@ -175,11 +199,11 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], name: str) -> N
         if key in expected and state[key].shape != expected[key].shape
     ]
     fitting = state
-    if misshapen:
-        wrong = {line.partition(' ')[0] for line in misshapen}
+    wrong = {line.partition(' ')[0] for line in misshapen}
+    if wrong:
         fitting = {key: value for key, value in state.items() if key not in wrong}
     missing, unexpected = model.load_state_dict(fitting, strict=False)
-    missing = [] if misshapen else missing
+    missing = [key for key in missing if key not in wrong]
     faults = dict(missing=missing, unexpected=unexpected, misshapen=misshapen)
     if any(faults.values()):
         lines = [

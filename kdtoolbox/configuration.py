@@ -38,7 +38,7 @@ def _package_file(source: str) -> Path:
     return path
 
 
-def load_config(source: str | Path | dict) -> Config:
+def load_config(source: str | Path | dict | Config) -> Config:
     """Return the config that ``source`` names.
 
     Args:
@@ -54,7 +54,9 @@ def load_config(source: str | Path | dict) -> Config:
         'GFL'
     """
     _cure_mmseg_inheritance()
+    if isinstance(source, Config):
+        return source
     if isinstance(source, dict):
-        return source if isinstance(source, Config) else Config(dict(source))
+        return Config(dict(source))
     path = _package_file(str(source)) if '::' in str(source) else Path(source)
     return Config.fromfile(path)

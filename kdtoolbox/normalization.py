@@ -32,25 +32,30 @@ class Renormalization:
             mean_student, std_student = mean_student.flip(0), std_student.flip(0)
         self.scale = std_student / std_teacher
         self.shift = (mean_student - mean_teacher) / std_teacher
-        self.rescales = bool((self.scale != 1).any() or (self.shift != 0).any())
+        self.padding = _padding(teacher)
+        self.differs = bool(
+            (self.scale != 1).any()
+            or (self.shift != 0).any()
+            or self.padding != _padding(student)
+        )
 
     def __call__(self, inputs: Tensor, data_samples: Sequence) -> Tensor:
         """Return the batch (N, 3, H, W) as the teacher expects it.
 
         Args:
             inputs: The student's batch; it is left as it is.
-            data_samples: Their ``img_shape`` tells image from padding, which is 0 on
-                both sides.
+            data_samples: Their ``img_shape`` tells image from padding, which gets the
+                teacher's value.
         """
         if self.flip:
             inputs = inputs.flip(1)
-        if not self.rescales:
+        if not self.differs:
             return inputs
         converted = inputs * self.scale.to(inputs) + self.shift.to(inputs)
         for image, sample in zip(converted, data_samples, strict=False):
             height, width = sample.img_shape[:2]
-            image[:, height:] = 0
-            image[:, :, width:] = 0
+            image[:, height:] = self.padding
+            image[:, :, width:] = self.padding
         return converted
 
 
@@ -63,4 +68,16 @@ def _statistics(preprocessor: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def _swaps_channels(preprocessor: nn.Module) -> bool:
-    return bool(getattr(preprocessor, '_channel_conversion', False))
+    # mmseg 1.2 names it without the underscore.
+    return bool(
+        getattr(preprocessor, '_channel_conversion', False)
+        or getattr(preprocessor, 'channel_conversion', False)
+    )
+
+
+def _padding(preprocessor: nn.Module) -> float:
+    # The first name is mmseg's, the second mmengine's and mmdet's.
+    for name in ('pad_val', 'pad_value'):
+        if hasattr(preprocessor, name):
+            return float(getattr(preprocessor, name))
+    return 0.0

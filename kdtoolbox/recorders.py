@@ -14,8 +14,6 @@ Records = dict[str, list[Tensor]]
 
 # Their children are called one by one; a hook on the container itself never fires.
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
-# The parts of a detector or segmentor whose modules run once in a forward.
-_RUN_ONCE = ('backbone', 'neck')
 
 
 class _AllRecorded(Exception):  # noqa: N818 - it reports success
@@ -68,13 +66,17 @@ def record(
     }
     records: Records = {name: seen.tensors for name, seen in observers.items()}
     handles = [handle for seen in observers.values() for handle in seen.attach()]
+    done = _AllRecorded()
     if stop_early:
         paths = {path for seen in observers.values() for path in seen.modules}
-        handles += _attach_stop(model, {_stop_point(model, path) for path in paths})
+        ends = {_stop_point(model, path) for path in paths}
+        handles += _attach_stop(model, ends, done)
     try:
         yield records
-    except _AllRecorded:
-        pass
+    except _AllRecorded as ended:
+        # A recording around this one may have ended the forward.
+        if ended is not done:
+            raise
     finally:
         for handle in handles:
             handle.remove()
@@ -124,7 +126,8 @@ def _positive(part: str, module: nn.Module) -> str:
 def _stop_point(model: nn.Module, path: str) -> str:
     """Return the outermost module whose end says that ``path`` runs no more."""
     parts = path.split('.')
-    first = 2 if parts[0] in _RUN_ONCE else 1
+    # Necks and heads may share a module between levels; a backbone's stages run once.
+    first = 2 if parts[0] == 'backbone' else 1
     for length in range(min(first, len(parts)), len(parts)):
         name = '.'.join(parts[:length])
         if not isinstance(model.get_submodule(name), _CONTAINERS):
@@ -132,11 +135,11 @@ def _stop_point(model: nn.Module, path: str) -> str:
     return path
 
 
-def _attach_stop(model: nn.Module, pending: set[str]) -> list:
+def _attach_stop(model: nn.Module, pending: set[str], done: _AllRecorded) -> list:
     def stop(name: str, *_: Any) -> None:
         pending.discard(name)
         if not pending:
-            raise _AllRecorded
+            raise done
 
     return [
         model.get_submodule(name).register_forward_hook(partial(stop, name))
@@ -148,15 +151,18 @@ class _Observer:
     """The modules, tensors and checks behind one record."""
 
     def __init__(self, model: nn.Module, recorder: Recorder, where: str) -> None:
-        spec = {'source': recorder} if isinstance(recorder, str) else dict(recorder)
-        unknown = spec.keys() - {'source', 'what'}
-        self.what = spec.get('what', 'output')
-        if unknown or 'source' not in spec or self.what not in ('output', 'input'):
+        spec = {'source': recorder} if isinstance(recorder, str) else recorder
+        if (
+            not isinstance(spec, Mapping)
+            or not {'source'} <= spec.keys() <= {'source', 'what'}
+            or spec.get('what', 'output') not in ('output', 'input')
+        ):
             raise ValueError(
                 f'{where}: expected a module path or dict(source=path, what="output" '
                 f'or "input"), got {recorder!r}'
             )
         self.where = where
+        self.what = spec.get('what', 'output')
         self.modules = find_modules(model, spec['source'], where)
         self.tensors: list[Tensor] = []
         self._sources: list[tuple[str, int]] = []
