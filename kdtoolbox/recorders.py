@@ -1,6 +1,7 @@
 """Observe named submodules of a model during one forward."""
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -36,7 +37,7 @@ def record(
         recorders: For each name a module path, or ``dict(source=path, what=...)`` with
             ``what`` of 'output' (default) or 'input'. Paths are those of
             ``named_modules``; ``[2]``, negative indices and globs for one component
-            (``neck.fpn_convs.*``) are understood.
+            (``neck.fpn_convs.*``, ``neck.fpn_convs.[0-3]``) are understood.
         require_grad: Refuse records that carry no gradient.
         stop_early: End the forward, and with it the block, once every recorded part
             of the model has run. Statements of the block behind that point are skipped.
@@ -98,7 +99,8 @@ def find_modules(model: nn.Module, path: str, where: str) -> dict[str, nn.Module
     Raises:
         ValueError: If there is none; it lists the nearest names.
     """
-    parts = path.replace('[', '.').replace(']', '').strip('.').split('.')
+    # Only numbers: `[0-3]` is a glob's range of names.
+    parts = re.sub(r'\[(-?\d+)\]', r'.\1', path).strip('.').split('.')
     found = {'': model}
     for part in parts:
         found = {

@@ -1,0 +1,248 @@
+"""Every shipped recipe: what it inherits, what its metafile says, and one step."""
+
+import ast
+import functools
+import inspect
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.runner import Runner
+from mmengine.structures import PixelData
+from torch import nn
+
+from kdtoolbox.configuration import load_config
+from kdtoolbox.distillers import Distiller
+from kdtoolbox.teacher import Teacher, build_model
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted(ROOT.glob('configs/*/*.py'))
+RECIPES = [path for path in CONFIGS if path.parent.name != 'digits']
+DISTILLED = [path for path in CONFIGS if 'kdtoolbox.Distiller' in path.read_text()]
+METAFILES = sorted(ROOT.glob('configs/*/metafile.yml'))
+EXPORT = {'type': 'kdtoolbox.ExportStudentHook'}
+# The least at which P6 has more than one cell and C5 holds a deformable kernel.
+SIDE = 96
+
+for_configs = pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+for_recipes = pytest.mark.parametrize('path', RECIPES, ids=lambda path: path.stem)
+for_metafiles = pytest.mark.parametrize(
+    'path', METAFILES, ids=lambda path: path.parent.name
+)
+
+
+@functools.cache
+def load(source: Path | str) -> Config:
+    return load_config(source)
+
+
+def base_of(path: Path) -> Path | str:
+    [assigned] = re.findall(r"^_base_ = '(.+)'$", path.read_text(), re.MULTILINE)
+    return assigned if '::' in assigned else path.parent / assigned
+
+
+@functools.cache
+def published(source: str) -> dict:
+    """Return the entry of a task library's own metafile for ``package::config``."""
+    package, _, name = source.partition('::')
+    root = Path(find_spec(package).origin).parent / '.mim'
+    [metafile] = (root / 'configs' / name).parent.glob('metafile.y*ml')
+    content = yaml.safe_load(metafile.read_text())
+    models = content['Models'] if isinstance(content, dict) else content
+    [entry] = [model for model in models if model['Config'] == f'configs/{name}']
+    return entry
+
+
+def headline(entry: dict) -> dict:
+    """Return box AP or mIoU of one model, as a README quotes it."""
+    results = entry['Results']
+    first = results[0] if isinstance(results, list) else results
+    return {
+        key: value
+        for key, value in first['Metrics'].items()
+        if key in ('box AP', 'mIoU')
+    }
+
+
+def unscoped(value: object) -> object:
+    """Drop the scopes that mmengine adds to what comes from another package."""
+    if isinstance(value, dict):
+        return {key: unscoped(v) for key, v in value.items() if key != '_scope_'}
+    return [unscoped(v) for v in value] if isinstance(value, list) else value
+
+
+@for_configs
+def test_no_key_is_read_by_nobody(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    own = {
+        target.id
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    read = {
+        node.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+    }
+    runner = set(inspect.signature(Runner).parameters)
+    assert own - read - runner - set(load(base_of(path))) <= {'_base_'}
+
+
+@pytest.mark.parametrize('path', DISTILLED, ids=lambda path: path.stem)
+def test_model_section_has_only_known_keys(path: Path) -> None:
+    model = load(path).model
+    assert set(model) <= {'type', *inspect.signature(Distiller).parameters}
+    assert set(model.teacher) <= set(inspect.signature(Teacher).parameters)
+    assert set(model.recorders) == {'student', 'teacher'}
+
+
+@for_recipes
+def test_recipe_is_short(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 30
+
+
+@for_recipes
+def test_recipe_is_the_students_but_for_the_distillation(path: Path) -> None:
+    recipe = unscoped(load(path).to_dict())
+    base = unscoped(load(base_of(path)).to_dict())
+    student = recipe['model']['student']
+    hooks = [*base.get('custom_hooks', []), EXPORT]
+    assert {**recipe, 'model': student} == {
+        **{key: recipe[key] for key in recipe.keys() - base.keys()},
+        **base,
+        'custom_hooks': hooks,
+    }
+
+
+@for_recipes
+def test_teacher_checkpoint_is_the_published_one(path: Path) -> None:
+    teacher = load(path).model.teacher
+    assert teacher.checkpoint == published(teacher.config)['Weights']
+
+
+def test_model_index_imports_every_metafile() -> None:
+    index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
+    assert index['Import'] == [str(path.relative_to(ROOT)) for path in METAFILES]
+
+
+@for_metafiles
+def test_metafile_lists_the_folders_recipes(path: Path) -> None:
+    content = yaml.safe_load(path.read_text())
+    names = [model['Name'] for model in content['Models']]
+    assert sorted(names) == [recipe.stem for recipe in sorted(path.parent.glob('*.py'))]
+    [collection] = content['Collections']
+    assert (ROOT / collection['README']).is_file()
+    assert (ROOT / collection['Code']).is_file()
+    assert {model['In Collection'] for model in content['Models']} == {
+        collection['Name']
+    }
+
+
+@for_recipes
+def test_metafile_entry_tells_what_the_config_does(path: Path) -> None:
+    models = yaml.safe_load((path.parent / 'metafile.yml').read_text())['Models']
+    [model] = [model for model in models if model['Name'] == path.stem]
+    teacher, student = load(path).model.teacher, base_of(path)
+    assert model['Config'] == str(path.relative_to(ROOT))
+    assert model['Metadata']['Teacher'] == {
+        'Config': teacher.config,
+        'Weights': teacher.checkpoint,
+        'Metrics': headline(published(teacher.config)),
+    }
+    assert model['Metadata']['Student'] == {
+        'Config': student,
+        'Metrics': headline(published(student)),
+    }
+    # Nobody has trained these here, so there are no weights of ours to offer.
+    assert 'Weights' not in model
+    [result] = model['Results']
+    assert re.fullmatch(r'paper|not run|reported by \S+', result['Source'])
+    assert bool(result['Metrics']) == (result['Source'] != 'not run')
+
+
+@for_recipes
+def test_readme_links_the_recipe_and_quotes_its_metafile(path: Path) -> None:
+    models = yaml.safe_load((path.parent / 'metafile.yml').read_text())['Models']
+    [model] = [model for model in models if model['Name'] == path.stem]
+    [row] = [
+        line
+        for line in (path.parent / 'README.md').read_text().splitlines()
+        if f']({path.name})' in line
+    ]
+    [result] = model['Results']
+    metadata = model['Metadata']
+    assert f'| {result["Source"]} |' in row
+    for numbers in (result, metadata['Teacher'], metadata['Student']):
+        for value in numbers['Metrics'].values():
+            assert f'| {value} |' in row
+
+
+def detection_batch() -> dict:
+    from mmdet.testing import demo_mm_inputs
+
+    return demo_mm_inputs(2, [[3, SIDE, SIDE]] * 2, num_items=[2, 0], num_classes=10)
+
+
+def segmentation_batch() -> dict:
+    from mmseg.structures import SegDataSample
+
+    samples = [
+        SegDataSample(
+            gt_sem_seg=PixelData(data=torch.randint(0, 10, (1, SIDE, SIDE))),
+            metainfo=dict(img_shape=(SIDE, SIDE)),
+        )
+        for _ in range(2)
+    ]
+    images = torch.randint(0, 256, (2, 3, SIDE, SIDE), dtype=torch.uint8)
+    return dict(inputs=list(images), data_samples=samples)
+
+
+def build(path: Path) -> nn.Module:
+    """Build a recipe's model with random weights, for small images on a CPU."""
+    config = load(path).to_dict()
+    model = config['model']
+    student = model
+    if model['type'] == 'kdtoolbox.Distiller':
+        student = model['student']
+        model['teacher'].update(checkpoint=None, allow_random=True)
+    if config['default_scope'] == 'mmseg':
+        student['data_preprocessor']['size'] = (SIDE, SIDE)
+    # Without `init_weights`, which would download the backbone.
+    return revert_sync_batchnorm(build_model(config)).train()
+
+
+@pytest.mark.e2e
+@for_configs
+def test_one_training_step(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The teachers of the digits are named relative to the root.
+    monkeypatch.chdir(ROOT)
+    torch.manual_seed(0)
+    model = build(path)
+    segments = load(path).default_scope == 'mmseg'
+    batch = segmentation_batch() if segments else detection_batch()
+
+    losses = model(**model.data_preprocessor(batch, training=True), mode='loss')
+    total, logged = model.parse_losses(losses)
+    assert all(torch.isfinite(value) for value in logged.values()), logged
+
+    student = getattr(model, 'student', model)
+    if student is not model:
+        distilled = [logged[name] for name in model.losses]
+        assert min(distilled) > 0, logged
+        # Alone, because the task losses reach the backbone anyway.
+        last = list(student.backbone.parameters())[-1]
+        [reached] = torch.autograd.grad(sum(distilled), last, retain_graph=True)
+        assert reached.abs().sum() > 0
+    total.backward()
+    gradients = [weight.grad for weight in student.backbone.parameters()]
+    assert sum(grad.abs().sum() for grad in gradients if grad is not None) > 0
+    if student is not model:
+        teacher = list(model.teacher.model.parameters())
+        assert all(weight.grad is None for weight in teacher)
