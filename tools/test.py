@@ -39,7 +39,7 @@ def parse_args() -> argparse.Namespace:
 def configure(args: argparse.Namespace) -> Config:
     cfg = run_config(args)
     if 'student' in cfg.model:
-        student = load_config(cfg.model.student)
+        student = load_config(cfg.model.student).to_dict()
         cfg.model = student.get('model', student)
     # The weights are loaded strictly, below, and never resumed.
     cfg.load_from, cfg.resume = None, False

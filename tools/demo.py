@@ -1,0 +1,274 @@
+"""Train a student alone and distilled on DigitScenes and compare them.
+
+Writes report.json and report.png into the work dir; a former report moves aside.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.model import BaseModel
+from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from kdtoolbox.checkpoint import load_checkpoint, load_strictly
+from kdtoolbox.configuration import load_config
+from kdtoolbox.datasets import PRESETS, make_digit_scenes
+from kdtoolbox.recorders import record
+from kdtoolbox.teacher import build_model
+from kdtoolbox.visualization import Panel, draw_map, draw_sample, save_panels
+
+ROOT = Path(__file__).resolve().parent.parent
+METRICS = dict(det=('coco/bbox_mAP', 100), seg=('mIoU', 1))
+console = Console()
+
+
+@dataclass
+class Job:
+    """One run of a tool in a process of its own."""
+
+    label: str
+    work_dir: Path
+    command: Sequence[str]
+    iterations: int = 0
+    process: subprocess.Popen | None = None
+
+    def start(self) -> None:
+        """Start the process; its output goes to output.log in the work dir."""
+        self.work_dir.mkdir(parents=True, exist_ok=True)
+        log = (self.work_dir / 'output.log').open('a')
+        # One thread each: two runs share two cores better than they split one.
+        environment = dict(os.environ, OMP_NUM_THREADS='1', PYTHONUNBUFFERED='1')
+        command = [sys.executable, *self.command, '--work-dir', str(self.work_dir)]
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
+        )
+
+    def iteration(self) -> int:
+        """Return the last iteration that the run has logged."""
+        logs = sorted(self.work_dir.glob('*/vis_data/scalars.json'))
+        lines = logs[-1].read_text().splitlines() if logs else []
+        return max((json.loads(line).get('iter', 0) for line in lines), default=0)
+
+    def running(self) -> bool:
+        """Return whether it still runs, and raise if it failed."""
+        assert self.process is not None
+        if self.process.poll():
+            log = self.work_dir / 'output.log'
+            tail = '\n'.join(log.read_text().splitlines()[-15:])
+            raise RuntimeError(f'{self.label} failed; the end of {log}:\n{tail}')
+        return self.process.returncode is None
+
+
+def run_jobs(jobs: Sequence[Job], title: str) -> None:
+    """Run the jobs, as many at a time as there are cores."""
+    waiting, running = list(jobs), []
+    columns = (
+        TextColumn('{task.description}'),
+        BarColumn(),
+        TextColumn('{task.fields[at]}'),
+    )
+    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+        bars = {
+            job.label: progress.add_task(f'{title} {job.label}', start=False, at='')
+            for job in jobs
+        }
+        try:
+            while waiting or running:
+                while waiting and len(running) < (os.cpu_count() or 1):
+                    running.append(waiting.pop(0))
+                    running[-1].start()
+                    progress.start_task(bars[running[-1].label])
+                time.sleep(1)
+                for job in running:
+                    _show(progress, bars[job.label], job)
+                running = [job for job in running if job.running()]
+        finally:
+            for job in running:
+                if job.process is not None and job.process.poll() is None:
+                    job.process.terminate()
+
+
+def _show(progress: Progress, bar: int, job: Job) -> None:
+    if not job.running():
+        progress.update(bar, total=1, completed=1, at='done')
+        progress.stop_task(bar)
+    elif job.iterations:
+        at = job.iteration()
+        progress.update(
+            bar, total=job.iterations, completed=at, at=f'{at}/{job.iterations}'
+        )
+
+
+def train(task: str, seeds: Sequence[int], folder: Path) -> None:
+    iterations = load_config(ROOT / f'configs/digits/{task}_student.py').max_iters
+    jobs = [
+        Job(
+            f'{name}, seed {seed}',
+            folder / f'{name}_{seed}',
+            (
+                'tools/train.py',
+                f'configs/digits/{task}_{name}.py',
+                '--cfg-options',
+                f'randomness.seed={seed}',
+            ),
+            iterations,
+        )
+        for seed in seeds
+        for name in ('student', 'distilled')
+    ]
+    run_jobs(jobs, 'train')
+
+
+def checkpoint_of(task: str, name: str, seed: int, folder: Path) -> Path:
+    if name == 'teacher':
+        return ROOT / f'configs/digits/{task}_teacher.safetensors'
+    prefix = 'student_' if name == 'distilled' else ''
+    [path] = (folder / f'{name}_{seed}').glob(f'{prefix}iter_*.pth')
+    return path
+
+
+def evaluate(task: str, seeds: Sequence[int], folder: Path) -> dict[str, list[float]]:
+    """Return the metric in percent of each model, one per seed."""
+    runs = [(name, seed) for seed in seeds for name in ('student', 'distilled')]
+    runs.append(('teacher', seeds[0]))
+    jobs = [
+        Job(
+            f'{name}, seed {seed}' if name != 'teacher' else name,
+            folder / f'test_{name}_{seed}',
+            (
+                'tools/test.py',
+                f'configs/digits/{task}_{name}.py',
+                str(checkpoint_of(task, name, seed, folder)),
+            ),
+        )
+        for name, seed in runs
+    ]
+    run_jobs(jobs, 'evaluate')
+    key, factor = METRICS[task]
+    scores: dict[str, list[float]] = {}
+    for (name, _), job in zip(runs, jobs, strict=True):
+        [path] = job.work_dir.glob('[0-9]*/[0-9]*.json')
+        # mmdet reports no metric at all for a model that detects nothing.
+        value = json.loads(path.read_text().splitlines()[-1]).get(key, 0.0)
+        scores.setdefault(name, []).append(round(value * factor, 2))
+    return scores
+
+
+def draw(task: str, seed: int, folder: Path, path: Path, scenes: int = 3) -> None:
+    """Draw scenes as predicted by the three models, and their recorded maps."""
+    distilled = load_config(ROOT / f'configs/digits/{task}_distilled.py')
+    init_default_scope(distilled.default_scope)
+    dataset = DATASETS.build(distilled.val_dataloader.dataset)
+    visualizer = VISUALIZERS.build(distilled.visualizer)
+    visualizer.dataset_meta = dataset.metainfo
+    models = {}
+    for name in ('student', 'distilled', 'teacher'):
+        config = 'teacher' if name == 'teacher' else 'student'
+        models[name] = build_model(ROOT / f'configs/digits/{task}_{config}.py').eval()
+        weights = checkpoint_of(task, name, seed, folder)
+        load_strictly(
+            models[name], load_checkpoint(weights)['state_dict'], str(weights)
+        )
+    rows = []
+    for index in range(scenes):
+        rows += scene_rows(dataset[index], models, distilled, visualizer)
+    save_panels(rows, path)
+
+
+def scene_rows(
+    data: dict, models: dict[str, BaseModel], distilled: Config, visualizer
+) -> tuple[list[Panel], list[Panel]]:
+    """Return a row of predictions and below it a row of recorded maps."""
+    image = data['inputs'].flip(0).permute(1, 2, 0).contiguous().numpy()
+    truth = draw_sample(visualizer, image, data['data_samples'], truth=True)
+    predictions, maps = [('ground truth', truth)], [('input', image)]
+    for name, model in models.items():
+        side = 'teacher' if name == 'teacher' else 'student'
+        [(wire, path)] = distilled.model.recorders[side].items()
+        with record(model, {wire: path}) as records:
+            [sample] = model.test_step(pseudo_collate([data]))
+        predictions.append((name, draw_sample(visualizer, image, sample)))
+        maps.append(
+            (
+                f'{side[0].upper()}: {path} ({name})',
+                draw_map(records[wire][0][0], image),
+            )
+        )
+    return predictions, maps
+
+
+def report(
+    task: str, seeds: Sequence[int], scores: dict[str, list[float]], seconds: float
+) -> dict:
+    iterations = load_config(ROOT / f'configs/digits/{task}_student.py').max_iters
+    metric = METRICS[task][0].removeprefix('coco/')
+    table = Table(title=f'DigitScenes, {task}: {metric} after {iterations} iterations')
+    table.add_column('model')
+    for seed in seeds:
+        table.add_column(f'seed {seed}', justify='right')
+    table.add_column('mean ± std', justify='right')
+    labels = dict(
+        student='student alone', distilled='student distilled', teacher='teacher'
+    )
+    for name, label in labels.items():
+        values = scores[name]
+        spread = f' ± {stdev(values):.1f}' if len(values) > 1 else ''
+        cells = [f'{value:.1f}' for value in values]
+        cells += [''] * (len(seeds) - len(values))
+        table.add_row(label, *cells, f'{mean(values):.1f}{spread}')
+    console.print(table)
+    result = {name: round(mean(scores[name]), 2) for name in labels}
+    return dict(
+        task=task,
+        metric=metric,
+        **result,
+        iterations=iterations,
+        seconds=round(seconds, 1),
+        seeds=list(seeds),
+        runs=scores,
+    )
+
+
+def move_aside(folder: Path) -> None:
+    if folder.exists():
+        stamp = time.strftime('%Y%m%d_%H%M%S', time.localtime(folder.stat().st_mtime))
+        kept = folder.with_name(f'{folder.name}_{stamp}')
+        folder.rename(kept)
+        console.print(f'the former results stand in {kept}')
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--task', choices=METRICS, default='det')
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0])
+    parser.add_argument('--work-dir', type=Path, default=ROOT / 'work_dirs/demo')
+    args = parser.parse_args()
+    # The configs name data and teachers from the root of the repo.
+    os.chdir(ROOT)
+    start = time.perf_counter()
+    move_aside(args.work_dir)
+    console.print('make DigitScenes ...')
+    make_digit_scenes(f'data/digits_{args.task}', PRESETS[args.task])
+    train(args.task, args.seeds, args.work_dir)
+    scores = evaluate(args.task, args.seeds, args.work_dir)
+    draw(args.task, args.seeds[0], args.work_dir, args.work_dir / 'report.png')
+    result = report(args.task, args.seeds, scores, time.perf_counter() - start)
+    path = args.work_dir / 'report.json'
+    path.write_text(json.dumps(result, indent=1) + '\n')
+    console.print(f'{path} and {path.with_suffix(".png")} written')
+
+
+if __name__ == '__main__':
+    main()
