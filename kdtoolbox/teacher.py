@@ -9,7 +9,13 @@ from torch import Tensor, nn
 
 from kdtoolbox.checkpoint import load_checkpoint, load_strictly
 from kdtoolbox.configuration import load_config
-from kdtoolbox.recorders import Recorder, Records, check_recorders, record
+from kdtoolbox.recorders import (
+    Recorder,
+    Records,
+    check_recorders,
+    find_modules,
+    record,
+)
 
 # Parts that take the features of `extract_feat` and nothing else.
 _HEADS = ('bbox_head', 'rpn_head', 'mask_head', 'decode_head', 'auxiliary_head')
@@ -93,20 +99,25 @@ class Teacher:
 
     def _parts(self, recorders: Mapping[str, Recorder]) -> set[str]:
         sources = [r if isinstance(r, str) else r['source'] for r in recorders.values()]
-        return {source.partition('.')[0] for source in sources}
+        return {
+            path.partition('.')[0]
+            for source in sources
+            for path in find_modules(self.model, source, 'model.recorders.teacher')
+        }
 
     def _forward(self, parts: set[str], inputs: Tensor, data_samples: Sequence) -> None:
-        heads = [getattr(self.model, part) for part in _HEADS if part in parts]
-        on_features = parts <= {'backbone', 'neck', *_HEADS}
         # A DETR's head takes decoder states, a cascade's the output of its last stage.
-        chained = hasattr(self.model, 'forward_transformer') or any(
-            isinstance(head, nn.ModuleList) for head in heads
+        chained = hasattr(self.model, 'forward_transformer') or isinstance(
+            getattr(self.model, 'decode_head', None), nn.ModuleList
         )
-        if not on_features or chained:
+        if chained or not parts <= {'backbone', 'neck', *_HEADS}:
             self.model(inputs, data_samples, mode='tensor')
             return
         features = self.model.extract_feat(inputs)
-        for head in heads:
-            # Not `mode='tensor'`: it enters heads past their hooks, and skips mmseg's
-            # auxiliary head.
-            head(features)
+        for part in _HEADS:
+            if part in parts:
+                head = getattr(self.model, part)
+                # Not `mode='tensor'`: it enters heads past their hooks, and skips
+                # mmseg's auxiliary heads.
+                for member in head if isinstance(head, nn.ModuleList) else [head]:
+                    member(features)

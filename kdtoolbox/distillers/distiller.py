@@ -1,6 +1,5 @@
 """A student, a hidden teacher, and losses on the wires between them."""
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -8,12 +7,11 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
+from kdtoolbox.distillers.wiring import SIDES, build_section, check_wiring
 from kdtoolbox.normalization import Renormalization
 from kdtoolbox.recorders import Recorder, Records, check_recorders, record
 from kdtoolbox.registry import MODELS
 from kdtoolbox.teacher import Teacher, build_model
-
-_SIDES = ('student', 'teacher')
 
 
 @MODELS.register_module()
@@ -52,16 +50,20 @@ class Distiller(BaseModel):
         # The student starts from the weights it would have without distillation.
         with torch.random.fork_rng(devices=[]):
             self.teacher = Teacher(**teacher)
-            self.connectors, self._connections = _build(
-                connectors or {}, 'connectors', ('input', 'like')
+            self.connectors, self._connections = build_section(
+                connectors or {}, 'model.connectors', ('input', 'like')
             )
-            self.losses, self._comparisons = _build(losses, 'losses', _SIDES)
+            self.losses, self._comparisons = build_section(
+                losses, 'model.losses', SIDES
+            )
         self.recorders = _check_sides(recorders)
         check_recorders(
             self.student, self.recorders['student'], 'model.recorders.student'
         )
         self.teacher.check(self.recorders['teacher'])
-        self._check_wires()
+        check_wiring(
+            self.recorders, self.connectors, self._connections, self._comparisons
+        )
         self._to_teacher = Renormalization(
             self.data_preprocessor, self.teacher.model.data_preprocessor
         )
@@ -93,8 +95,7 @@ class Distiller(BaseModel):
         """
         if not any(loss.loss_weight for loss in self.losses.values()):
             task_losses = self.student(inputs, data_samples, mode='loss')
-            distilled = {name: self._zero() for name in self.losses}
-            return {**task_losses, **distilled}
+            return _merge(task_losses, {name: self._zero() for name in self.losses})
         # First the teacher: its activations are gone before the student's exist.
         teacher_records = self.teacher.observe(
             self.recorders['teacher'],
@@ -104,18 +105,11 @@ class Distiller(BaseModel):
         with record(
             self.student,
             self.recorders['student'],
-            require_grad=True,
+            require_grad=torch.is_grad_enabled(),
             where='model.recorders.student',
         ) as student_records:
             task_losses = self.student(inputs, data_samples, mode='loss')
-        distilled = self.distill(student_records, teacher_records)
-        clash = task_losses.keys() & distilled.keys()
-        if clash:
-            raise ValueError(
-                f'model.losses: the student has losses named {sorted(clash)} itself; '
-                'choose other names'
-            )
-        return {**task_losses, **distilled}
+        return _merge(task_losses, self.distill(student_records, teacher_records))
 
     def distill(self, student: Records, teacher: Records) -> dict[str, Tensor]:
         """Return the weighted distillation losses, levels summed.
@@ -144,7 +138,7 @@ class Distiller(BaseModel):
         self, name: str, loss: nn.Module, wires: Mapping[str, list[Tensor]]
     ) -> dict[str, Tensor]:
         ends = self._comparisons[name]
-        student, teacher = (wires[ends[side]] for side in _SIDES)
+        student, teacher = (wires[ends[side]] for side in SIDES)
         if len(student) != len(teacher):
             raise ValueError(
                 f'model.losses.{name}: {ends["student"]} has {len(student)} levels, '
@@ -171,25 +165,21 @@ class Distiller(BaseModel):
                 zero = zero + 0 * parameter.sum()
         return zero
 
-    def _check_wires(self) -> None:
-        wires = [f'{side}.{name}' for side in _SIDES for name in self.recorders[side]]
-        for name, connection in self._connections.items():
-            for key, wire in connection.items():
-                _check_wire(wire, wires, f'model.connectors.{name}.{key}')
-            wires.append(name)
-        for name, comparison in self._comparisons.items():
-            if 'loss' not in name:
-                raise ValueError(
-                    f'model.losses.{name}: mmengine sums only losses whose name '
-                    f"contains 'loss'; call it 'loss_{name}'"
-                )
-            for side in _SIDES:
-                if side not in comparison:
-                    raise ValueError(
-                        f"model.losses.{name}: expected the wire to compare as '{side}'"
-                        f', one of {wires}'
-                    )
-                _check_wire(comparison[side], wires, f'model.losses.{name}.{side}')
+    @property
+    def detector(self) -> BaseModel:
+        """The student, where mmdet's hooks look for the model behind a wrapper."""
+        return self.student
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Tensor], prefix: str, *args: Any
+    ) -> None:
+        """Take a plain checkpoint, as an inherited ``load_from`` has it, as student."""
+        if not any(key.startswith(f'{prefix}student.') for key in state_dict):
+            for key in self.student.state_dict():
+                if prefix + key in state_dict:
+                    value = state_dict.pop(prefix + key)
+                    state_dict[f'{prefix}student.{key}'] = value
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _apply(self, fn: Callable, recurse: bool = True) -> 'Distiller':
         super()._apply(fn, recurse)
@@ -197,28 +187,10 @@ class Distiller(BaseModel):
         return self
 
 
-def _build(
-    configs: Mapping[str, dict], where: str, wire_keys: Sequence[str]
-) -> tuple[nn.ModuleDict, dict[str, dict[str, str]]]:
-    """Build the modules of a config section and split off the wires they join."""
-    modules, wires = nn.ModuleDict(), {}
-    for name, config in configs.items():
-        arguments = dict(config)
-        wires[name] = {key: arguments.pop(key) for key in wire_keys if key in arguments}
-        if not wires[name]:
-            raise ValueError(
-                f'model.{where}.{name}: expected a wire as {wire_keys[0]!r}, got only '
-                f'{sorted(arguments)}'
-            )
-        # Without our scope a bare name means the task library's class.
-        modules[name] = MODELS.build(dict(arguments, _scope_='kdtoolbox'))
-    return modules, wires
-
-
 def _check_sides(
     recorders: Mapping[str, Mapping[str, Recorder]],
 ) -> Mapping[str, Mapping[str, Recorder]]:
-    if recorders.keys() != set(_SIDES):
+    if recorders.keys() != set(SIDES):
         raise ValueError(
             f'model.recorders: expected dict(student=..., teacher=...), got keys '
             f'{sorted(recorders)}'
@@ -226,11 +198,14 @@ def _check_sides(
     return recorders
 
 
-def _check_wire(wire: str, wires: Sequence[str], where: str) -> None:
-    if wire not in wires:
-        close = difflib.get_close_matches(wire, wires, n=1)
-        hint = f'; did you mean {close[0]!r}?' if close else ''
-        raise ValueError(f'{where}: no wire {wire!r} among {list(wires)}{hint}')
+def _merge(task: Mapping[str, Any], distilled: Mapping[str, Tensor]) -> dict[str, Any]:
+    clash = task.keys() & distilled.keys()
+    if clash:
+        raise ValueError(
+            f'model.losses: the student has losses named {sorted(clash)} itself; '
+            'choose other names'
+        )
+    return {**task, **distilled}
 
 
 def _explained(where: str, module: nn.Module, *arguments: Any) -> Any:

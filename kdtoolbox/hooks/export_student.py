@@ -42,7 +42,12 @@ class ExportStudentHook(Hook):
                 f'ExportStudentHook writes to local folders, not to '
                 f'{savers[0].out_dir}; export with tools/export_student.py instead'
             )
-        self._folder = Path(savers[0].out_dir)
+        self._saver = savers[0]
+        # What a run before this one has left goes with its checkpoint as well.
+        for student in Path(self._saver.out_dir).glob('student_*.pth'):
+            checkpoint = student.with_name(student.name.removeprefix('student_'))
+            if checkpoint.exists():
+                self._written[checkpoint] = student
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Note that a checkpoint is about to be written."""
@@ -65,14 +70,21 @@ class ExportStudentHook(Hook):
         if not self._due:
             return
         self._due = False
-        for checkpoint in self._folder.glob('*.pth'):
+        for checkpoint in self._checkpoints():
             student = checkpoint.with_name(f'student_{checkpoint.name}')
-            if checkpoint.name.startswith('student_') or (
-                student.exists()
-                and student.stat().st_mtime_ns >= checkpoint.stat().st_mtime_ns
+            if (
+                not student.exists()
+                or student.stat().st_mtime_ns < checkpoint.stat().st_mtime_ns
             ):
-                continue
-            export_student(checkpoint, student)
+                export_student(checkpoint, student)
             self._written[checkpoint] = student
         for checkpoint in [path for path in self._written if not path.exists()]:
             self._written.pop(checkpoint).unlink(missing_ok=True)
+
+    def _checkpoints(self) -> list[Path]:
+        """Return the last and the best checkpoints, and no other file."""
+        several = getattr(self._saver, 'best_ckpt_path_dict', {}).values()
+        single = getattr(self._saver, 'best_ckpt_path', None)
+        named = [self._saver.last_ckpt, single, *several]
+        paths = {Path(name) for name in named if name is not None}
+        return [path for path in paths if path.exists()]

@@ -23,8 +23,8 @@ class LossWeightHook(Hook):
         by_epoch: Count epochs rather than iterations.
 
     Raises:
-        ValueError: If there is no such loss, or epochs are asked of a loop that has
-            none.
+        ValueError: If there is no such loss, a length is negative, or epochs are asked
+            of a loop that has none.
 
     Example:
         >>> hook = LossWeightHook('loss_cwd', warmup=4, stop_after=10)
@@ -39,10 +39,16 @@ class LossWeightHook(Hook):
         stop_after: int | None = None,
         by_epoch: bool = False,
     ) -> None:
+        if warmup < 0 or (stop_after is not None and stop_after < 0):
+            raise ValueError(
+                f'LossWeightHook for {loss!r}: expected warmup and stop_after from 0 '
+                f'on, got {warmup} and {stop_after}'
+            )
         self.loss = loss
         self.warmup = warmup
         self.stop_after = stop_after
         self.by_epoch = by_epoch
+        self._weight: float | None = None
 
     def factor(self, progress: int) -> float:
         """Return the share of the configured weight at ``progress`` steps done."""
@@ -65,9 +71,11 @@ class LossWeightHook(Hook):
                 'counts no epochs; set by_epoch=False and give iterations'
             )
         self._module = losses[self.loss]
-        self._weight = self._module.loss_weight
+        if self._weight is None:
+            self._weight = self._module.loss_weight
 
     def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Set the weight of this iteration."""
+        assert self._weight is not None
         progress = runner.epoch if self.by_epoch else runner.iter
         self._module.loss_weight = self._weight * self.factor(progress)

@@ -1,0 +1,87 @@
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from kdtoolbox.connectors import ConvConnector, ResizeConnector
+
+
+def maps(*shapes: tuple[int, ...]) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=generator) for shape in shapes]
+
+
+def test_shared_convolution_serves_every_level() -> None:
+    connector = ConvConnector(4, 6)
+    levels = maps((2, 4, 8, 8), (2, 4, 4, 5))
+    projected = connector(levels)
+    weight, bias = connector.convs[0].conv.weight, connector.convs[0].conv.bias
+    assert len(list(connector.parameters())) == 2
+    for level, output in zip(levels, projected, strict=True):
+        torch.testing.assert_close(output, functional.conv2d(level, weight, bias))
+
+
+def test_list_makes_one_convolution_per_level() -> None:
+    connector = ConvConnector([4, 8], 6)
+    first, second = connector(maps((2, 4, 8, 8), (2, 8, 4, 4)))
+    assert first.shape == (2, 6, 8, 8)
+    assert second.shape == (2, 6, 4, 4)
+
+
+def test_list_of_equal_widths_is_not_shared() -> None:
+    connector = ConvConnector([4, 4], 6)
+    level = maps((1, 4, 2, 2))[0]
+    first, second = connector([level, level])
+    assert not torch.equal(first, second)
+
+
+def test_norm_and_activation() -> None:
+    connector = ConvConnector(4, 6, dict(type='BN'), dict(type='ReLU'))
+    [output] = connector(maps((2, 4, 8, 8)))
+    assert output.min() == 0
+    assert any(name.endswith('running_mean') for name in connector.state_dict())
+
+
+def test_plain_connector_is_linear() -> None:
+    connector = ConvConnector(4, 6)
+    [level] = maps((2, 4, 8, 8))
+    zero, one, two = (connector([k * level])[0] for k in range(3))
+    torch.testing.assert_close(two - one, one - zero)
+
+
+@pytest.mark.parametrize(
+    ('in_channels', 'shapes', 'cure'),
+    [
+        (8, [(1, 4, 2, 2), (1, 4, 1, 1)], r'expected levels of \[8, 8\].*s=4$'),
+        (8, [(1, 4, 2, 2), (1, 8, 1, 1)], r'set in_channels=\[4, 8\]'),
+        ([4, 8], [(1, 8, 2, 2), (1, 4, 1, 1)], r'set in_channels=\[8, 4\]'),
+        ([4, 8, 8], [(1, 4, 2, 2), (1, 8, 1, 1)], r'set in_channels=\[4, 8\]'),
+    ],
+)
+def test_wrong_channels_carry_the_number_to_set(
+    in_channels: int | list[int], shapes: list[tuple], cure: str
+) -> None:
+    with pytest.raises(ValueError, match=cure):
+        ConvConnector(in_channels, 6)(maps(*shapes))
+
+
+def test_resize_follows_the_other_wire() -> None:
+    levels, like = maps((1, 3, 4, 4), (1, 3, 2, 2)), maps((1, 7, 8, 6), (1, 7, 2, 2))
+    large, same = ResizeConnector()(levels, like)
+    expected = functional.interpolate(levels[0], (8, 6), mode='bilinear')
+    torch.testing.assert_close(large, expected)
+    assert same is levels[1]
+
+
+def test_resize_passes_gradients_to_its_input_alone() -> None:
+    [level], [like] = maps((1, 3, 4, 4)), maps((1, 3, 8, 8))
+    level.requires_grad_()
+    like.requires_grad_()
+    ResizeConnector()([level], [like])[0].sum().backward()
+    torch.testing.assert_close(level.grad.sum(), torch.tensor(192.0))
+    assert like.grad is None
+
+
+def test_resize_of_different_level_counts() -> None:
+    with pytest.raises(ValueError, match='input has 1 levels, like has 2'):
+        ResizeConnector()(maps((1, 3, 4, 4)), maps((1, 3, 4, 4), (1, 3, 2, 2)))

@@ -1,0 +1,670 @@
+import contextlib
+import copy
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from mmengine.model import ExponentialMovingAverage
+from mmengine.optim import OptimWrapper
+from torch import Tensor, nn
+
+from kdtoolbox.distillers import Distiller
+
+ROOT = Path(__file__).parents[2]
+Toy = SimpleNamespace
+CWD = dict(type='CWDLoss', student='student.fpn', teacher='teacher.fpn')
+ALIGNED = dict(type='ConvConnector', input='student.fpn')
+TASKS = pytest.mark.parametrize('task', ['det', 'seg'])
+
+
+def model_of(toy: Toy, task: str) -> dict:
+    return toy.gfl() if task == 'det' else toy.segmentor()
+
+
+def data_of(toy: Toy, task: str, seed: int = 0) -> dict:
+    make = toy.det_data if task == 'det' else toy.seg_data
+    return make(seed=seed)
+
+
+def loss_of(model: Any, data: dict) -> dict:
+    return model(**model.data_preprocessor(data, training=True), mode='loss')
+
+
+def state_of(model: nn.Module) -> dict:
+    return copy.deepcopy(model.state_dict())
+
+
+def assert_equal(state: dict, expected: dict) -> None:
+    assert state.keys() == expected.keys()
+    different = [key for key in expected if not torch.equal(state[key], expected[key])]
+    assert not different
+
+
+def seeded(build: Callable[..., Any], *args: Any, **changes: Any) -> Any:
+    torch.manual_seed(0)
+    model = build(*args, **changes)
+    model.init_weights()
+    return model
+
+
+def train(model: Any, data: Callable[[int], dict], steps: int = 3) -> list[dict]:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
+    optim_wrapper = OptimWrapper(optimizer, clip_grad=dict(max_norm=0.5))
+    model.train()
+    return [model.train_step(data(step), optim_wrapper) for step in range(steps)]
+
+
+def wide(toy: Toy) -> dict:
+    """Changes of a distiller's config for a wider teacher and a connector."""
+    teacher = dict(config=toy.gfl(base=16, out=16), allow_random=True)
+    aligned = dict(ALIGNED, in_channels=8, out_channels=16)
+    loss = dict(CWD, student='aligned')
+    return dict(
+        teacher=teacher, connectors=dict(aligned=aligned), losses=dict(loss_cwd=loss)
+    )
+
+
+# The student stays the student.
+
+
+@TASKS
+@pytest.mark.parametrize('mode', ['predict', 'tensor'])
+def test_answers_are_the_plain_students(toy: Toy, task: str, mode: str) -> None:
+    plain = toy.build(model_of(toy, task)).eval()
+    distiller = toy.build_distiller(model_of(toy, task)).eval()
+    distiller.student.load_state_dict(plain.state_dict())
+    with torch.no_grad():
+        answers = []
+        for model in (plain, distiller):
+            sizes = ((64, 64), (64, 64))
+            make = toy.det_data if task == 'det' else toy.seg_data
+            batch = model.data_preprocessor(make(sizes), training=False)
+            answers.append(model(**batch, mode=mode))
+    expected, answer = (list(flatten(value)) for value in answers)
+    assert len(answer) == len(expected) > 0
+    assert all(map(torch.equal, answer, expected))
+
+
+def flatten(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from flatten(item)
+    elif 'pred_instances' in value:
+        yield from (v for _, v in value.pred_instances.items())
+    else:
+        yield value.seg_logits.data
+        yield value.pred_sem_seg.data
+
+
+def test_val_step_is_the_plain_students(toy: Toy) -> None:
+    plain = toy.build(toy.gfl()).eval()
+    distiller = toy.build_distiller(toy.gfl()).eval()
+    distiller.student.load_state_dict(plain.state_dict())
+    with torch.no_grad():
+        results = [model.val_step(toy.det_data()) for model in (plain, distiller)]
+    for expected, result in zip(*results, strict=True):
+        expected, result = expected.pred_instances, result.pred_instances
+        assert torch.equal(expected.bboxes, result.bboxes)
+        assert torch.equal(expected.scores, result.scores)
+
+
+@TASKS
+def test_same_seed_gives_the_student_the_same_weights(toy: Toy, task: str) -> None:
+    config = model_of(toy, task)
+    plain = seeded(toy.build, config)
+    # What is drawn afterwards, as the data order is, must not shift either.
+    expected = torch.rand(4)
+    distiller = seeded(toy.build_distiller, config)
+    assert torch.equal(torch.rand(4), expected)
+    assert_equal(distiller.student.state_dict(), plain.state_dict())
+
+
+@TASKS
+def test_step_with_all_weights_0_is_the_plain_students(toy: Toy, task: str) -> None:
+    config = model_of(toy, task)
+    plain = seeded(toy.build, config)
+    losses = dict(loss_cwd=dict(CWD, loss_weight=0.0))
+    distiller = seeded(toy.build_distiller, config, losses=losses)
+    distiller.teacher.model.backbone.register_forward_pre_hook(never)
+    logs = []
+    for model in (plain, distiller):
+        torch.manual_seed(1)
+        logs.append(train(model, lambda step: data_of(toy, task, seed=step)))
+    assert_equal(distiller.student.state_dict(), plain.state_dict())
+    for expected, log in zip(*logs, strict=True):
+        assert log['loss'] == expected['loss']
+        assert set(log) == {*expected, 'loss_cwd'}
+
+
+def never(*_: Any) -> None:
+    raise AssertionError('this module must not run')
+
+
+@TASKS
+def test_the_teacher_leaves_the_task_losses_alone(toy: Toy, task: str) -> None:
+    config = model_of(toy, task)
+    plain = seeded(toy.build, config)
+    distiller = seeded(toy.build_distiller, config)
+    losses = []
+    for model in (plain, distiller):
+        torch.manual_seed(1)
+        losses.append(loss_of(model, data_of(toy, task)))
+    expected, found = losses
+    assert found.keys() == {*expected, 'loss_cwd'}
+    for name, value in expected.items():
+        assert all(map(torch.equal, flatten([found[name]]), flatten([value])))
+
+
+def test_distillation_changes_the_student(toy: Toy) -> None:
+    config = toy.gfl()
+    states = []
+    for weight in (0.0, 100.0):
+        losses = dict(loss_cwd=dict(CWD, loss_weight=weight))
+        distiller = seeded(toy.build_distiller, config, losses=losses)
+        train(distiller, lambda step: toy.det_data(seed=step), steps=1)
+        states.append(distiller.student.neck.state_dict())
+    assert any(not torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_distillation_loss_falls(toy: Toy) -> None:
+    losses = dict(loss_cwd=dict(CWD, loss_weight=10.0))
+    distiller = seeded(toy.build_distiller, toy.gfl(), losses=losses)
+    logs = train(distiller, lambda _: toy.det_data(), steps=8)
+    assert logs[-1]['loss_cwd'] < 0.8 * logs[0]['loss_cwd']
+
+
+# The teacher stays hidden.
+
+
+def test_teacher_is_no_part_of_the_model(toy: Toy) -> None:
+    distiller = toy.build_distiller(toy.gfl(), **wide(toy))
+    owned = {id(tensor) for tensor in distiller.teacher.model.parameters()}
+    assert not owned & {id(tensor) for tensor in distiller.parameters()}
+    modules = set(distiller.teacher.model.modules())
+    assert not modules & set(distiller.modules())
+    names = [*distiller.state_dict(), *dict(distiller.named_modules())]
+    assert not [name for name in names if 'teacher' in name]
+    prefixes = {name.partition('.')[0] for name in distiller.state_dict()}
+    assert prefixes == {'student', 'connectors'}
+
+
+def test_optimizer_constructor_of_a_runner_does_not_see_it(toy: Toy) -> None:
+    from mmengine.optim import build_optim_wrapper
+
+    distiller = toy.build_distiller(toy.gfl(), **wide(toy))
+    decay = dict(custom_keys={'backbone': dict(lr_mult=0.1)})
+    config = dict(optimizer=dict(type='SGD', lr=1.0), paramwise_cfg=decay)
+    wrapper = build_optim_wrapper(distiller, dict(config, type='OptimWrapper'))
+    groups = wrapper.optimizer.param_groups
+    rates = {id(p): group['lr'] for group in groups for p in group['params']}
+    assert rates.keys() == {id(p) for p in distiller.parameters()}
+    backbone = list(distiller.student.backbone.parameters())
+    assert {rates[id(p)] for p in backbone} == {0.1}
+
+
+def test_ema_shares_it(toy: Toy) -> None:
+    distiller = toy.build_distiller(toy.gfl())
+    average = ExponentialMovingAverage(distiller, update_buffers=True)
+    assert average.module.teacher is distiller.teacher
+    train(distiller, lambda _: toy.det_data(), steps=1)
+    average.update_parameters(distiller)
+    assert not [key for key in average.state_dict() if 'teacher' in key]
+    with torch.no_grad():
+        assert len(average.module.eval().val_step(toy.det_data())) == 2
+
+
+def test_it_is_untouched_by_training(toy: Toy) -> None:
+    teacher = dict(config=toy.gfl(norm_eval=False), allow_random=True)
+    distiller = toy.build_distiller(toy.gfl(norm_eval=False), teacher=teacher)
+    before = state_of(distiller.teacher.model)
+    statistics = state_of(distiller.student.backbone.bn1)['running_mean']
+    train(distiller, lambda step: toy.det_data(seed=step), steps=2)
+    assert_equal(distiller.teacher.model.state_dict(), before)
+    running = distiller.student.backbone.bn1.running_mean
+    assert not torch.equal(running, statistics)
+
+
+def test_it_stays_in_eval_when_the_distiller_trains(toy: Toy) -> None:
+    distiller = toy.build_distiller(toy.segmentor()).train()
+    assert distiller.student.training
+    assert not distiller.teacher.model.training
+
+
+@pytest.mark.parametrize('move', ['to', 'double', 'parent'])
+def test_it_moves_with_the_student(toy: Toy, move: str) -> None:
+    stage = dict(fpn='decode_head.conv_seg')
+    recorders = dict(student=stage, teacher=stage)
+    distiller = toy.build_distiller(toy.segmentor(), recorders=recorders)
+    if move == 'to':
+        distiller.to(torch.float64)
+    elif move == 'double':
+        distiller.double()
+    else:
+        nn.Sequential(distiller).to(dtype=torch.float64)
+    model = distiller.teacher.model
+    assert {p.dtype for p in model.parameters()} == {torch.float64}
+    assert model.backbone.stem[1].running_mean.dtype == torch.float64
+    batch = distiller.data_preprocessor(toy.seg_data(), training=True)
+    batch['inputs'] = batch['inputs'].double()
+    assert distiller(**batch, mode='loss')['loss_cwd'].dtype == torch.float64
+
+
+def test_copy_trains_and_its_original_too(toy: Toy) -> None:
+    distiller = toy.build_distiller(toy.gfl())
+    copied = copy.deepcopy(distiller)
+    before = state_of(distiller)
+    train(copied, lambda _: toy.det_data(), steps=1)
+    assert_equal(distiller.state_dict(), before)
+
+
+# Normalisation.
+
+
+def test_teacher_sees_its_own_normalisation(toy: Toy) -> None:
+    config = toy.gfl()
+    caffe = dict(mean=[103.5, 116.3, 123.7], std=[1.0] * 3, bgr_to_rgb=False)
+    config['model']['data_preprocessor'] |= caffe
+    teacher = dict(config=config, allow_random=True)
+    distiller = toy.build_distiller(toy.gfl(), teacher=teacher)
+    seen: list[Tensor] = []
+    distiller.teacher.model.backbone.register_forward_pre_hook(
+        lambda _, inputs: seen.extend(inputs)
+    )
+    loss_of(distiller, toy.det_data())
+    own = distiller.teacher.model.data_preprocessor
+    expected = own(toy.det_data(), training=True)['inputs']
+    torch.testing.assert_close(seen, [expected], rtol=1e-5, atol=1e-3)
+
+
+# Losses and their names.
+
+
+class Terms(nn.Module):
+    def __init__(self, loss_weight: float = 1.0) -> None:
+        super().__init__()
+        self.loss_weight = loss_weight
+
+    def forward(self, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
+        difference = (student - teacher).square().mean() * self.loss_weight
+        return dict(fg=difference, bg=2 * difference)
+
+
+@pytest.fixture
+def terms(toy: Toy) -> Distiller:
+    distiller = toy.build_distiller(toy.gfl())
+    distiller.losses['loss_cwd'] = Terms()
+    return distiller
+
+
+def test_terms_are_logged_and_summed_over_levels(toy: Toy, terms: Distiller) -> None:
+    maps = dict(fpn=[torch.full((1, 1, 1, 1), float(level)) for level in range(3)])
+    zeros = dict(fpn=[torch.zeros(1, 1, 1, 1)] * 3)
+    assert terms.distill(maps, zeros) == {'loss_cwd.fg': 5, 'loss_cwd.bg': 10}
+    [log] = train(terms, lambda _: toy.det_data(), steps=1)
+    total = sum(float(value) for name, value in log.items() if name != 'loss')
+    assert float(log['loss']) == pytest.approx(total)
+    assert log['loss_cwd.bg'] > log['loss_cwd.fg'] > 0
+
+
+def test_levels_are_summed(toy: Toy) -> None:
+    distiller = toy.build_distiller(toy.gfl())
+    generator = torch.Generator().manual_seed(0)
+    sides = [
+        [torch.randn(2, 8, size, size, generator=generator) for size in (8, 4, 2)]
+        for _ in range(2)
+    ]
+    distilled = distiller.distill(dict(fpn=sides[0]), dict(fpn=sides[1]))
+    loss = distiller.losses['loss_cwd']
+    expected = sum(loss(*pair) for pair in zip(*sides, strict=True))
+    torch.testing.assert_close(distilled, dict(loss_cwd=expected))
+
+
+def test_one_of_two_losses_at_weight_0_is_not_computed(toy: Toy) -> None:
+    losses = dict(loss_a=dict(CWD, loss_weight=0.0), loss_b=CWD)
+    distiller = toy.build_distiller(toy.gfl(), losses=losses)
+    distiller.losses['loss_a'].register_forward_pre_hook(never)
+    found = loss_of(distiller, toy.det_data())
+    assert found['loss_a'] == 0
+    assert found['loss_b'] > 0
+
+
+def test_name_without_loss(toy: Toy) -> None:
+    with pytest.raises(ValueError, match=r"model\.losses\.cwd.*'loss_cwd'"):
+        toy.build_distiller(toy.gfl(), losses=dict(cwd=CWD))
+
+
+@pytest.mark.parametrize('weight', [1.0, 0.0])
+def test_name_of_a_task_loss_is_refused(toy: Toy, weight: float) -> None:
+    losses = dict(loss_cls=dict(CWD, loss_weight=weight))
+    with pytest.raises(ValueError, match=r"named \['loss_cls'\].*other names"):
+        loss_of(toy.build_distiller(toy.gfl(), losses=losses), toy.det_data())
+
+
+def test_name_of_mmengines_total_is_refused(toy: Toy) -> None:
+    # `parse_losses` logs the sum as 'loss', and a part of that name would hide it.
+    with pytest.raises(ValueError, match=r'model\.losses\.loss'):
+        loss_of(toy.build_distiller(toy.gfl(), losses=dict(loss=CWD)), toy.det_data())
+
+
+def test_level_counts_differ(toy: Toy) -> None:
+    recorders = dict(student=dict(fpn='neck'), teacher=dict(fpn='backbone'))
+    distiller = toy.build_distiller(toy.gfl(), recorders=recorders)
+    with pytest.raises(ValueError, match='loss_cwd') as caught:
+        loss_of(distiller, toy.det_data())
+    assert 'student.fpn has 3 levels, teacher.fpn has 4' in str(caught.value)
+
+
+def test_channels_differ_names_loss_level_and_connector(toy: Toy) -> None:
+    distiller = toy.build_distiller(toy.gfl(), toy.gfl(out=16))
+    with pytest.raises(ValueError, match='ConvConnector') as caught:
+        loss_of(distiller, toy.det_data())
+    assert 'model.losses.loss_cwd, level 0' in str(caught.value)
+    assert '(2, 8, 8, 8)' in str(caught.value)
+    assert '(2, 16, 8, 8)' in str(caught.value)
+
+
+def test_validation_loss_without_gradients(toy: Toy) -> None:
+    distiller = toy.build_distiller(toy.gfl()).eval()
+    with torch.no_grad():
+        assert loss_of(distiller, toy.det_data())['loss_cwd'] > 0
+
+
+def test_image_without_boxes_steps(toy: Toy) -> None:
+    distiller = toy.build_distiller(toy.gfl(), **wide(toy))
+    [log] = train(distiller, lambda _: toy.det_data(boxes=0), steps=1)
+    assert all(value.isfinite() for value in log.values())
+    assert log['loss_cwd'] > 0
+
+
+def test_faster_rcnn_steps(toy: Toy) -> None:
+    distiller = toy.build_distiller(toy.faster_rcnn())
+    before = state_of(distiller.student.rpn_head)
+    [log] = train(distiller, lambda _: toy.det_data(), steps=1)
+    assert {'loss_rpn_cls', 'loss_bbox', 'loss_cwd'} < log.keys()
+    after = distiller.student.rpn_head.state_dict()
+    assert not torch.equal(after['rpn_cls.weight'], before['rpn_cls.weight'])
+
+
+def test_segmentor_under_a_wider_one_with_auxiliary_heads(toy: Toy) -> None:
+    paths = dict(logits='decode_head.conv_seg', aux='auxiliary_head.conv_seg')
+    names = {f'loss_{n}': dict(CWD, student=f'student.{n}') for n in paths}
+    losses = {k: dict(v, teacher='teacher.' + k[5:]) for k, v in names.items()}
+    distiller = toy.build_distiller(
+        toy.segmentor(),
+        toy.segmentor(base=16),
+        recorders=dict(student=paths, teacher=paths),
+        losses=losses,
+    )
+    [log] = train(distiller, lambda _: toy.seg_data(), steps=1)
+    assert log['loss_logits'] > 0
+    assert log['loss_aux'] > 0
+
+
+def test_detector_under_a_segmentor(toy: Toy) -> None:
+    stage = dict(stage='backbone.layer3')
+    loss = dict(CWD, student='student.stage', teacher='small')
+    small = dict(type='ResizeConnector', input='teacher.stage', like='student.stage')
+    distiller = toy.build_distiller(
+        toy.gfl(),
+        toy.segmentor(),
+        recorders=dict(student=stage, teacher=stage),
+        connectors=dict(small=small),
+        losses=dict(loss_cwd=loss),
+    )
+    assert type(distiller.teacher.model).__module__.startswith('mmseg')
+    assert loss_of(distiller, toy.det_data())['loss_cwd'] > 0
+
+
+def test_frozen_record_is_refused(toy: Toy) -> None:
+    config = toy.gfl()
+    config['model']['backbone']['frozen_stages'] = 1
+    stage = dict(fpn='backbone.layer1')
+    recorders = dict(student=stage, teacher=stage)
+    distiller = toy.build_distiller(config, recorders=recorders)
+    with pytest.raises(ValueError, match=r'recorders\.student\.fpn.*frozen stage'):
+        loss_of(distiller, toy.det_data())
+
+
+# Connectors.
+
+
+def test_connectors_train(toy: Toy) -> None:
+    distiller = toy.build_distiller(toy.gfl(), **wide(toy))
+    name = 'connectors.aligned.convs.0.conv.weight'
+    weight = dict(distiller.named_parameters())[name]
+    loss_of(distiller, toy.det_data())['loss_cwd'].backward()
+    assert weight.grad.abs().sum() > 0
+    before = weight.detach().clone()
+    train(distiller, lambda _: toy.det_data(), steps=1)
+    assert not torch.equal(distiller.state_dict()[name], before)
+
+
+def test_connectors_chain_in_the_order_of_the_config(toy: Toy) -> None:
+    first = dict(ALIGNED, in_channels=8, out_channels=4)
+    second = dict(type='ConvConnector', input='a', in_channels=4, out_channels=8)
+    loss = dict(loss_cwd=dict(CWD, student='b'))
+    connectors = dict(a=first, b=second)
+    build = toy.build_distiller
+    distiller = build(toy.gfl(), connectors=connectors, losses=loss)
+    assert loss_of(distiller, toy.det_data())['loss_cwd'] > 0
+    with pytest.raises(ValueError, match=r"connectors\.b\.input: no wire 'a'"):
+        build(toy.gfl(), connectors=dict(b=second, a=first), losses=loss)
+
+
+def test_wrong_channels_name_the_connector_and_the_number(toy: Toy) -> None:
+    changes = wide(toy)
+    changes['connectors']['aligned'] |= dict(in_channels=32)
+    distiller = toy.build_distiller(toy.gfl(), **changes)
+    with pytest.raises(ValueError, match=r'connectors\.aligned.*set in_channels=8'):
+        loss_of(distiller, toy.det_data())
+
+
+@pytest.mark.parametrize(
+    'connector',
+    [
+        dict(type='ResizeConnector', input='student.fpn'),
+        dict(type='ResizeConnector', like='student.fpn'),
+        dict(ALIGNED, like='teacher.fpn', in_channels=8, out_channels=8),
+    ],
+    ids=['no like', 'no input', 'like too many'],
+)
+def test_wires_that_do_not_fit_the_connector(toy: Toy, connector: dict) -> None:
+    losses = dict(loss_cwd=dict(CWD, student='made'))
+    changes = dict(connectors=dict(made=connector), losses=losses)
+    with pytest.raises((TypeError, ValueError), match=r'model\.connectors\.made'):
+        loss_of(toy.build_distiller(toy.gfl(), **changes), toy.det_data())
+
+
+# Mistakes in a config carry their cure.
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        (
+            dict(losses=dict(loss_cwd=dict(CWD, student='student.fnp'))),
+            r"losses\.loss_cwd\.student: no wire 'student\.fnp'.*mean 'student\.fpn'",
+        ),
+        (
+            dict(losses=dict(loss_cwd=dict(CWD, teacher='fpn'))),
+            r"losses\.loss_cwd\.teacher: no wire 'fpn'.*'teacher\.fpn'",
+        ),
+        (
+            dict(losses=dict(loss_cwd=dict(type='CWDLoss', student='student.fpn'))),
+            r"losses\.loss_cwd: expected the wire to compare as 'teacher'",
+        ),
+        (
+            dict(losses=dict(loss_cwd=dict(type='CWDLoss'))),
+            r"losses\.loss_cwd: expected a wire as 'student'",
+        ),
+        (
+            dict(recorders=dict(student=dict(fpn='nek'), teacher=dict(fpn='neck'))),
+            r"recorders\.student\.fpn: GFL has no module 'nek'; nearest: neck",
+        ),
+        (
+            dict(recorders=dict(student=dict(fpn='neck'), teacher=dict(fpn='neck.9'))),
+            r"recorders\.teacher\.fpn: GFL has no module 'neck\.9'; nearest: neck",
+        ),
+        (
+            dict(recorders=dict(student=dict(fpn='neck'))),
+            r'model\.recorders: expected dict\(student=\.\.\., teacher=\.\.\.\)',
+        ),
+    ],
+)
+def test_typo_in_wires_and_recorders(toy: Toy, changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        toy.build_distiller(toy.gfl(), **changes)
+
+
+def test_typo_in_a_loss_type_names_the_near_one(toy: Toy) -> None:
+    losses = dict(loss_cwd=dict(CWD, type='CDWLoss'))
+    with pytest.raises((KeyError, ValueError), match='CWDLoss'):
+        toy.build_distiller(toy.gfl(), losses=losses)
+
+
+def test_wrong_argument_of_a_loss_names_it(toy: Toy) -> None:
+    losses = dict(loss_cwd=dict(CWD, temperature=4.0))
+    with pytest.raises((TypeError, ValueError), match="'temperature'") as caught:
+        toy.build_distiller(toy.gfl(), losses=losses)
+    assert 'CWDLoss' in str(caught.value)
+
+
+@pytest.mark.parametrize('kind', ['L1Loss', 'KnowledgeDistillationKLDivLoss'])
+def test_bare_name_of_mmdet_is_not_taken_for_ours(toy: Toy, kind: str) -> None:
+    from mmengine.registry import DefaultScope
+
+    losses = dict(loss_cwd=dict(CWD, type=kind))
+    with (
+        DefaultScope.overwrite_default_scope('mmdet'),
+        pytest.raises((KeyError, ValueError), match=kind),
+    ):
+        toy.build_distiller(toy.gfl(), losses=losses)
+
+
+def test_bare_names_are_ours_whatever_the_scope(toy: Toy) -> None:
+    from mmengine.registry import DefaultScope
+
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        distiller = toy.build_distiller(toy.gfl(), **wide(toy))
+    assert type(distiller.losses['loss_cwd']).__module__ == 'kdtoolbox.losses.cwd'
+    aligned = distiller.connectors['aligned']
+    assert type(aligned).__module__ == 'kdtoolbox.connectors.conv'
+
+
+@pytest.mark.parametrize(
+    ('student', 'teacher'),
+    [('teacher.fpn', 'teacher.fpn'), ('teacher.fpn', 'student.fpn')],
+    ids=['teacher twice', 'swapped'],
+)
+def test_loss_that_can_train_nothing_is_refused(
+    toy: Toy, student: str, teacher: str
+) -> None:
+    losses = dict(loss_cwd=dict(CWD, student=student, teacher=teacher))
+    with pytest.raises(ValueError, match=r'model\.losses\.loss_cwd'):
+        loss_of(toy.build_distiller(toy.gfl(), losses=losses), toy.det_data())
+
+
+def test_wire_that_nothing_reads_is_refused(toy: Toy) -> None:
+    # Its parameters get no gradient, at which DDP stops in the second step.
+    spare = dict(ALIGNED, in_channels=8, out_channels=8)
+    with pytest.raises(ValueError, match=r'model\.connectors\.spare'):
+        toy.build_distiller(toy.gfl(), connectors=dict(spare=spare))
+
+
+def test_configs_are_not_changed(toy: Toy) -> None:
+    config = toy.distiller(toy.gfl(), **wide(toy))
+    before = copy.deepcopy(config)
+    arguments = {key: value for key, value in config.items() if key != 'type'}
+    Distiller(**arguments)
+    assert config == before
+
+
+# With the task libraries around it.
+
+
+def test_plain_checkpoint_as_load_from_is_not_lost_in_silence(
+    toy: Toy, tmp_path: Path
+) -> None:
+    from mmengine.runner import load_checkpoint
+
+    plain = toy.build(toy.gfl())
+    torch.save(dict(state_dict=plain.state_dict(), meta={}), tmp_path / 'coco.pth')
+    distiller = toy.build_distiller(toy.gfl())
+    # An error would do as well.
+    with contextlib.suppress(RuntimeError, ValueError):
+        load_checkpoint(distiller, str(tmp_path / 'coco.pth'), map_location='cpu')
+        assert_equal(distiller.student.state_dict(), plain.state_dict())
+
+
+def test_mmdet_hook_that_switches_the_head_reaches_the_student(toy: Toy) -> None:
+    from mmdet.engine.hooks import YOLOXModeSwitchHook
+
+    distiller = toy.build_distiller(toy.gfl())
+    dataset = SimpleNamespace(update_skip_type_keys=lambda keys: None)
+    runner = SimpleNamespace(
+        model=distiller,
+        epoch=0,
+        max_epochs=1,
+        train_dataloader=SimpleNamespace(dataset=dataset),
+        logger=SimpleNamespace(info=print),
+    )
+    YOLOXModeSwitchHook(num_last_epochs=1).before_train_epoch(runner)
+    assert distiller.student.bbox_head.use_l1
+
+
+WORKER = """
+import sys
+import torch
+from mmengine.config import Config
+from mmengine.model import MMDistributedDataParallel
+from mmengine.optim import OptimWrapper
+from mmengine.registry import MODELS
+
+folder, rank = sys.argv[1], int(sys.argv[2])
+store = f'file://{folder}/store'
+torch.distributed.init_process_group('gloo', store, rank=rank, world_size=2)
+data = torch.load(f'{folder}/data_{rank}.pt', weights_only=False)
+for weight in (1.0, 0.0):
+    torch.manual_seed(0)
+    config = Config.fromfile(f'{folder}/model.json').model
+    config.losses.loss_cwd.loss_weight = weight
+    distiller = MODELS.build(config)
+    model = MMDistributedDataParallel(distiller, find_unused_parameters=False)
+    assert not [name for name, _ in model.named_parameters() if 'teacher' in name]
+    wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
+    for step in range(2):
+        log = model.train_step(data, wrapper)
+    content = dict(distiller.named_parameters(), loss=log['loss_cwd'].detach())
+    torch.save(content, f'{folder}/{weight}_{rank}.pt')
+"""
+
+
+@pytest.mark.e2e
+def test_two_ddp_processes_agree(toy: Toy, tmp_path: Path) -> None:
+    """Without `find_unused_parameters`, a connector without gradient stops DDP."""
+    config = toy.distiller(toy.gfl(), **wide(toy))
+    (tmp_path / 'model.json').write_text(json.dumps(dict(model=config)))
+    for rank in range(2):
+        torch.save(toy.det_data(seed=rank), tmp_path / f'data_{rank}.pt')
+    environment = os.environ | dict(GLOO_SOCKET_IFNAME='lo', OMP_NUM_THREADS='1')
+    command = [sys.executable, '-c', WORKER, str(tmp_path)]
+    workers = [
+        subprocess.Popen([*command, str(rank)], cwd=ROOT, env=environment)
+        for rank in range(2)
+    ]
+    assert [worker.wait(timeout=300) for worker in workers] == [0, 0]
+    for weight in (1.0, 0.0):
+        states = [torch.load(tmp_path / f'{weight}_{rank}.pt') for rank in range(2)]
+        losses = [float(state.pop('loss')) for state in states]
+        assert_equal(*states)
+        # The images differ, so that equal weights mean shared gradients.
+        assert (losses[0] != losses[1]) is (weight > 0)

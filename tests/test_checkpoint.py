@@ -1,0 +1,328 @@
+import argparse
+import hashlib
+import pickle
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from kdtoolbox.checkpoint import (
+    export_student,
+    load_checkpoint,
+    load_strictly,
+    select_student,
+)
+
+WEIGHTS = {'conv.weight': torch.arange(4.0).reshape(2, 2), 'conv.bias': torch.ones(2)}
+
+
+class Touch:
+    """Unpickling it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.path,)
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+        self.neck = nn.Sequential(nn.Conv2d(4, 4, 1))
+
+
+def assert_equal(state: dict, expected: dict) -> None:
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[key], expected[key]) for key in expected)
+
+
+def save(content: Any, path: Path) -> Path:
+    torch.save(content, path)
+    return path
+
+
+def files_of(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize('as_type', [str, Path])
+def test_plain_state_dict(tmp_path: Path, as_type: type) -> None:
+    path = save(WEIGHTS, tmp_path / 'a.pth')
+    checkpoint = load_checkpoint(as_type(path))
+    assert_equal(checkpoint['state_dict'], WEIGHTS)
+    assert checkpoint['meta'] == {}
+
+
+def test_state_dict_below_its_key_with_meta(tmp_path: Path) -> None:
+    path = save(dict(state_dict=WEIGHTS, meta=dict(epoch=3)), tmp_path / 'a.pth')
+    checkpoint = load_checkpoint(path)
+    assert_equal(checkpoint['state_dict'], WEIGHTS)
+    assert checkpoint['meta'] == dict(epoch=3)
+
+
+def test_safetensors(tmp_path: Path) -> None:
+    safetensors.torch.save_file(WEIGHTS, tmp_path / 'a.safetensors')
+    state = load_checkpoint(tmp_path / 'a.safetensors')['state_dict']
+    assert_equal(state, WEIGHTS)
+
+
+def test_home_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('HOME', str(tmp_path))
+    save(WEIGHTS, tmp_path / 'a.pth')
+    assert_equal(load_checkpoint('~/a.pth')['state_dict'], WEIGHTS)
+
+
+def test_real_runner_checkpoint_loads_without_trust(
+    toy: SimpleNamespace, make_runner: Callable, tmp_path: Path
+) -> None:
+    config = toy.gfl()
+    make_runner(config['model'], train_cfg=dict(by_epoch=True, max_epochs=1)).train()
+    raw = torch.load(tmp_path / 'epoch_1.pth', weights_only=False)
+    # What makes it more than tensors: the history of the losses.
+    assert raw['message_hub']['log_scalars']
+    checkpoint = load_checkpoint(tmp_path / 'epoch_1.pth')
+    assert_equal(checkpoint['state_dict'], raw['state_dict'])
+    load_strictly(toy.build(config), checkpoint['state_dict'], 'epoch_1')
+
+
+def test_malicious_pickle_is_refused_and_does_not_run(tmp_path: Path) -> None:
+    victim = tmp_path / 'victim'
+    path = save(dict(state_dict=WEIGHTS, meta=Touch(victim)), tmp_path / 'a.pth')
+    with pytest.raises(ValueError, match=r'could run code.*`trust_pickle=True`'):
+        load_checkpoint(path)
+    assert not victim.exists()
+    load_checkpoint(path, trust_pickle=True)
+    assert victim.exists()
+
+
+def test_malicious_pickle_in_the_old_format(tmp_path: Path) -> None:
+    victim = tmp_path / 'victim'
+    content = dict(state_dict=WEIGHTS, meta=Touch(victim))
+    torch.save(content, tmp_path / 'a.pth', _use_new_zipfile_serialization=False)
+    (tmp_path / 'b.pth').write_bytes(pickle.dumps(Touch(victim)))
+    for name in ('a.pth', 'b.pth'):
+        with pytest.raises(ValueError, match='could run code'):
+            load_checkpoint(tmp_path / name)
+    assert not victim.exists()
+
+
+def test_trust_pickle_loads_a_custom_object(tmp_path: Path) -> None:
+    meta = dict(args=argparse.Namespace(lr=0.1))
+    path = save(dict(state_dict=WEIGHTS, meta=meta), tmp_path / 'a.pth')
+    with pytest.raises(ValueError, match='argparse.Namespace'):
+        load_checkpoint(path)
+    assert load_checkpoint(path, trust_pickle=True)['meta'] == meta
+
+
+def test_loading_leaves_no_global_trust_behind(tmp_path: Path) -> None:
+    before = torch.serialization.get_safe_globals()
+    load_checkpoint(save(WEIGHTS, tmp_path / 'a.pth'))
+    assert torch.serialization.get_safe_globals() == before
+
+
+@pytest.mark.parametrize(
+    'content',
+    [dict(epoch=1), {}, dict(state_dict={}), [1, 2], torch.ones(2), dict(a=[1])],
+    ids=['meta alone', 'empty', 'empty state', 'list', 'tensor', 'no tensors'],
+)
+def test_file_without_state_dict(tmp_path: Path, content: Any) -> None:
+    path = save(content, tmp_path / 'a.pth')
+    with pytest.raises(ValueError, match=r'a\.pth.* holds no state dict'):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize('content', [b'', b'<html>404</html>', None])
+@pytest.mark.parametrize('trust_pickle', [False, True])
+def test_broken_file_is_named_and_not_trusted(
+    tmp_path: Path, content: bytes | None, trust_pickle: bool
+) -> None:
+    path = save(WEIGHTS, tmp_path / 'broken.pth')
+    path.write_bytes(path.read_bytes()[:-200] if content is None else content)
+    with pytest.raises(ValueError, match=r'broken\.pth') as caught:
+        load_checkpoint(path, trust_pickle)
+    assert 'trust_pickle=True' not in str(caught.value)
+
+
+def test_broken_safetensors_is_named(tmp_path: Path) -> None:
+    (tmp_path / 'broken.safetensors').write_bytes(b'<html>404</html>')
+    with pytest.raises(ValueError, match=r'broken\.safetensors'):
+        load_checkpoint(tmp_path / 'broken.safetensors')
+
+
+def test_missing_file() -> None:
+    with pytest.raises(ValueError, match=r"'nowhere\.pth': there is no such file"):
+        load_checkpoint('nowhere.pth')
+
+
+@pytest.fixture
+def downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
+    """Replace the network; return the downloads asked for."""
+    asked: list[tuple] = []
+
+    def download(url: str, target: str, hash_prefix: str | None = None) -> None:
+        asked.append((url, target, hash_prefix))
+        torch.save(WEIGHTS, target)
+
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', download)
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
+    return asked
+
+
+def test_https_goes_through_the_cache_with_its_hash(
+    tmp_path: Path, downloads: list[tuple]
+) -> None:
+    url = 'https://example.com/a/gfl_r50_fpn_1x_coco_20200629_121244-25944287.pth?x=1'
+    for _ in range(2):
+        assert_equal(load_checkpoint(url)['state_dict'], WEIGHTS)
+    name = url.rpartition('/')[2].removesuffix('?x=1')
+    assert downloads == [(url, str(tmp_path / f'hub/checkpoints/{name}'), '25944287')]
+
+
+def test_https_without_a_hash(downloads: list[tuple]) -> None:
+    load_checkpoint('https://example.com/epoch_12.pth')
+    assert downloads[0][2] is None
+
+
+def test_download_with_a_wrong_hash_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = save(WEIGHTS, tmp_path / 'source.pth')
+    right = hashlib.sha256(source.read_bytes()).hexdigest()[:8]
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
+    monkeypatch.setattr(torch.hub, 'urlopen', lambda *_: urlopen(source.as_uri()))
+    with pytest.raises(RuntimeError, match='invalid hash value'):
+        load_checkpoint('https://example.com/net-00000000.pth')
+    assert files_of(tmp_path / 'hub/checkpoints') == []
+    load_checkpoint(f'https://example.com/net-{right}.pth')
+    assert files_of(tmp_path / 'hub/checkpoints') == [f'net-{right}.pth']
+
+
+@pytest.mark.parametrize('scheme', ['http', 'ftp', 's3', 'file'])
+def test_other_schemes_are_refused(scheme: str, downloads: list[tuple]) -> None:
+    with pytest.raises(ValueError, match='only https:// is fetched'):
+        load_checkpoint(f'{scheme}://example.com/a.pth')
+    assert not downloads
+
+
+def test_load_strictly_fills_the_model() -> None:
+    source, target = Net(), Net()
+    load_strictly(target, source.state_dict(), 'a')
+    assert_equal(target.state_dict(), source.state_dict())
+
+
+def test_missing_and_unexpected_keys_are_counted_by_submodule() -> None:
+    state = Net().state_dict()
+    for key in ('backbone.1.weight', 'backbone.1.bias', 'neck.0.bias'):
+        state[f'student.{key}'] = state.pop(key)
+    with pytest.raises(ValueError, match='does not fit Net') as caught:
+        load_strictly(Net(), state, "'mine.pth'")
+    message = str(caught.value)
+    assert "'mine.pth'" in message
+    assert '3 missing (backbone.1: 2, neck.0: 1)' in message
+    assert '3 unexpected (student.backbone: 2, student.neck: 1)' in message
+
+
+def test_misshapen_keys_are_counted_with_both_shapes() -> None:
+    state = Net().state_dict()
+    state['neck.0.weight'] = torch.ones(5, 4, 1, 1)
+    state['neck.0.bias'] = torch.ones(5)
+    with pytest.raises(ValueError, match=r'2 misshapen \(neck.0: 2\)') as caught:
+        load_strictly(Net(), state, 'a')
+    assert 'neck.0.weight (5, 4, 1, 1) for (4, 4, 1, 1)' in str(caught.value)
+    assert 'missing' not in str(caught.value)
+
+
+def test_missing_keys_show_beside_misshapen_ones() -> None:
+    state = Net().state_dict()
+    state['neck.0.weight'] = torch.ones(5, 4, 1, 1)
+    del state['backbone.0.weight'], state['backbone.0.bias']
+    with pytest.raises(ValueError, match='1 misshapen') as caught:
+        load_strictly(Net(), state, 'a')
+    assert '2 missing (backbone.0: 2)' in str(caught.value)
+
+
+def test_select_student_keeps_layout_versions() -> None:
+    model = nn.ModuleDict(dict(student=Net(), connectors=nn.Conv2d(1, 1, 1)))
+    state = model.state_dict()
+    student = select_student(state)
+    assert_equal(student, model['student'].state_dict())
+    assert isinstance(student, OrderedDict)
+    assert student._metadata['backbone.1'] == dict(version=2)
+    assert set(student._metadata) == set(Net().state_dict()._metadata)
+
+
+def test_select_student_passes_a_plain_state() -> None:
+    state = Net().state_dict()
+    assert select_student(state) is state
+
+
+def distilled(net: nn.Module) -> dict:
+    model = nn.ModuleDict(dict(student=net, connectors=nn.Conv2d(1, 1, 1)))
+    meta = dict(cfg='model = 1', epoch=3, dataset_meta=dict(classes=('a',)))
+    return dict(meta=meta, state_dict=model.state_dict(), optimizer={})
+
+
+@pytest.mark.parametrize('name', ['out.pth', 'out.safetensors'])
+def test_export_writes_a_plain_student(tmp_path: Path, name: str) -> None:
+    net = Net()
+    source = save(distilled(net), tmp_path / 'epoch_3.pth')
+    export_student(source, tmp_path / name)
+    assert files_of(tmp_path) == sorted(['epoch_3.pth', name])
+    state = load_checkpoint(tmp_path / name)['state_dict']
+    assert_equal(state, net.state_dict())
+
+
+def test_export_keeps_the_meta_but_not_the_distillers_config(tmp_path: Path) -> None:
+    source = save(distilled(Net()), tmp_path / 'epoch_3.pth')
+    export_student(source, tmp_path / 'out.pth')
+    exported = torch.load(tmp_path / 'out.pth', weights_only=True)
+    assert exported.keys() == {'meta', 'state_dict'}
+    assert exported['meta'] == dict(epoch=3, dataset_meta=dict(classes=('a',)))
+    assert exported['state_dict']._metadata['backbone.1'] == dict(version=2)
+
+
+@pytest.mark.parametrize('name', ['out.pth', 'out.safetensors'])
+def test_export_of_tied_weights(tmp_path: Path, name: str) -> None:
+    # As RTMDet's heads share the convolutions of their levels.
+    net = Net()
+    net.twin = net.neck
+    source = save(distilled(net), tmp_path / 'epoch_3.pth')
+    export_student(source, tmp_path / name)
+    state = load_checkpoint(tmp_path / name)['state_dict']
+    assert_equal(state, net.state_dict())
+
+
+@pytest.mark.parametrize('name', ['out.pth', 'out.safetensors'])
+def test_failing_export_leaves_the_target_as_it_was(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = save(distilled(Net()), tmp_path / 'epoch_3.pth')
+    (tmp_path / name).write_text('old')
+
+    def half(content: dict, path: Path) -> None:
+        Path(path).write_text('half')
+        raise OSError('No space left on device')
+
+    monkeypatch.setattr(torch, 'save', half)
+    monkeypatch.setattr(safetensors.torch, 'save_file', half)
+    with pytest.raises(OSError, match='No space'):
+        export_student(source, tmp_path / name)
+    assert (tmp_path / name).read_text() == 'old'
+    assert files_of(tmp_path) == sorted(['epoch_3.pth', name])
+
+
+def test_export_refuses_what_it_cannot_trust(tmp_path: Path) -> None:
+    content = distilled(Net()) | dict(extra=Touch(tmp_path / 'victim'))
+    source = save(content, tmp_path / 'epoch_3.pth')
+    with pytest.raises(ValueError, match='could run code'):
+        export_student(source, tmp_path / 'out.pth')
+    assert files_of(tmp_path) == ['epoch_3.pth']

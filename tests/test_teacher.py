@@ -1,0 +1,258 @@
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from kdtoolbox.teacher import Teacher, build_model
+
+Toy = SimpleNamespace
+
+
+def batch(teacher: Teacher, data: dict) -> dict:
+    return teacher.model.data_preprocessor(data, training=True)
+
+
+def forbid(model: nn.Module, *paths: str) -> None:
+    """Let each named module or method raise when it is used."""
+
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError('the teacher must not run this')
+
+    for path in paths:
+        owner, _, name = path.rpartition('.')
+        module = model.get_submodule(owner)
+        if isinstance(getattr(module, name), nn.Module):
+            getattr(module, name).register_forward_pre_hook(never)
+        else:
+            setattr(module, name, never)
+
+
+def test_no_checkpoint_is_refused_with_the_cure(toy: Toy) -> None:
+    with pytest.raises(ValueError, match='set `allow_random=True`'):
+        Teacher(toy.gfl())
+    Teacher(toy.gfl(), allow_random=True)
+
+
+def test_config_from_dict_file_and_package(toy: Toy, tmp_path: Path) -> None:
+    config = toy.gfl()
+    lines = [f'{key} = {value!r}\n' for key, value in config.items()]
+    (tmp_path / 'gfl.py').write_text(''.join(lines))
+    for source in (config, str(tmp_path / 'gfl.py')):
+        model = Teacher(source, allow_random=True).model
+        assert model.state_dict().keys() == toy.build(config).state_dict().keys()
+    package = Teacher('mmdet::gfl/gfl_r50_fpn_1x_coco.py', allow_random=True)
+    assert package.model.backbone.depth == 50
+
+
+def test_model_alone_is_built_in_the_current_scope(toy: Toy) -> None:
+    from mmengine.registry import DefaultScope
+
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = build_model(toy.gfl()['model'])
+    assert type(model).__module__.startswith('mmdet')
+
+
+def test_own_scope_wins_over_the_current_one(toy: Toy) -> None:
+    from mmengine.registry import DefaultScope
+
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = build_model(toy.segmentor())
+    assert type(model.backbone).__module__.startswith('mmseg')
+
+
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+def test_weights_of_the_checkpoint_arrive(
+    toy: Toy, tmp_path: Path, suffix: str
+) -> None:
+    state = toy.build(toy.gfl()).state_dict()
+    path = tmp_path / f'gfl{suffix}'
+    if suffix == '.pth':
+        torch.save(dict(state_dict=state, meta={}), path)
+    else:
+        safetensors.torch.save_file(state, path)
+    loaded = Teacher(toy.gfl(), str(path)).model.state_dict()
+    assert all(torch.equal(loaded[key], state[key]) for key in state)
+
+
+def test_checkpoint_of_another_width_is_refused(toy: Toy, tmp_path: Path) -> None:
+    path = tmp_path / 'wide.pth'
+    torch.save(toy.build(toy.gfl(base=16)).state_dict(), path)
+    with pytest.raises(ValueError, match=r'misshapen \(backbone.layer') as caught:
+        Teacher(toy.gfl(), str(path))
+    assert 'wide.pth' in str(caught.value)
+    assert 'does not fit GFL' in str(caught.value)
+
+
+def test_checkpoint_of_another_task_is_refused(toy: Toy, tmp_path: Path) -> None:
+    path = tmp_path / 'seg.pth'
+    torch.save(toy.build(toy.segmentor()).state_dict(), path)
+    with pytest.raises(ValueError, match=r'\d+ missing .*bbox_head') as caught:
+        Teacher(toy.gfl(), str(path))
+    assert 'unexpected' in str(caught.value)
+
+
+def test_trust_pickle_reaches_the_loader(toy: Toy, tmp_path: Path) -> None:
+    path = tmp_path / 'gfl.pth'
+    state = toy.build(toy.gfl()).state_dict()
+    torch.save(dict(state_dict=state, meta=SimpleNamespace(a=1)), path)
+    with pytest.raises(ValueError, match='trust_pickle=True'):
+        Teacher(toy.gfl(), str(path))
+    Teacher(toy.gfl(), str(path), trust_pickle=True)
+
+
+def test_it_is_frozen_in_eval_and_records_without_gradient(toy: Toy) -> None:
+    teacher = Teacher(toy.gfl(), allow_random=True)
+    assert not any(p.requires_grad for p in teacher.model.parameters())
+    records = teacher.observe({'fpn': 'neck'}, **batch(teacher, toy.det_data()))
+    assert not teacher.model.training
+    assert not any(tensor.requires_grad for tensor in records['fpn'])
+
+
+def test_dropout_is_off_whoever_trains_the_model(toy: Toy) -> None:
+    teacher = Teacher(toy.segmentor(), allow_random=True)
+    inputs = batch(teacher, toy.seg_data())
+    recorders = {'logits': 'decode_head.conv_seg'}
+    before = copy.deepcopy(teacher.model.state_dict())
+    maps = []
+    for _ in range(2):
+        teacher.model.train()
+        maps += teacher.observe(recorders, **inputs)['logits']
+    assert torch.equal(*maps)
+    after = teacher.model.state_dict()
+    assert all(torch.equal(after[key], before[key]) for key in before)
+
+
+def test_deepcopy_shares_it(toy: Toy) -> None:
+    teacher = Teacher(toy.gfl(), allow_random=True)
+    assert copy.deepcopy([teacher])[0] is teacher
+
+
+def test_misspelt_recorder_names_its_config_path(toy: Toy) -> None:
+    teacher = Teacher(toy.gfl(), allow_random=True)
+    with pytest.raises(ValueError, match=r'recorders\.teacher\.x.*bbox_head\.gfl_cls'):
+        teacher.check({'x': 'bbox_head.gfl_clss'})
+
+
+GFL_LOSSES = ('loss', 'predict', 'bbox_head.loss', 'bbox_head.predict_by_feat')
+RPN_LOSSES = ('loss', 'predict', 'rpn_head.predict', 'roi_head.predict')
+SEG_LOSSES = ('loss', 'predict', 'decode_head.loss', 'postprocess_result')
+
+
+@pytest.mark.parametrize(
+    ('model', 'source', 'shapes', 'forbidden'),
+    [
+        ('gfl', 'backbone', [8, 16, 32, 64], (*GFL_LOSSES, 'neck')),
+        ('gfl', 'backbone.layer2', [16], (*GFL_LOSSES, 'backbone.layer3')),
+        ('gfl', 'backbone.layer2.0.conv1', [16], (*GFL_LOSSES, 'backbone.layer3')),
+        ('gfl', 'neck', [8] * 3, (*GFL_LOSSES, 'bbox_head')),
+        ('gfl', 'neck.fpn_convs[-1]', [8], (*GFL_LOSSES, 'bbox_head')),
+        ('gfl', 'neck.fpn_convs.*', [8] * 3, (*GFL_LOSSES, 'bbox_head')),
+        ('gfl', 'bbox_head.gfl_cls', [3] * 3, GFL_LOSSES),
+        ('gfl', 'bbox_head', [3] * 3 + [20] * 3, GFL_LOSSES),
+        ('faster_rcnn', 'neck', [8] * 3, (*RPN_LOSSES, 'rpn_head')),
+        ('faster_rcnn', 'rpn_head', [1] * 3 + [4] * 3, RPN_LOSSES),
+        ('faster_rcnn', 'rpn_head.rpn_conv', [8] * 3, RPN_LOSSES),
+        ('segmentor', 'backbone.layer2', [16], (*SEG_LOSSES, 'backbone.layer3')),
+        ('segmentor', 'decode_head.conv_seg', [4], SEG_LOSSES),
+        ('segmentor', 'decode_head', [4], SEG_LOSSES),
+        ('segmentor', 'auxiliary_head.conv_seg', [4], (*SEG_LOSSES, 'decode_head')),
+        ('segmentor', 'auxiliary_head', [4], SEG_LOSSES),
+        ('segmentor', '*_head.conv_seg', [4, 4], SEG_LOSSES),
+    ],
+)
+def test_records_no_deeper_than_needed(
+    toy: Toy, model: str, source: str, shapes: list[int], forbidden: tuple
+) -> None:
+    teacher = Teacher(getattr(toy, model)(), allow_random=True)
+    make = toy.seg_data if model == 'segmentor' else toy.det_data
+    inputs = batch(teacher, make())
+    forbid(teacher.model, *forbidden)
+    records = teacher.observe({'x': source}, **inputs)
+    assert [tensor.shape[1] for tensor in records['x']] == shapes
+    assert {len(tensor) for tensor in records['x']} == {2}
+
+
+def test_record_equals_the_plain_forward(toy: Toy) -> None:
+    teacher = Teacher(toy.segmentor(), allow_random=True)
+    inputs = batch(teacher, toy.seg_data())
+    [logits] = teacher.observe({'x': 'decode_head.conv_seg'}, **inputs)['x']
+    with torch.no_grad():
+        assert torch.equal(logits, teacher.model(**inputs, mode='tensor'))
+
+
+def test_records_of_several_parts_together(toy: Toy) -> None:
+    teacher = Teacher(toy.segmentor(), allow_random=True)
+    recorders = dict(
+        a='backbone.layer1', b='decode_head.conv_seg', c='auxiliary_head.conv_seg'
+    )
+    records = teacher.observe(recorders, **batch(teacher, toy.seg_data()))
+    assert [len(records[name]) for name in 'abc'] == [1, 1, 1]
+
+
+def test_record_within_the_roi_head(toy: Toy) -> None:
+    teacher = Teacher(toy.faster_rcnn(), allow_random=True)
+    inputs = batch(teacher, toy.det_data())
+    records = teacher.observe({'x': 'roi_head.bbox_head.fc_cls'}, **inputs)
+    assert records['x'][0].shape[1] == 4
+
+
+def test_roi_head_itself_explains_itself(toy: Toy) -> None:
+    teacher = Teacher(toy.faster_rcnn(), allow_random=True)
+    inputs = batch(teacher, toy.det_data())
+    with pytest.raises(ValueError, match=r"teacher\.x: 'roi_head' was not called"):
+        teacher.observe({'x': 'roi_head'}, **inputs)
+
+
+def test_list_of_auxiliary_heads(toy: Toy) -> None:
+    # As in UPerNet variants, BiSeNet and ICNet.
+    config = toy.segmentor()
+    config['model']['auxiliary_head'] = [config['model']['auxiliary_head']] * 2
+    teacher = Teacher(config, allow_random=True)
+    inputs = batch(teacher, toy.seg_data())
+    for source in ('auxiliary_head.1.conv_seg', 'auxiliary_head[1].conv_seg'):
+        [logits] = teacher.observe({'x': source}, **inputs)['x']
+        assert logits.shape[1] == 4
+
+
+def test_cascaded_decode_heads(toy: Toy) -> None:
+    config = toy.segmentor()
+    norm, loss = dict(type='BN'), dict(type='CrossEntropyLoss')
+    head = dict(channels=8, num_classes=4, norm_cfg=norm, loss_decode=loss)
+    head |= dict(in_channels=64, in_index=3)
+    ocr = dict(type='OCRHead', ocr_channels=8, **head)
+    heads = [dict(type='FCNHead', num_convs=1, **head), ocr]
+    config['model'] |= dict(
+        type='CascadeEncoderDecoder', num_stages=2, decode_head=heads
+    )
+    del config['model']['auxiliary_head']
+    teacher = Teacher(config, allow_random=True)
+    inputs = batch(teacher, toy.seg_data())
+    for source in ('decode_head.0.conv_seg', 'decode_head[-1].conv_seg'):
+        [logits] = teacher.observe({'x': source}, **inputs)['x']
+        assert logits.shape[:2] == (2, 4)
+
+
+def test_observe_draws_no_random_numbers(toy: Toy) -> None:
+    teacher = Teacher(toy.segmentor(), allow_random=True)
+    inputs = batch(teacher, toy.seg_data())
+    before = torch.random.get_rng_state()
+    teacher.observe({'x': 'decode_head'}, **inputs)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_real_runner_checkpoint_teaches(
+    toy: Toy, make_runner: Callable, tmp_path: Path
+) -> None:
+    runner = make_runner(
+        toy.gfl()['model'], train_cfg=dict(by_epoch=True, max_epochs=1)
+    )
+    runner.train()
+    model = Teacher(toy.gfl(), str(tmp_path / 'epoch_1.pth')).model
+    trained = runner.model.state_dict()
+    assert all(torch.equal(trained[k], v) for k, v in model.state_dict().items())
