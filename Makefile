@@ -1,4 +1,4 @@
-# make demo [TASK=det|seg] [METHOD=cwd|pkd]   distil on DigitScenes and show the result
+# make demo [TASK=det|seg] [METHOD=pkd]       distil on DigitScenes and show the result
 # make test [ARGS='-k packaging']             the whole test suite
 # make check                                  format, lint and types
 # make teachers                               train the shipped teachers again

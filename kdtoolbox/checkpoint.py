@@ -144,7 +144,7 @@ def export_student(
         if target.suffix == '.safetensors':
             # The format takes no tensors that share memory, as tied weights do.
             tensors = {key: value.clone() for key, value in state.items()}
-            safetensors.torch.save_file(tensors, partial)
+            partial.write_bytes(safetensors.torch.save(tensors))
         else:
             # The distiller's config would mislead whoever builds a model from it.
             meta = {k: v for k, v in checkpoint['meta'].items() if k != 'cfg'}

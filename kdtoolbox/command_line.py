@@ -56,5 +56,7 @@ def _distribute_on_cpu(cfg: Config) -> None:
         distributed.init_process_group('gloo')
     cfg.setdefault(
         'model_wrapper_cfg',
-        dict(type='MMDistributedDataParallel', broadcast_buffers=False),
+        dict(
+            type='MMDistributedDataParallel', broadcast_buffers=False, device_ids=None
+        ),
     )

@@ -93,5 +93,5 @@ def save_panels(rows: Sequence[Sequence[Panel]], path: str | Path) -> None:
             axis.set_title(title, fontsize=9)
     path = Path(path)
     partial = path.with_name(f'.{path.name}.{os.getpid()}.png')
-    figure.savefig(partial, dpi=110)
+    figure.savefig(partial, dpi=150)
     os.replace(partial, path)

@@ -111,7 +111,11 @@ def _show(progress: Progress, bar: int, job: Job) -> None:
         )
 
 
-def train(task: str, seeds: Sequence[int], folder: Path) -> None:
+def config_of(task: str, name: str, method: str) -> str:
+    return f'configs/digits/{task}_{method if name == "distilled" else name}.py'
+
+
+def train(task: str, method: str, seeds: Sequence[int], folder: Path) -> None:
     iterations = load_config(ROOT / f'configs/digits/{task}_student.py').max_iters
     jobs = [
         Job(
@@ -119,7 +123,7 @@ def train(task: str, seeds: Sequence[int], folder: Path) -> None:
             folder / f'{name}_{seed}',
             (
                 'tools/train.py',
-                f'configs/digits/{task}_{name}.py',
+                config_of(task, name, method),
                 '--cfg-options',
                 f'randomness.seed={seed}',
             ),
@@ -139,7 +143,9 @@ def checkpoint_of(task: str, name: str, seed: int, folder: Path) -> Path:
     return path
 
 
-def evaluate(task: str, seeds: Sequence[int], folder: Path) -> dict[str, list[float]]:
+def evaluate(
+    task: str, method: str, seeds: Sequence[int], folder: Path
+) -> dict[str, list[float]]:
     """Return the metric in percent of each model, one per seed."""
     runs = [(name, seed) for seed in seeds for name in ('student', 'distilled')]
     runs.append(('teacher', seeds[0]))
@@ -149,7 +155,7 @@ def evaluate(task: str, seeds: Sequence[int], folder: Path) -> dict[str, list[fl
             folder / f'test_{name}_{seed}',
             (
                 'tools/test.py',
-                f'configs/digits/{task}_{name}.py',
+                config_of(task, name, method),
                 str(checkpoint_of(task, name, seed, folder)),
             ),
         )
@@ -166,9 +172,11 @@ def evaluate(task: str, seeds: Sequence[int], folder: Path) -> dict[str, list[fl
     return scores
 
 
-def draw(task: str, seed: int, folder: Path, path: Path, scenes: int = 3) -> None:
+def draw(
+    task: str, method: str, seed: int, folder: Path, path: Path, scenes: int = 3
+) -> None:
     """Draw scenes as predicted by the three models, and their recorded maps."""
-    distilled = load_config(ROOT / f'configs/digits/{task}_distilled.py')
+    distilled = load_config(config_of(task, 'distilled', method))
     init_default_scope(distilled.default_scope)
     dataset = DATASETS.build(distilled.val_dataloader.dataset)
     visualizer = VISUALIZERS.build(distilled.visualizer)
@@ -252,22 +260,32 @@ def move_aside(folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--task', choices=METRICS, default='det')
+    parser.add_argument(
+        '--method',
+        default='distilled',
+        help='configs/digits/<task>_<method>.py distils the student',
+    )
     parser.add_argument('--seeds', type=int, nargs='+', default=[0])
     parser.add_argument('--work-dir', type=Path, default=ROOT / 'work_dirs/demo')
     args = parser.parse_args()
     # The configs name data and teachers from the root of the repo.
     os.chdir(ROOT)
+    if not Path(config_of(args.task, 'distilled', args.method)).is_file():
+        found = sorted(Path('configs/digits').glob(f'{args.task}_*.py'))
+        names = {path.stem.partition('_')[2] for path in found} - {'student', 'teacher'}
+        parser.error(f'--method {args.method}: there are {sorted(names)}')
     start = time.perf_counter()
     move_aside(args.work_dir)
     console.print('make DigitScenes ...')
     make_digit_scenes(f'data/digits_{args.task}', PRESETS[args.task])
-    train(args.task, args.seeds, args.work_dir)
-    scores = evaluate(args.task, args.seeds, args.work_dir)
-    draw(args.task, args.seeds[0], args.work_dir, args.work_dir / 'report.png')
+    train(args.task, args.method, args.seeds, args.work_dir)
+    scores = evaluate(args.task, args.method, args.seeds, args.work_dir)
+    picture = args.work_dir / 'report.png'
+    draw(args.task, args.method, args.seeds[0], args.work_dir, picture)
     result = report(args.task, args.seeds, scores, time.perf_counter() - start)
     path = args.work_dir / 'report.json'
     path.write_text(json.dumps(result, indent=1) + '\n')
-    console.print(f'{path} and {path.with_suffix(".png")} written')
+    console.print(f'{path} and {picture} written')
 
 
 if __name__ == '__main__':

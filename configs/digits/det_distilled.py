@@ -1,0 +1,24 @@
+# The same student, schedule and data order, with the teacher's neck as a guide.
+_base_ = 'det_student.py'
+
+model = dict(
+    _delete_=True,
+    type='kdtoolbox.Distiller',
+    student=_base_.model,
+    teacher=dict(
+        config='configs/digits/det_teacher.py',
+        checkpoint='configs/digits/det_teacher.safetensors',
+    ),
+    recorders=dict(student=dict(fpn='neck'), teacher=dict(fpn='neck')),
+    connectors=dict(
+        aligned=dict(
+            type='ConvConnector', input='student.fpn', in_channels=32, out_channels=64
+        )
+    ),
+    losses=dict(
+        loss_cwd=dict(
+            type='CWDLoss', student='aligned', teacher='teacher.fpn', loss_weight=10.0
+        )
+    ),
+)
+custom_hooks = [dict(type='kdtoolbox.ExportStudentHook')]

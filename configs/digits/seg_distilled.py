@@ -1,0 +1,26 @@
+# The same student, schedule and data order, with the teacher's logits as a guide.
+_base_ = 'seg_student.py'
+
+model = dict(
+    _delete_=True,
+    type='kdtoolbox.Distiller',
+    student=_base_.model,
+    teacher=dict(
+        config='configs/digits/seg_teacher.py',
+        checkpoint='configs/digits/seg_teacher.safetensors',
+    ),
+    recorders=dict(
+        student=dict(logits='decode_head.conv_seg'),
+        teacher=dict(logits='decode_head.conv_seg'),
+    ),
+    losses=dict(
+        loss_cwd=dict(
+            type='CWDLoss',
+            student='student.logits',
+            teacher='teacher.logits',
+            tau=4.0,
+            loss_weight=3.0,
+        )
+    ),
+)
+custom_hooks = [dict(type='kdtoolbox.ExportStudentHook')]
