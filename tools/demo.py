@@ -4,11 +4,14 @@ Writes report.json and report.png into the work dir; a former report moves aside
 """
 
 import argparse
+import contextlib
+import io
 import json
 import os
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -281,7 +284,10 @@ def main() -> None:
     train(args.task, args.method, args.seeds, args.work_dir)
     scores = evaluate(args.task, args.method, args.seeds, args.work_dir)
     picture = args.work_dir / 'report.png'
-    draw(args.task, args.method, args.seeds[0], args.work_dir, picture)
+    # The libraries' chatter while models and data are built would bury the table.
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter('ignore')
+        draw(args.task, args.method, args.seeds[0], args.work_dir, picture)
     result = report(args.task, args.seeds, scores, time.perf_counter() - start)
     path = args.work_dir / 'report.json'
     path.write_text(json.dumps(result, indent=1) + '\n')
