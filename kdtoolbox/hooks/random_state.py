@@ -5,9 +5,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import all_gather_object, get_rank, get_world_size
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from kdtoolbox.registry import HOOKS
@@ -15,31 +14,25 @@ from kdtoolbox.registry import HOOKS
 
 @HOOKS.register_module()
 class RandomStateHook(Hook):
-    """Save the random state of each process and go on from it after ``resume``.
+    """Save the random state and go on from it after ``resume``.
 
     mmengine restores weights, optimizer, schedules and the place in the data, but not
     the state that dropout draws from; ``tools/train.py`` adds this hook to every run.
+    Of several processes the first saves and restores its state; the others start
+    afresh from the run's seed, since mmengine writes checkpoints in the first alone.
     """
 
     def __init__(self) -> None:
         self._resumed: dict | None = None
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Add the state of all processes to the checkpoint."""
-        checkpoint['random_state'] = all_gather_object(_get_state())
+        """Add the state to the checkpoint."""
+        checkpoint['random_state'] = _get_state()
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Keep this process' state for the first iteration of a resumed run."""
-        states = checkpoint.get('random_state')
-        if runner._resume and states is not None:
-            if len(states) == get_world_size():
-                self._resumed = states[get_rank()]
-            else:
-                print_log(
-                    f'The checkpoint has random states of {len(states)} processes, '
-                    f'this run has {get_world_size()}: random numbers start afresh.',
-                    'current',
-                )
+        """Keep the state for the first iteration of a resumed run."""
+        if runner._resume and is_main_process():
+            self._resumed = checkpoint.get('random_state')
 
     def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Set the state once; building the loaders has drawn from it since."""

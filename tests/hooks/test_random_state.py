@@ -41,10 +41,13 @@ def test_loaded_weights_alone_leave_the_state(checkpoint: dict) -> None:
     assert not torch.equal(torch.get_rng_state(), state)
 
 
-def test_another_number_of_processes_starts_afresh(checkpoint: dict) -> None:
-    checkpoint['random_state'] *= 2
+def test_other_processes_do_not_copy_the_first(
+    checkpoint: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr('kdtoolbox.hooks.random_state.is_main_process', lambda: False)
     hook, runner = RandomStateHook(), SimpleNamespace(_resume=True)
     hook.after_load_checkpoint(runner, checkpoint)
-    expected_after = torch.get_rng_state()
+    draws()
+    state = torch.get_rng_state()
     hook.before_train_iter(runner, 0)
-    assert torch.equal(torch.get_rng_state(), expected_after)
+    assert torch.equal(torch.get_rng_state(), state)
