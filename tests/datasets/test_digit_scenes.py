@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from mmengine.registry import init_default_scope
+from mmengine.registry import DefaultScope
 from pycocotools import mask as coco_mask
 
 from kdtoolbox.datasets import PRESETS, make_digit_scenes
@@ -85,17 +85,17 @@ def test_boxes_areas_and_label_maps_follow_the_masks(root: Path) -> None:
 
 
 def test_mmdet_reads_it(root: Path) -> None:
-    init_default_scope('mmdet')
-    dataset = DATASETS.build(
-        dict(
-            type='mmdet.CocoDataset',
-            data_root=str(root),
-            ann_file='annotations/instances_val2017.json',
-            data_prefix=dict(img='val2017/'),
-            metainfo=dict(classes=tuple('0123456789')),
-            pipeline=[],
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        dataset = DATASETS.build(
+            dict(
+                type='mmdet.CocoDataset',
+                data_root=str(root),
+                ann_file='annotations/instances_val2017.json',
+                data_prefix=dict(img='val2017/'),
+                metainfo=dict(classes=tuple('0123456789')),
+                pipeline=[],
+            )
         )
-    )
     assert len(dataset) == VAL
     labels = [i['bbox_label'] for i in dataset.get_data_info(0)['instances']]
     found = [a for a in coco(root, 'val')['annotations'] if a['image_id'] == 0]
@@ -103,15 +103,15 @@ def test_mmdet_reads_it(root: Path) -> None:
 
 
 def test_mmseg_reads_it(root: Path) -> None:
-    init_default_scope('mmseg')
-    dataset = DATASETS.build(
-        dict(
-            type='kdtoolbox.DigitScenesDataset',
-            data_root=str(root),
-            data_prefix=dict(img_path='leftImg8bit/val', seg_map_path='gtFine/val'),
-            pipeline=[dict(type='LoadAnnotations')],
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        dataset = DATASETS.build(
+            dict(
+                type='kdtoolbox.DigitScenesDataset',
+                data_root=str(root),
+                data_prefix=dict(img_path='leftImg8bit/val', seg_map_path='gtFine/val'),
+                pipeline=[dict(type='LoadAnnotations')],
+            )
         )
-    )
     assert len(dataset) == VAL
     labels = dataset[0]['gt_seg_map']
     assert set(np.unique(labels)) <= {*range(11), IGNORE}

@@ -18,7 +18,7 @@ def test_golden(case: str, dtype: torch.dtype) -> None:
     golden = load_golden('cwd', case, dtype)
     student = golden.inputs['student'].requires_grad_()
     hyper = {k: golden.hyper[k] for k in ('tau', 'loss_weight')}
-    loss = MODELS.build(dict(type='CWDLoss', **hyper))
+    loss = MODELS.build(dict(type='kdtoolbox.CWDLoss', **hyper))
     assert_golden(loss(student, golden.inputs['teacher']), [student], golden)
 
 

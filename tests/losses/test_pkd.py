@@ -17,7 +17,7 @@ def test_golden(case: str, dtype: torch.dtype) -> None:
     golden = load_golden('pkd', case, dtype)
     students = [level.requires_grad_() for level in golden.inputs['student']]
     weight = golden.hyper['loss_weight']
-    loss = MODELS.build(dict(type='PKDLoss', loss_weight=weight))
+    loss = MODELS.build(dict(type='kdtoolbox.PKDLoss', loss_weight=weight))
     levels = list(map(loss, students, golden.inputs['teacher']))
     assert_golden(torch.stack(levels).sum(), students, golden)
 
