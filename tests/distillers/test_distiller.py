@@ -500,7 +500,7 @@ def test_wires_that_do_not_fit_the_connector(toy: Toy, connector: dict) -> None:
         ),
         (
             dict(losses=dict(loss_cwd=dict(type='CWDLoss', student='student.fpn'))),
-            r"losses\.loss_cwd: expected the wire to compare as 'teacher'",
+            r"losses\.loss_cwd: expected a wire as 'teacher'",
         ),
         (
             dict(losses=dict(loss_cwd=dict(type='CWDLoss'))),
