@@ -87,6 +87,7 @@ def run_jobs(jobs: Sequence[Job], title: str) -> None:
             job.label: progress.add_task(f'{title} {job.label}', start=False, at='')
             for job in jobs
         }
+        told = time.monotonic()
         try:
             while waiting or running:
                 while waiting and len(running) < (os.cpu_count() or 1):
@@ -96,6 +97,11 @@ def run_jobs(jobs: Sequence[Job], title: str) -> None:
                 time.sleep(1)
                 for job in running:
                     _show(progress, bars[job.label], job)
+                # In a log file the bars show only when they are full.
+                if not console.is_terminal and time.monotonic() - told > 20:
+                    told = time.monotonic()
+                    tasks = (progress.tasks[bars[job.label]] for job in running)
+                    console.print(*(f'{t.description} {t.fields["at"]}' for t in tasks))
                 running = [job for job in running if job.running()]
         finally:
             for job in running:
