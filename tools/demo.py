@@ -61,7 +61,8 @@ class Job:
     def iteration(self) -> int:
         """Return the last iteration that the run has logged."""
         logs = sorted(self.work_dir.glob('*/vis_data/scalars.json'))
-        lines = logs[-1].read_text().splitlines() if logs else []
+        # The run may be in the middle of its last line.
+        lines = logs[-1].read_text().rpartition('\n')[0].splitlines() if logs else []
         return max((json.loads(line).get('iter', 0) for line in lines), default=0)
 
     def running(self) -> bool:
