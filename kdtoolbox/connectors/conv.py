@@ -1,4 +1,4 @@
-"""Align channels with a learned 1x1 convolution."""
+"""Align channels with a learned convolution."""
 
 from collections.abc import Sequence
 
@@ -16,6 +16,7 @@ class ConvConnector(nn.Module):
         in_channels: Channels of the wire; a list makes one convolution per level, a
             number one that all levels share.
         out_channels: Channels of the new wire.
+        kernel_size: Size of the kernel, odd; the maps keep their size.
         norm_cfg: Norm behind the convolution, such as ``dict(type='BN')``.
         act_cfg: Activation behind it, such as ``dict(type='ReLU')``.
 
@@ -31,6 +32,7 @@ class ConvConnector(nn.Module):
         self,
         in_channels: int | Sequence[int],
         out_channels: int,
+        kernel_size: int = 1,
         norm_cfg: dict | None = None,
         act_cfg: dict | None = None,
     ) -> None:
@@ -38,7 +40,14 @@ class ConvConnector(nn.Module):
         self.shared = isinstance(in_channels, int)
         widths = [in_channels] if isinstance(in_channels, int) else in_channels
         self.convs = nn.ModuleList(
-            ConvModule(width, out_channels, 1, norm_cfg=norm_cfg, act_cfg=act_cfg)
+            ConvModule(
+                width,
+                out_channels,
+                kernel_size,
+                padding=kernel_size // 2,
+                norm_cfg=norm_cfg,
+                act_cfg=act_cfg,
+            )
             for width in widths
         )
 

@@ -1,5 +1,6 @@
 """A student, a hidden teacher, and losses on the wires between them."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -7,11 +8,22 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from kdtoolbox.distillers.wiring import SIDES, build_section, check_wiring
+from kdtoolbox.dense_targets import record_targets
+from kdtoolbox.distillers.inheritance import inherit
+from kdtoolbox.distillers.wiring import (
+    CONTEXT,
+    SIDES,
+    build_section,
+    check_wiring,
+    connector_wires,
+    loss_wires,
+)
 from kdtoolbox.normalization import Renormalization
 from kdtoolbox.recorders import Recorder, Records, check_recorders, record
 from kdtoolbox.registry import MODELS
 from kdtoolbox.teacher import Teacher, build_model
+
+Wires = dict[str, list[Tensor]]
 
 
 @MODELS.register_module()
@@ -26,10 +38,13 @@ class Distiller(BaseModel):
         student: Config of the student: a dict, a file or ``package::path``.
         teacher: Arguments of ``kdtoolbox.teacher.Teacher``.
         recorders: ``dict(student=..., teacher=...)``, each as ``record`` takes it.
-        losses: For each logged name, which contains 'loss', a loss with the wires
-            ``student`` and ``teacher`` that it compares level by level.
+        losses: For each logged name, which contains 'loss', a loss with the wires that
+            its ``forward`` names: ``student`` and ``teacher``, compared level by level,
+            and what else the method reads.
         connectors: For each new wire a connector with the wire ``input`` that it
             reads and, where it takes a second one, ``like``. They run in this order.
+        init_student: Start the student's neck and heads from the teacher's, where all
+            tensors of a part fit. Says what was copied.
 
     Raises:
         ValueError: If a path matches no module, a wire does not exist, a loss name
@@ -43,6 +58,7 @@ class Distiller(BaseModel):
         recorders: Mapping[str, Mapping[str, Recorder]],
         losses: Mapping[str, dict],
         connectors: Mapping[str, dict] | None = None,
+        init_student: bool = False,
     ) -> None:
         super().__init__()
         self.student = build_model(student)
@@ -51,22 +67,39 @@ class Distiller(BaseModel):
         with torch.random.fork_rng(devices=[]):
             self.teacher = Teacher(**teacher)
             self.connectors, self._connections = build_section(
-                connectors or {}, 'model.connectors', ('input', 'like')
+                connectors or {}, 'model.connectors', connector_wires
             )
             self.losses, self._comparisons = build_section(
-                losses, 'model.losses', SIDES
+                losses, 'model.losses', loss_wires
             )
-        self.recorders = _check_sides(recorders)
+        self.init_student = init_student
+        self.recorders = self.complete_recorders(_check_sides(recorders))
         check_recorders(
             self.student, self.recorders['student'], 'model.recorders.student'
         )
         self.teacher.check(self.recorders['teacher'])
-        check_wiring(
-            self.recorders, self.connectors, self._connections, self._comparisons
-        )
+        check_wiring(self.wire_sides(), self._connections, self._comparisons)
         self._to_teacher = Renormalization(
             self.data_preprocessor, self.teacher.model.data_preprocessor
         )
+
+    def complete_recorders(
+        self, recorders: Mapping[str, Mapping[str, Recorder]]
+    ) -> Mapping[str, Mapping[str, Recorder]]:
+        """Return the recorders of the config with those that a subclass needs."""
+        return recorders
+
+    def wire_sides(self) -> dict[str, set[str]]:
+        """Return each wire that `collect_wires` makes with the sides it stems from."""
+        return {
+            f'{side}.{name}': {side} for side in SIDES for name in self.recorders[side]
+        }
+
+    def init_weights(self) -> None:
+        """Initialise the student, then copy from the teacher what was asked for."""
+        super().init_weights()
+        if self.init_student:
+            inherit(self.student, self.teacher.model)
 
     def forward(
         self,
@@ -102,56 +135,83 @@ class Distiller(BaseModel):
             self._to_teacher(inputs, data_samples),
             data_samples,
         )
+        wanted = any('targets' in _context_of(loss) for loss in self.losses.values())
+        with record_targets(self.student, wanted) as targets:
+            task_losses, student_records = self.observe_student(inputs, data_samples)
+        context = dict(
+            data_samples=data_samples,
+            batch_input_shape=tuple(inputs.shape[-2:]),
+            targets=targets.read(data_samples) if wanted else None,
+        )
+        wires = self.collect_wires(student_records, teacher_records)
+        return _merge(task_losses, self.distill(wires, context))
+
+    def observe_student(
+        self, inputs: Tensor, data_samples: Sequence
+    ) -> tuple[dict[str, Any], Records]:
+        """Run the student's own loss and return it with the student's records."""
         with record(
             self.student,
             self.recorders['student'],
             require_grad=torch.is_grad_enabled(),
             where='model.recorders.student',
-        ) as student_records:
+        ) as records:
             task_losses = self.student(inputs, data_samples, mode='loss')
-        return _merge(task_losses, self.distill(student_records, teacher_records))
+        return task_losses, records
 
-    def distill(self, student: Records, teacher: Records) -> dict[str, Tensor]:
-        """Return the weighted distillation losses, levels summed.
+    def collect_wires(self, student: Records, teacher: Records) -> Wires:
+        """Return the wires that connectors and losses read, by name.
 
         Args:
             student: The student's records.
             teacher: The teacher's records, without gradient.
-
-        Raises:
-            ValueError: If the two wires of a loss have different numbers of levels.
         """
         wires = {f'student.{name}': levels for name, levels in student.items()}
-        wires |= {f'teacher.{name}': levels for name, levels in teacher.items()}
+        return wires | {f'teacher.{name}': levels for name, levels in teacher.items()}
+
+    def distill(self, wires: Wires, context: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Return the weighted distillation losses, levels summed.
+
+        Args:
+            wires: What `collect_wires` returns.
+            context: ``data_samples``, ``batch_input_shape`` and ``targets`` of the
+                batch, for the losses that name them.
+
+        Raises:
+            ValueError: If the wires of a loss have different numbers of levels.
+        """
+        wires = dict(wires)
         for name, connector in self.connectors.items():
             sources = [wires[wire] for wire in self._connections[name].values()]
             wires[name] = _explained(f'model.connectors.{name}', connector, *sources)
         distilled: dict[str, Tensor] = {}
         for name, loss in self.losses.items():
             if loss.loss_weight:
-                distilled |= self._compare(name, loss, wires)
+                distilled |= self._compare(name, loss, wires, context)
             else:
                 distilled[name] = self._zero()
         return distilled
 
     def _compare(
-        self, name: str, loss: nn.Module, wires: Mapping[str, list[Tensor]]
+        self, name: str, loss: nn.Module, wires: Wires, context: Mapping[str, Any]
     ) -> dict[str, Tensor]:
-        ends = self._comparisons[name]
-        student, teacher = (wires[ends[side]] for side in SIDES)
-        if len(student) != len(teacher):
-            raise ValueError(
-                f'model.losses.{name}: {ends["student"]} has {len(student)} levels, '
-                f'{ends["teacher"]} has {len(teacher)}; record the same levels on both '
-                'sides'
-            )
+        where = f'model.losses.{name}'
+        ends = {key: wires[wire] for key, wire in self._comparisons[name].items()}
+        counts = {self._comparisons[name][key]: len(end) for key, end in ends.items()}
+        if len(set(counts.values())) > 1:
+            told = ', '.join(f'{wire} has {n} levels' for wire, n in counts.items())
+            raise ValueError(f'{where}: {told}; record the same levels on both sides')
+        read = {key: context[key] for key in _context_of(loss) if key != 'level'}
+        if not getattr(loss, 'per_level', True):
+            return _terms(name, _explained(where, loss, **ends, **read))
         total: dict[str, Tensor] = {}
-        for level, pair in enumerate(zip(student, teacher, strict=True)):
-            value = _explained(f'model.losses.{name}, level {level}', loss, *pair)
-            terms = value if isinstance(value, dict) else {'': value}
-            for key, term in terms.items():
-                full = f'{name}.{key}' if key else name
-                total[full] = total[full] + term if full in total else term
+        for level, tensors in enumerate(zip(*ends.values(), strict=True)):
+            if 'level' in _context_of(loss):
+                read['level'] = level
+            arguments = dict(zip(ends, tensors, strict=True), **read)
+            value = _explained(f'{where}, level {level}', loss, **arguments)
+            for key, term in _terms(name, value).items():
+                total[key] = total[key] + term if key in total else term
         return total
 
     def _zero(self) -> Tensor:
@@ -208,8 +268,18 @@ def _merge(task: Mapping[str, Any], distilled: Mapping[str, Tensor]) -> dict[str
     return {**task, **distilled}
 
 
-def _explained(where: str, module: nn.Module, *arguments: Any) -> Any:
+def _context_of(loss: nn.Module) -> list[str]:
+    return [key for key in inspect.signature(loss.forward).parameters if key in CONTEXT]
+
+
+def _terms(name: str, value: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    if isinstance(value, Tensor):
+        return {name: value}
+    return {f'{name}.{key}': term for key, term in value.items()}
+
+
+def _explained(where: str, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     try:
-        return module(*arguments)
+        return module(*args, **kwargs)
     except ValueError as error:
         raise ValueError(f'{where}: {error}') from error

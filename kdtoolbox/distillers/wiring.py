@@ -2,78 +2,108 @@
 
 import difflib
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
 from torch import nn
 
-from kdtoolbox.recorders import Recorder
 from kdtoolbox.registry import MODELS
 
 SIDES = ('student', 'teacher')
+CONTEXT = ('level', 'data_samples', 'batch_input_shape', 'targets')
+"""What a loss gets beside its wires if its ``forward`` names it."""
+
 Wires = dict[str, dict[str, str]]
 
 
+def loss_wires(kind: type[nn.Module]) -> list[str]:
+    """Return the parameters of a loss's ``forward`` that are wires.
+
+    Example:
+        >>> from kdtoolbox.losses import PKDLoss
+        >>> loss_wires(PKDLoss)
+        ['student', 'teacher']
+    """
+    _, *parameters = inspect.signature(kind.forward).parameters
+    return [name for name in parameters if name not in CONTEXT]
+
+
+def connector_wires(kind: type[nn.Module]) -> list[str]:
+    """Return the wires that a connector reads: ``input`` and what ``forward`` names."""
+    _, _, *others = inspect.signature(kind.forward).parameters
+    return ['input', *others]
+
+
 def build_section(
-    configs: Mapping[str, dict], where: str, wire_keys: Sequence[str]
+    configs: Mapping[str, dict],
+    where: str,
+    wires_of: Callable[[type[nn.Module]], list[str]],
 ) -> tuple[nn.ModuleDict, Wires]:
     """Build the modules of a config section and split off the wires they read.
 
     Args:
         configs: The section: for each name the config of a module with its wires.
         where: Config path of the section, for errors.
-        wire_keys: The keys that name wires, the obligatory one first.
+        wires_of: Gives the keys that name wires, from the class of the module.
 
     Raises:
-        ValueError: If a type is not registered with kdtoolbox.
+        ValueError: If a type is not registered with kdtoolbox, or a wire is lacking.
+        TypeError: If a module does not know an argument.
     """
     modules, wires = nn.ModuleDict(), {}
     for name, config in configs.items():
-        arguments = dict(config)
-        wires[name] = {key: arguments.pop(key) for key in wire_keys if key in arguments}
-        kind = arguments.get('type')
-        if isinstance(kind, str) and '.' not in kind:
-            MODELS.import_from_location()
-            if kind not in MODELS.module_dict:
-                raise ValueError(
-                    f'{where}.{name}: kdtoolbox has no {kind!r}'
-                    f'{did_you_mean(kind, MODELS.module_dict)}'
-                )
+        kind = _find_class(config.get('type'), f'{where}.{name}')
+        keys = wires_of(kind)
+        wires[name] = {key: config[key] for key in keys if key in config}
+        if len(wires[name]) < len(keys):
+            lacking = [key for key in keys if key not in config]
+            raise ValueError(
+                f'{where}.{name}: {kind.__name__} reads the wires {keys}; name one as '
+                f'{" and one as ".join(map(repr, lacking))}'
+            )
+        arguments = {key: value for key, value in config.items() if key not in keys}
         # Without our scope a bare name means the task library's class.
-        modules[name] = MODELS.build(dict(arguments, _scope_='kdtoolbox'))
+        try:
+            modules[name] = MODELS.build(dict(arguments, _scope_='kdtoolbox'))
+        except (TypeError, ValueError) as error:
+            raise type(error)(f'{where}.{name}: {error}') from error
     return modules, wires
 
 
+def _find_class(kind: str | type[nn.Module] | None, where: str) -> type[nn.Module]:
+    if isinstance(kind, type):
+        return kind
+    MODELS.import_from_location()
+    # A bare name is ours: `get` would also find the task library's class.
+    found = MODELS.get(kind) if kind and '.' in kind else MODELS.module_dict.get(kind)
+    if found is None:
+        raise ValueError(
+            f'{where}: kdtoolbox has no {kind!r}'
+            f'{did_you_mean(str(kind), MODELS.module_dict)}'
+        )
+    return found
+
+
 def check_wiring(
-    recorders: Mapping[str, Mapping[str, Recorder]],
-    connectors: nn.ModuleDict,
-    connections: Wires,
-    comparisons: Wires,
+    sides: Mapping[str, set[str]], connections: Wires, comparisons: Wires
 ) -> None:
     """Raise ValueError for wires that lead nowhere, come from nowhere, or are lacking.
 
     Args:
-        recorders: The recorders of both sides.
-        connectors: The built connectors.
+        sides: For each wire that is recorded the sides it stems from.
         connections: For each connector the wires it reads.
         comparisons: For each loss the wires it compares.
     """
-    # Each wire with the sides it stems from.
-    sides = {f'{side}.{name}': {side} for side in SIDES for name in recorders[side]}
+    sides = dict(sides)
     for name, connection in connections.items():
         where = f'model.connectors.{name}'
-        _check_keys(connectors[name], connection, where)
         for key, wire in connection.items():
             _check_wire(wire, sides, f'{where}.{key}')
         sides[name] = {side for wire in connection.values() for side in sides[wire]}
     for name, comparison in comparisons.items():
         where = f'model.losses.{name}'
         _check_loss_name(name)
-        for side in SIDES:
-            if side not in comparison:
-                raise ValueError(
-                    f'{where}: expected a wire as {side!r}, one of {list(sides)}'
-                )
-            _check_wire(comparison[side], sides, f'{where}.{side}')
+        for key, wire in comparison.items():
+            _check_wire(wire, sides, f'{where}.{key}')
         if 'student' not in sides[comparison['student']]:
             raise ValueError(
                 f'{where}.student: {comparison["student"]!r} comes from the teacher '
@@ -102,16 +132,6 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(name, names, n=1)
     return f'; did you mean {close[0]!r}?' if close else f'; there are {sorted(names)}'
-
-
-def _check_keys(connector: nn.Module, connection: dict[str, str], where: str) -> None:
-    first, *others = inspect.signature(connector.forward).parameters
-    expected = {'input', *others}
-    if connection.keys() != expected:
-        raise ValueError(
-            f'{where}: {type(connector).__name__} reads the wires '
-            f'{sorted(expected)}, the config names {sorted(connection)}'
-        )
 
 
 def _check_loss_name(name: str) -> None:

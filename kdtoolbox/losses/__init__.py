@@ -1,6 +1,21 @@
 """Distillation losses: one file per method, a pure function and a thin Module."""
 
+from kdtoolbox.losses.crosskd import (
+    CrossKDBoxLoss,
+    CrossKDCenternessLoss,
+    CrossKDClsLoss,
+    CrossKDDistributionLoss,
+)
 from kdtoolbox.losses.cwd import CWDLoss, channel_wise_divergence
 from kdtoolbox.losses.pkd import PKDLoss, pkd_loss
 
-__all__ = ['CWDLoss', 'PKDLoss', 'channel_wise_divergence', 'pkd_loss']
+__all__ = [
+    'CWDLoss',
+    'CrossKDBoxLoss',
+    'CrossKDCenternessLoss',
+    'CrossKDClsLoss',
+    'CrossKDDistributionLoss',
+    'PKDLoss',
+    'channel_wise_divergence',
+    'pkd_loss',
+]

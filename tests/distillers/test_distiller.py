@@ -306,9 +306,9 @@ def terms(toy: Toy) -> Distiller:
 
 
 def test_terms_are_logged_and_summed_over_levels(toy: Toy, terms: Distiller) -> None:
-    maps = dict(fpn=[torch.full((1, 1, 1, 1), float(level)) for level in range(3)])
-    zeros = dict(fpn=[torch.zeros(1, 1, 1, 1)] * 3)
-    assert terms.distill(maps, zeros) == {'loss_cwd.fg': 5, 'loss_cwd.bg': 10}
+    maps = [torch.full((1, 1, 1, 1), float(level)) for level in range(3)]
+    wires = {'student.fpn': maps, 'teacher.fpn': [torch.zeros(1, 1, 1, 1)] * 3}
+    assert terms.distill(wires, {}) == {'loss_cwd.fg': 5, 'loss_cwd.bg': 10}
     [log] = train(terms, lambda _: toy.det_data(), steps=1)
     total = sum(float(value) for name, value in log.items() if name != 'loss')
     assert float(log['loss']) == pytest.approx(total)
@@ -322,7 +322,8 @@ def test_levels_are_summed(toy: Toy) -> None:
         [torch.randn(2, 8, size, size, generator=generator) for size in (8, 4, 2)]
         for _ in range(2)
     ]
-    distilled = distiller.distill(dict(fpn=sides[0]), dict(fpn=sides[1]))
+    wires = {'student.fpn': sides[0], 'teacher.fpn': sides[1]}
+    distilled = distiller.distill(wires, {})
     loss = distiller.losses['loss_cwd']
     expected = sum(loss(*pair) for pair in zip(*sides, strict=True))
     torch.testing.assert_close(distilled, dict(loss_cwd=expected))
@@ -500,11 +501,11 @@ def test_wires_that_do_not_fit_the_connector(toy: Toy, connector: dict) -> None:
         ),
         (
             dict(losses=dict(loss_cwd=dict(type='CWDLoss', student='student.fpn'))),
-            r"losses\.loss_cwd: expected a wire as 'teacher'",
+            r"losses\.loss_cwd: CWDLoss reads .*name one as 'teacher'",
         ),
         (
             dict(losses=dict(loss_cwd=dict(type='CWDLoss'))),
-            r"losses\.loss_cwd: expected a wire as 'student'",
+            r"losses\.loss_cwd: CWDLoss .*one as 'student' and one as 'teacher'",
         ),
         (
             dict(recorders=dict(student=dict(fpn='nek'), teacher=dict(fpn='neck'))),

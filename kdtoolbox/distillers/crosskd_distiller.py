@@ -1,0 +1,171 @@
+"""Cross-head distillation (CrossKD, arXiv:2306.11369)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdtoolbox.dense_heads import SplitHead
+from kdtoolbox.distillers.distiller import Distiller, Wires
+from kdtoolbox.losses.inputs import at_least_float32
+from kdtoolbox.recorders import Recorder, Records
+from kdtoolbox.registry import MODELS
+
+EPS = 1e-6
+"""Added to the student's standard deviation, as in the authors' code."""
+
+
+@MODELS.register_module()
+class CrossKDDistiller(Distiller):
+    """A distiller that sends the student's head features on through the teacher's head.
+
+    What the student's towers hold after ``stage`` convolutions is brought to the
+    teacher's mean and standard deviation per channel and goes on through the rest of
+    the frozen teacher head. Its predictions are the wires ``cross.cls``, ``cross.reg``
+    and, where the head has one, ``cross.centerness``; those of the teacher itself are
+    ``teacher.cls``, ``teacher.reg`` and ``teacher.centerness``. Gradients pass through
+    the teacher's head to the student alone.
+
+    Student and teacher need heads of one family and width with the same priors.
+
+    Args:
+        student: As `Distiller` takes it.
+        teacher: As `Distiller` takes it.
+        losses: As `Distiller` takes them.
+        stage: Number of convolutions of the student's towers before the cut. The paper
+            uses 3 of 4, and 2 for FCOS.
+        recorders: Further records beside those of the heads.
+        connectors: As `Distiller` takes them.
+        init_student: As `Distiller` takes it.
+
+    Raises:
+        ValueError: If a head cannot be split or the two do not fit.
+    """
+
+    def __init__(
+        self,
+        student: str | dict,
+        teacher: dict,
+        losses: Mapping[str, dict],
+        stage: int = 3,
+        recorders: Mapping[str, Mapping[str, Recorder]] | None = None,
+        connectors: Mapping[str, dict] | None = None,
+        init_student: bool = False,
+    ) -> None:
+        self.stage = stage
+        super().__init__(
+            student,
+            teacher,
+            recorders or dict(student={}, teacher={}),
+            losses,
+            connectors,
+            init_student,
+        )
+
+    def complete_recorders(
+        self, recorders: Mapping[str, Mapping[str, Recorder]]
+    ) -> dict[str, Mapping[str, Recorder]]:
+        """Return the recorders with those of the two heads."""
+        mine = _split(self.student, self.stage, 'model.student')
+        self._head = _split(self.teacher.model, self.stage, 'model.teacher')
+        _check_pair(mine, self._head)
+        towers = self._head.sources('bbox_head')
+        predictions = self._head.prediction_sources('bbox_head')
+        return dict(
+            student={**recorders['student'], **mine.sources('bbox_head')},
+            teacher={**recorders['teacher'], **towers, **predictions},
+        )
+
+    def wire_sides(self) -> dict[str, set[str]]:
+        """Return each wire with the sides it stems from."""
+        crossed = {f'cross.{kind}': {'student', 'teacher'} for kind in self._head.kinds}
+        return super().wire_sides() | crossed
+
+    def collect_wires(self, student: Records, teacher: Records) -> Wires:
+        """Return the records and the predictions of the crossed heads."""
+        wires = super().collect_wires(student, teacher)
+        aligned = {
+            tower: [
+                align_scale(*pair)
+                for pair in zip(student[tower], teacher[tower], strict=True)
+            ]
+            for tower in ('cls_tower', 'reg_tower')
+        }
+        read = {wire for ends in self._comparisons.values() for wire in ends.values()}
+        for kind in self._head.kinds:
+            if f'cross.{kind}' in read:
+                levels = aligned[f'{self._head.tower_of(kind)}_tower']
+                wires[f'cross.{kind}'] = [
+                    self._head.finish(kind, level, features)
+                    for level, features in enumerate(levels)
+                ]
+        return wires
+
+
+def align_scale(student: Tensor, teacher: Tensor) -> Tensor:
+    r"""Give each channel of the student's map the mean and spread of the teacher's.
+
+    .. math:: (S - mean_c(S)) / (std_c(S) + 10^{-6}) \cdot std_c(T) + mean_c(T)
+
+    The statistics of channel c run over N, H and W of this process; the gradient flows
+    through those of the student.
+
+    Deviation: a channel with a single value, whose unbiased standard deviation is not
+    defined, becomes the teacher's mean, where the authors' code gives NaN.
+
+    Args:
+        student: Features (N, C, H, W).
+        teacher: The same shape; receives no gradient.
+
+    Returns:
+        The student's map (N, C, H, W), float32 or wider.
+
+    Example:
+        >>> student = torch.tensor([1.0, 3.0]).reshape(1, 1, 1, 2)
+        >>> teacher = torch.tensor([10.0, 20.0]).reshape(1, 1, 1, 2)
+        >>> align_scale(student, teacher).flatten()
+        tensor([10.0000, 20.0000])
+    """
+    with torch.autocast(student.device.type, enabled=False):
+        student, teacher = at_least_float32(student, teacher)
+        count = student.numel() // student.shape[1]
+        s_std, s_mean = _statistics(student, count)
+        t_std, t_mean = _statistics(teacher, count)
+        gain = t_std / (s_std + EPS)
+        return (student - s_mean) * gain + t_mean
+
+
+def _statistics(maps: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    dims = (0, 2, 3)
+    mean = maps.mean(dims, keepdim=True)
+    if count == 1:
+        return torch.zeros_like(mean), mean
+    return maps.std(dims, keepdim=True), mean
+
+
+def _split(model: Any, stage: int, where: str) -> SplitHead:
+    try:
+        return SplitHead(getattr(model, 'bbox_head', None), stage)
+    except ValueError as error:
+        raise ValueError(f'{where}.bbox_head: {error}') from error
+
+
+def _check_pair(student: SplitHead, teacher: SplitHead) -> None:
+    mine, theirs = (
+        {
+            'kind of head': head.prefix,
+            'convolutions per tower': head.depth,
+            'width of the towers': head.head.feat_channels,
+            'anchors per cell': getattr(head.head, 'num_base_priors', 1),
+            'classes': head.head.cls_out_channels,
+        }
+        for head in (student, teacher)
+    )
+    for key in mine:
+        if mine[key] != theirs[key]:
+            raise ValueError(
+                f'model.student.bbox_head: {key}: {mine[key]!r}, the teacher has '
+                f'{theirs[key]!r}; CrossKD needs two heads of one shape. Choose a '
+                'teacher of the same family or a loss on the neck'
+            )
