@@ -16,9 +16,9 @@ class ConvConnector(nn.Module):
         in_channels: Channels of the wire; a list makes one convolution per level, a
             number one that all levels share.
         out_channels: Channels of the new wire.
-        kernel_size: Size of the kernel, odd; the maps keep their size.
         norm_cfg: Norm behind the convolution, such as ``dict(type='BN')``.
         act_cfg: Activation behind it, such as ``dict(type='ReLU')``.
+        kernel_size: Size of the kernel, odd; the maps keep their size.
 
     Example:
         >>> import torch
@@ -32,9 +32,9 @@ class ConvConnector(nn.Module):
         self,
         in_channels: int | Sequence[int],
         out_channels: int,
-        kernel_size: int = 1,
         norm_cfg: dict | None = None,
         act_cfg: dict | None = None,
+        kernel_size: int = 1,
     ) -> None:
         super().__init__()
         self.shared = isinstance(in_channels, int)

@@ -7,6 +7,7 @@ from kdtoolbox.losses.crosskd import (
     CrossKDDistributionLoss,
 )
 from kdtoolbox.losses.cwd import CWDLoss, channel_wise_divergence
+from kdtoolbox.losses.ld import LDClsLoss, LDLoss
 from kdtoolbox.losses.pkd import PKDLoss, pkd_loss
 
 __all__ = [
@@ -15,6 +16,8 @@ __all__ = [
     'CrossKDCenternessLoss',
     'CrossKDClsLoss',
     'CrossKDDistributionLoss',
+    'LDClsLoss',
+    'LDLoss',
     'PKDLoss',
     'channel_wise_divergence',
     'pkd_loss',

@@ -85,3 +85,10 @@ def test_resize_passes_gradients_to_its_input_alone() -> None:
 def test_resize_of_different_level_counts() -> None:
     with pytest.raises(ValueError, match='input has 1 levels, like has 2'):
         ResizeConnector()(maps((1, 3, 4, 4)), maps((1, 3, 4, 4), (1, 3, 2, 2)))
+
+
+def test_a_wider_kernel_keeps_the_size() -> None:
+    connector = ConvConnector(in_channels=4, out_channels=6, kernel_size=3)
+    [level] = connector([torch.zeros(2, 4, 5, 7)])
+    assert level.shape == (2, 6, 5, 7)
+    assert connector.convs[0].conv.weight.shape == (6, 4, 3, 3)
