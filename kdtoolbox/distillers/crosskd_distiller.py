@@ -8,9 +8,13 @@ from torch import Tensor
 
 from kdtoolbox.dense_heads import SplitHead
 from kdtoolbox.distillers.distiller import Distiller, Wires
+from kdtoolbox.distillers.wiring import build_section
 from kdtoolbox.losses.inputs import at_least_float32
 from kdtoolbox.recorders import Recorder, Records
 from kdtoolbox.registry import MODELS
+
+TOWERS = ('cls_tower', 'reg_tower')
+"""Names of the records of the two towers."""
 
 EPS = 1e-6
 """Added to the student's standard deviation, as in the authors' code."""
@@ -27,7 +31,9 @@ class CrossKDDistiller(Distiller):
     ``teacher.cls``, ``teacher.reg`` and ``teacher.centerness``. Gradients pass through
     the teacher's head to the student alone.
 
-    Student and teacher need heads of one family and width with the same priors.
+    Student and teacher need heads of one family with the same priors. Where the towers
+    differ in width, ``projection`` says what carries the student's features over; it
+    is a deviation, as the paper has equal widths only.
 
     Args:
         student: As `Distiller` takes it.
@@ -35,6 +41,8 @@ class CrossKDDistiller(Distiller):
         losses: As `Distiller` takes them.
         stage: Number of convolutions of the student's towers before the cut. The paper
             uses 3 of 4, and 2 for FCOS.
+        projection: Config of a connector for the towers' features, built once per
+            tower, such as ``dict(type='ConvConnector', in_channels=..., ...)``.
         recorders: Further records beside those of the heads.
         connectors: As `Distiller` takes them.
         init_student: As `Distiller` takes it.
@@ -49,11 +57,13 @@ class CrossKDDistiller(Distiller):
         teacher: dict,
         losses: Mapping[str, dict],
         stage: int = 3,
+        projection: dict | None = None,
         recorders: Mapping[str, Mapping[str, Recorder]] | None = None,
         connectors: Mapping[str, dict] | None = None,
         init_student: bool = False,
     ) -> None:
         self.stage = stage
+        self._projection = projection
         super().__init__(
             student,
             teacher,
@@ -62,6 +72,12 @@ class CrossKDDistiller(Distiller):
             connectors,
             init_student,
         )
+        with torch.random.fork_rng(devices=[]):
+            self.projections, _ = build_section(
+                dict.fromkeys(TOWERS, projection) if projection else {},
+                'model.projection',
+                lambda kind: [],
+            )
 
     def complete_recorders(
         self, recorders: Mapping[str, Mapping[str, Recorder]]
@@ -69,7 +85,7 @@ class CrossKDDistiller(Distiller):
         """Return the recorders with those of the two heads."""
         mine = _split(self.student, self.stage, 'model.student')
         self._head = _split(self.teacher.model, self.stage, 'model.teacher')
-        _check_pair(mine, self._head)
+        _check_pair(mine, self._head, self._projection is not None)
         towers = self._head.sources('bbox_head')
         predictions = self._head.prediction_sources('bbox_head')
         return dict(
@@ -88,9 +104,11 @@ class CrossKDDistiller(Distiller):
         aligned = {
             tower: [
                 align_scale(*pair)
-                for pair in zip(student[tower], teacher[tower], strict=True)
+                for pair in zip(
+                    self._project(tower, student[tower]), teacher[tower], strict=True
+                )
             ]
-            for tower in ('cls_tower', 'reg_tower')
+            for tower in TOWERS
         }
         read = {wire for ends in self._comparisons.values() for wire in ends.values()}
         for kind in self._head.kinds:
@@ -101,6 +119,9 @@ class CrossKDDistiller(Distiller):
                     for level, features in enumerate(levels)
                 ]
         return wires
+
+    def _project(self, tower: str, levels: list[Tensor]) -> list[Tensor]:
+        return self.projections[tower](levels) if self.projections else levels
 
 
 def align_scale(student: Tensor, teacher: Tensor) -> Tensor:
@@ -151,21 +172,28 @@ def _split(model: Any, stage: int, where: str) -> SplitHead:
         raise ValueError(f'{where}.bbox_head: {error}') from error
 
 
-def _check_pair(student: SplitHead, teacher: SplitHead) -> None:
+def _check_pair(student: SplitHead, teacher: SplitHead, projected: bool) -> None:
     mine, theirs = (
         {
             'kind of head': head.prefix,
-            'convolutions per tower': head.depth,
-            'width of the towers': head.head.feat_channels,
             'anchors per cell': getattr(head.head, 'num_base_priors', 1),
             'classes': head.head.cls_out_channels,
+            'width of the towers': head.head.feat_channels,
         }
         for head in (student, teacher)
     )
-    for key in mine:
-        if mine[key] != theirs[key]:
+    if projected:
+        mine.pop('width of the towers')
+    cures = {
+        'width of the towers': "set model.projection=dict(type='ConvConnector', "
+        f'in_channels={student.head.feat_channels}, '
+        f'out_channels={teacher.head.feat_channels})',
+    }
+    for key, value in mine.items():
+        if value != theirs[key]:
+            cure = cures.get(key, 'choose a teacher of the same family')
             raise ValueError(
-                f'model.student.bbox_head: {key}: {mine[key]!r}, the teacher has '
-                f'{theirs[key]!r}; CrossKD needs two heads of one shape. Choose a '
-                'teacher of the same family or a loss on the neck'
+                f'model.student.bbox_head: {key}: {value!r}, the teacher has '
+                f'{theirs[key]!r}; CrossKD needs two heads of one shape: {cure}, or '
+                'take a loss on the neck'
             )

@@ -209,9 +209,14 @@ def test_exported_keys_are_the_plain_students(toy: Toy) -> None:
 
 def test_a_head_of_another_width_is_refused(toy: Toy) -> None:
     student = detector(toy, 'gfl', feat_channels=4)
-    message = r'width of the towers: 4, the teacher has 8; CrossKD needs'
+    message = r'width of the towers: 4, the teacher has 8.*in_channels=4, out_ch.*=8'
     with pytest.raises(ValueError, match=message):
         crosskd(toy, 'gfl', student)
+    projection = dict(type='ConvConnector', in_channels=4, out_channels=8)
+    distiller = crosskd(toy, 'gfl', student, projection=projection)
+    total(loss_of(distiller, toy.det_data()), 'loss_cross').backward()
+    assert len(distiller.projections) == 2
+    assert all(p.grad.any() for p in distiller.projections.parameters())
 
 
 def test_a_head_of_another_family_is_refused(toy: Toy) -> None:

@@ -1,0 +1,19 @@
+# The same student under CrossKD: its head's features go through the teacher's head.
+_base_ = 'det_distilled.py'
+
+ends = dict(student='cross.reg', teacher='teacher.reg', teacher_cls='teacher.cls')
+model = dict(
+    _delete_=True,
+    type='kdtoolbox.CrossKDDistiller',
+    student=_base_.model.student,
+    teacher=_base_.model.teacher,
+    stage=1,
+    # The towers are half as wide as the teacher's; in the paper they are equal.
+    projection=dict(type='ConvConnector', in_channels=32, out_channels=64),
+    losses=dict(
+        loss_cross_cls=dict(
+            type='CrossKDClsLoss', student='cross.cls', teacher='teacher.cls'
+        ),
+        loss_cross_reg=dict(**ends, type='CrossKDDistributionLoss', loss_weight=4.0),
+    ),
+)
