@@ -1,0 +1,15 @@
+# The same student under FGD on the neck.
+_base_ = 'det_distilled.py'
+
+model = dict(
+    losses=dict(
+        _delete_=True,
+        loss_fgd=dict(
+            type='FGDLoss',
+            student='aligned',
+            teacher='teacher.fpn',
+            channels=64,
+            num_levels=4,
+        ),
+    )
+)

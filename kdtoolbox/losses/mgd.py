@@ -1,0 +1,89 @@
+"""Masked generative distillation (MGD, arXiv:2205.01529): its loss.
+
+The masks and the generators are `kdtoolbox.connectors.MGDConnector`.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from kdtoolbox.losses.inputs import at_least_float32, check_maps
+from kdtoolbox.registry import MODELS
+
+
+def summed_squared_error(student: Tensor, teacher: Tensor) -> Tensor:
+    r"""Sum the squared errors over everything but the images.
+
+    .. math:: \frac{1}{N} \sum_{n,c,h,w} (S - T)^2
+
+    It is C * H * W times the mean of the squares, which weights have to allow for.
+
+    Args:
+        student: Features (N, C, H, W).
+        teacher: The same shape; receives no gradient.
+
+    Returns:
+        A scalar, float32 or wider.
+
+    Raises:
+        ValueError: If a map is not 4-D or the shapes differ.
+
+    Example:
+        >>> summed_squared_error(torch.ones(2, 8, 4, 4), torch.zeros(2, 8, 4, 4))
+        tensor(128.)
+    """
+    check_maps(student, teacher)
+    with torch.autocast(student.device.type, enabled=False):
+        student, teacher = at_least_float32(student, teacher)
+        return _SquaredError.apply(student, teacher) / len(student)
+
+
+class _SquaredError(torch.autograd.Function):
+    """The sum of squares, whose difference turns into the gradient in place.
+
+    A fresh map costs as much as the maths on it. Only a second backward pass over a
+    retained graph makes another.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor) -> Tensor:
+        ctx.save_for_backward(student, teacher)
+        ctx.difference = student - teacher
+        # Row by row: one norm over millions of values is right to three digits.
+        return torch.linalg.vector_norm(ctx.difference, dim=3).square().sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        student, teacher = ctx.saved_tensors
+        step, ctx.difference = ctx.difference, None
+        if step is None:
+            step = student - teacher
+        return step.mul_(2 * grad), None
+
+
+@MODELS.register_module()
+class MGDLoss(nn.Module):
+    """MGD on one level of generated maps; see `summed_squared_error`.
+
+    All positions count, the hidden ones and the others.
+
+    Args:
+        loss_weight: Factor on the loss. The paper uses 2e-5 for one-stage detectors and
+            segmentation, and 5e-7 for two-stage detectors.
+
+    Example:
+        >>> loss = MGDLoss(loss_weight=0.5)
+        >>> loss(torch.ones(2, 8, 4, 4), torch.zeros(2, 8, 4, 4))
+        tensor(64.)
+    """
+
+    def __init__(self, loss_weight: float = 2e-5) -> None:
+        super().__init__()
+        self.loss_weight = loss_weight
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Return the weighted error of two maps (N, C, H, W) as a scalar."""
+        return self.loss_weight * summed_squared_error(student, teacher)

@@ -1,0 +1,128 @@
+import importlib
+import pkgutil
+import sys
+from collections.abc import Callable
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import kdtoolbox.connectors
+import kdtoolbox.losses
+from kdtoolbox.registry import MODELS
+
+PATH = Path(__file__).resolve().parents[2] / 'tools' / 'benchmark.py'
+SIZES = dict(size=[64, 96], strides=[8, 16], channels=8, boxes=3, repeats=1)
+
+
+@pytest.fixture(scope='module')
+def benchmark() -> Any:
+    spec = spec_from_file_location('benchmark', PATH)
+    module = sys.modules['benchmark'] = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules['benchmark']
+
+
+@pytest.fixture
+def run(benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    def run(*options: str) -> None:
+        command = ['tools/benchmark.py', 'losses', *options]
+        for name, value in (SIZES | dict(threads=torch.get_num_threads())).items():
+            values = value if isinstance(value, list) else [value]
+            command += [f'--{name}', *map(str, values)]
+        monkeypatch.setattr(sys, 'argv', command)
+        # It sets the variable for the profiler; put back what was there.
+        monkeypatch.setenv('KINETO_LOG_LEVEL', '9')
+        benchmark.main()
+
+    return run
+
+
+def registered() -> set[str]:
+    for package in (kdtoolbox.losses, kdtoolbox.connectors):
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f'{package.__name__}.{module.name}')
+    return {
+        name
+        for name, kind in MODELS.module_dict.items()
+        if kind.__module__.startswith('kdtoolbox.losses.')
+    }
+
+
+def test_every_loss_has_a_row(benchmark: Any) -> None:
+    assert set(benchmark.table(8, 2)) == registered()
+
+
+def test_page_of_all_losses(
+    run: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    page = tmp_path / 'docs' / 'losses.md'
+    names = registered()
+    run('--write', str(page))
+    text = page.read_text()
+    assert [path.name for path in page.parent.iterdir()] == ['losses.md']
+    assert f'torch {torch.__version__}' in text
+    assert '--size 64 96' in text
+    lines = [line for line in text.splitlines() if line.startswith('| ')]
+    rows = {line.split(' | ')[0][2:]: line.split(' | ')[1:] for line in lines[2:]}
+    assert set(rows) == names | {'plain MSE'}
+    for name, (wire, milliseconds, plain, bare, *memory) in rows.items():
+        assert float(milliseconds) > 0
+        assert (float(plain or 0) > 0) == (wire == 'fpn' and name != 'plain MSE')
+        assert (float(bare or 0) > 0) == (name == 'MGDLoss')
+        assert float(memory[1].rstrip(' |')) > 0
+    shown = capsys.readouterr().out
+    assert 'FGDLoss' in shown
+    assert f'{page.name} written' in shown.replace('\n', '')
+
+
+def test_only(run: Callable, capsys: pytest.CaptureFixture) -> None:
+    run('--only', 'PKDLoss')
+    shown = capsys.readouterr().out
+    assert 'PKDLoss' in shown
+    assert 'CWDLoss' not in shown
+    with pytest.raises(SystemExit):
+        run('--only', 'PDKLoss')
+    assert "PDKLoss: there are ['CWDLoss', " in capsys.readouterr().err
+
+
+def test_peak_counts_what_is_held_at_once(benchmark: Any) -> None:
+    numbers = torch.zeros(1 << 16)
+
+    def step() -> None:
+        for _ in range(3):
+            numbers.exp().exp()
+
+    size = numbers.numel() * 4
+    assert benchmark.peak_bytes(step) == 2 * size
+    assert benchmark.peak_bytes(numbers.exp_) == 0
+
+
+@pytest.mark.parametrize(('name', 'most'), [('FGDLoss', 2.3), ('MGDLoss', 7.5)])
+def test_few_maps_are_held_at_once(benchmark: Any, name: str, most: float) -> None:
+    registered()
+    large = dict(size=[512, 512], strides=[8], channels=32, boxes=3, images=2)
+    scene = benchmark.make_scene(SimpleNamespace(**large))
+    row = benchmark.table(channels=32, levels=1)[name]
+    assert 1 < benchmark.measure(name, row, scene, repeats=1).maps < most
+
+
+def test_steps_run_in_turn_and_warm_up(benchmark: Any) -> None:
+    calls: list[str] = []
+    steps = {name: lambda name=name: calls.append(name) for name in ('a', 'b')}
+    times = benchmark.seconds_of(steps, lambda: calls.append('clear'), repeats=3)
+    assert calls == ['clear', 'a', 'clear', 'b'] * 5
+    assert [len(values) for values in times.values()] == [3, 3]
+
+
+def test_a_failed_write_leaves_the_former_page(benchmark: Any, tmp_path: Path) -> None:
+    page = tmp_path / 'losses.md'
+    benchmark.write('former', page)
+    with pytest.raises(UnicodeEncodeError):
+        benchmark.write('new \ud800', page)
+    assert page.read_text() == 'former'
+    assert [path.name for path in tmp_path.iterdir()] == ['losses.md']

@@ -1,0 +1,436 @@
+"""Measure what the losses cost: time and memory of one forward and backward pass.
+
+    python tools/benchmark.py losses [--only FGDLoss MGDLoss] [--write docs/losses.md]
+
+Runs each loss on the CPU through the Distiller's own code, on random maps of a feature
+pyramid. Its time is compared with a plain mean squared error of the same maps, run in
+turn with it. Memory is the most that torch's allocator holds at any moment of the pass
+beyond what it held before, as its allocations and releases in the profiler say; it
+contains the gradient of the student's maps, which every loss makes. Workspaces inside
+the libraries below torch are not seen.
+"""
+
+import argparse
+import os
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from mmengine.model import BaseModel
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from kdtoolbox.distillers import Distiller
+from kdtoolbox.distillers.wiring import build_section, connector_wires, loss_wires
+from kdtoolbox.losses.targets import DenseTargets, pad_boxes
+
+CLASSES = 80
+BINS = 17
+ROIS = 512
+"""Sampled regions of each image."""
+
+Wires = dict[str, list[Tensor]]
+Step = Callable[[], Any]
+
+
+@dataclass
+class Row:
+    """One loss with its wires, as in a config.
+
+    Attributes:
+        wire: The wire of both sides that ``student`` and ``teacher`` name.
+        arguments: What else the entry under ``losses`` says.
+        connector: A connector of the student's wire, without its ``input``.
+        bare: Makes the step that does only what the method cannot do without.
+    """
+
+    wire: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    connector: dict[str, Any] | None = None
+    bare: Callable[['Losses', Wires], Step] | None = None
+
+
+def on(wire: str, **arguments: Any) -> Row:
+    return Row(wire, arguments)
+
+
+def table(channels: int, levels: int) -> dict[str, Row]:
+    """Return the row of each registered loss."""
+    pyramid = dict(channels=channels, num_levels=levels)
+    generator = dict(type='MGDConnector', mask_ratio=0.65, **pyramid)
+    cls = dict(teacher_cls='teacher.cls')
+    return {
+        'CWDLoss': on('fpn'),
+        'PKDLoss': on('fpn'),
+        'FGDLoss': on('fpn', **pyramid),
+        'MGDLoss': Row('fpn', connector=generator, bare=convolutions),
+        'CrossKDClsLoss': on('cls'),
+        'CrossKDBoxLoss': on('box', **cls),
+        'CrossKDDistributionLoss': on('distribution', **cls),
+        'CrossKDCenternessLoss': on('centerness'),
+        'LDLoss': on('distribution', student_cls='student.cls'),
+        'LDClsLoss': on('cls'),
+    }
+
+
+class Losses(Distiller):
+    """The part of a distiller that is left without models: connectors and losses."""
+
+    def __init__(self, name: str, row: Row) -> None:
+        BaseModel.__init__(self)
+        source = f'student.{row.wire}'
+        connectors = {}
+        if row.connector:
+            connectors['connected'] = dict(row.connector, input=source)
+            source = 'connected'
+        entry = dict(row.arguments, type=name, student=source)
+        entry['teacher'] = f'teacher.{row.wire}'
+        self.connectors, self._connections = build_section(
+            connectors, 'connectors', connector_wires
+        )
+        self.losses, self._comparisons = build_section(
+            dict(loss=entry), 'losses', loss_wires
+        )
+
+
+@dataclass
+class Scene:
+    """Random inputs of the losses: wires and the context of a batch."""
+
+    wires: Wires
+    context: dict[str, Any]
+
+    def clear(self) -> None:
+        """Forget the gradients of the step before."""
+        for name, levels in self.wires.items():
+            for level in levels:
+                level.grad = None
+                level.requires_grad_(name.startswith('student.'))
+
+
+def make_scene(args: argparse.Namespace) -> Scene:
+    torch.manual_seed(0)
+    sizes = [[-(-side // stride) for side in args.size] for stride in args.strides]
+    widths = dict(
+        fpn=args.channels, cls=CLASSES, box=4, distribution=4 * BINS, centerness=1
+    )
+    wires = {
+        f'{side}.{name}': [torch.randn(args.images, width, *size) for size in sizes]
+        for side in ('student', 'teacher')
+        for name, width in widths.items()
+    }
+    for side in ('student', 'teacher'):
+        wires[f'{side}.roi_cls'] = [torch.randn(args.images * ROIS, CLASSES + 1)]
+    samples = [_sample(args.boxes, args.size) for _ in range(args.images)]
+    context = dict(
+        data_samples=samples,
+        batch_input_shape=tuple(args.size),
+        targets=_targets(samples, sizes, args.strides),
+    )
+    return Scene(wires, context)
+
+
+def _sample(boxes: int, size: list[int]) -> Any:
+    """An image with boxes of 16 pixels to half its height and width."""
+    extent = torch.tensor([size[1], size[0]])
+    first = torch.rand(boxes, 2) * extent / 2
+    last = first + 16 + torch.rand(boxes, 2) * (extent / 2 - 16).clamp(min=0)
+    instances = SimpleNamespace(
+        bboxes=torch.cat([first, last], 1), labels=torch.randint(CLASSES, (boxes,))
+    )
+    return SimpleNamespace(gt_instances=instances, metainfo=dict(img_shape=tuple(size)))
+
+
+def _targets(samples: list, sizes: list[list[int]], strides: list[int]) -> DenseTargets:
+    """One square anchor per cell, positive where the cell is near a box's centre."""
+    boxes, classes, exist = pad_boxes(samples, torch.device('cpu'))
+    centers = (boxes[..., :2] + boxes[..., 2:]) / 2
+    labels, priors, indices = [], [], []
+    for (height, width), stride in zip(sizes, strides, strict=True):
+        rows, columns = torch.arange(height) + 0.5, torch.arange(width) + 0.5
+        cells = torch.cartesian_prod(rows, columns).flip(1) * stride
+        near = (cells[:, None] - centers[:, None]).abs().amax(-1) < 1.5 * stride
+        hit, index = (near & exist[:, None]).max(-1)
+        labels.append(classes.gather(1, index).where(hit, CLASSES))
+        indices.append(index.where(hit, -1))
+        anchors = torch.cat([cells - 4 * stride, cells + 4 * stride], 1)
+        priors.append(anchors.expand(len(samples), -1, -1))
+    positives = sum((label < CLASSES).sum() for label in labels)
+    return DenseTargets(
+        labels=labels,
+        label_weights=[torch.ones(label.shape) for label in labels],
+        priors=priors,
+        strides=strides,
+        num_classes=CLASSES,
+        avg_factor=torch.as_tensor(positives).clamp(min=1).float(),
+        decode=lambda level, raw: priors[level] + strides[level] * raw,
+        gt_inds=indices,
+    )
+
+
+def distillation(losses: Losses, scene: Scene) -> Step:
+    def step() -> None:
+        terms = losses.distill(scene.wires, scene.context)
+        torch.stack(list(terms.values())).sum().backward()
+
+    return step
+
+
+def plain_error(scene: Scene, wire: str) -> Step:
+    def step() -> None:
+        pairs = zip(
+            scene.wires[f'student.{wire}'], scene.wires[f'teacher.{wire}'], strict=True
+        )
+        torch.stack([((s - t) ** 2).mean() for s, t in pairs]).sum().backward()
+
+    return step
+
+
+def convolutions(losses: Losses, wires: Wires) -> Step:
+    """The two convolutions of each of MGD's generators, without ReLU, mask and loss."""
+    generators = losses.connectors['connected'].generators
+
+    def step() -> None:
+        generated = [
+            last(first(level))
+            for (first, _, last), level in zip(
+                generators, wires['student.fpn'], strict=True
+            )
+        ]
+        torch.autograd.backward(generated, wires['teacher.fpn'])
+
+    return step
+
+
+def seconds_of(steps: Mapping[str, Step], clear: Step, repeats: int) -> dict:
+    """Time the steps in turn, after two rounds to warm up."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(repeats + 2):
+        for name, step in steps.items():
+            clear()
+            start = time.perf_counter()
+            step()
+            times[name].append(time.perf_counter() - start)
+    return {name: values[2:] for name, values in times.items()}
+
+
+def peak_bytes(step: Step) -> int:
+    """Return the most that torch's CPU allocator holds during a step, beyond before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
+        step()
+    events = [
+        e for e in trace.profiler.kineto_results.events() if e.name() == '[memory]'
+    ]
+    held = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+@dataclass
+class Result:
+    """What one loss costs; ratios are None where nothing is there to compare with."""
+
+    name: str
+    wire: str
+    milliseconds: float
+    to_plain: float | None
+    to_bare: float | None
+    megabytes: float
+    maps: float
+
+    def cells(self) -> list[str]:
+        """Return what stands under `HEADERS`."""
+        ratios = [
+            '' if r is None else f'{r:.2f}' for r in (self.to_plain, self.to_bare)
+        ]
+        times = [f'{self.milliseconds:.1f}', *ratios]
+        return [
+            self.name,
+            self.wire,
+            *times,
+            f'{self.megabytes:.1f}',
+            f'{self.maps:.1f}',
+        ]
+
+
+HEADERS = ('loss', 'wire', 'ms', '× MSE', '× bare', 'peak MB', 'peak in maps')
+PAGE = """\
+# What the losses cost
+
+Time and memory of one forward and backward pass of each loss over all levels, by
+
+```shell
+{command}
+```
+
+- Inputs: {maps}.
+- Machine: {machine}.
+- Time: the median over the passes. The ratios are medians over passes run in turn: to a
+  plain `((s - t) ** 2).mean()` of the same maps, and for MGD to the bare convolutions
+  of its generators. A loss on other wires than `fpn` has none.
+- Memory: the most that torch's CPU allocator holds beyond what it held before, from
+  the profiler's record of allocations; in MB and in units of the student's maps on that
+  wire. It contains their gradient, which every loss makes. Workspaces inside the
+  libraries below torch are not seen.
+
+{header}
+{rule}
+{rows}
+"""
+
+
+def measure(name: str, row: Row | None, scene: Scene, repeats: int) -> Result:
+    """Measure a loss, or the plain error if there is no row."""
+    wire = row.wire if row else 'fpn'
+    plain = plain_error(scene, wire)
+    if row is None:
+        steps, clear = {'step': plain}, scene.clear
+    else:
+        losses = Losses(name, row)
+        steps = {'step': distillation(losses, scene)}
+        if wire == 'fpn':
+            steps['plain'] = plain
+        if row.bare:
+            steps['bare'] = row.bare(losses, scene.wires)
+
+        def clear() -> None:
+            scene.clear()
+            losses.zero_grad()
+
+    times = seconds_of(steps, clear, repeats)
+    clear()
+    peak = peak_bytes(steps['step'])
+    size = sum(x.numel() * x.element_size() for x in scene.wires[f'student.{wire}'])
+    return Result(
+        name,
+        wire,
+        1000 * median(times['step']),
+        _ratio(times, 'plain'),
+        _ratio(times, 'bare'),
+        peak / 1e6,
+        peak / size,
+    )
+
+
+def _ratio(times: dict[str, list[float]], other: str) -> float | None:
+    """The median of the ratios of neighbours, which share the machine's mood."""
+    if other not in times:
+        return None
+    return median(a / b for a, b in zip(times['step'], times[other], strict=True))
+
+
+def show(results: Iterable[Result], console: Console) -> None:
+    shown = Table()
+    for header in HEADERS[:2]:
+        shown.add_column(header, no_wrap=True)
+    for header in HEADERS[2:]:
+        shown.add_column(header, justify='right')
+    for result in results:
+        shown.add_row(*result.cells())
+    console.print(shown)
+
+
+def page(results: Iterable[Result], args: argparse.Namespace) -> str:
+    """Return the results as a page of Markdown."""
+    maps = (
+        f'{args.images} images of {args.size[0]} x {args.size[1]} pixels with '
+        f'{args.boxes} boxes each, strides {", ".join(map(str, args.strides))}, '
+        f'{args.channels} channels on `fpn`, float32'
+    )
+    machine = (
+        f'{time.strftime("%Y-%m-%d", time.gmtime())}, torch {torch.__version__}, '
+        f'{_processor()}, {args.threads} threads'
+    )
+    return PAGE.format(
+        command=shlex.join(['python', 'tools/benchmark.py', *sys.argv[1:]]),
+        maps=maps,
+        machine=machine,
+        header=_line(HEADERS),
+        rule=_line(['---', '---', *['---:'] * len(HEADERS[2:])]),
+        rows='\n'.join(_line(result.cells()) for result in results),
+    )
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f'| {" | ".join(cells)} |'
+
+
+def _processor() -> str:
+    path = Path('/proc/cpuinfo')
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [line.partition(': ')[2] for line in lines if line.startswith('model name')]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def write(text: str, target: Path) -> None:
+    """Write a file so that it appears whole or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f'.{target.name}.{os.getpid()}')
+    try:
+        partial.write_text(text)
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True, metavar='COMMAND')
+    losses = commands.add_parser('losses', help='time and memory of the losses')
+    option = losses.add_argument
+    option('--only', nargs='+', metavar='LOSS', help='measure these losses alone')
+    option('--size', nargs=2, type=int, default=[800, 1333], metavar=('H', 'W'))
+    option('--strides', nargs='+', type=int, default=[8, 16, 32, 64, 128])
+    option('--channels', type=int, default=256)
+    option('--images', type=int, default=2)
+    option('--boxes', type=int, default=20, help='of each image')
+    option('--threads', type=int, default=2)
+    option('--repeats', type=int, default=9)
+    option('--write', type=Path, metavar='PAGE', help='Markdown page to write as well')
+    args = parser.parse_args()
+    names = table(args.channels, len(args.strides))
+    unknown = set(args.only or []) - names.keys()
+    if unknown:
+        parser.error(f'--only {" ".join(sorted(unknown))}: there are {sorted(names)}')
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    # The profiler reports each of its starts otherwise.
+    os.environ.setdefault('KINETO_LOG_LEVEL', '9')
+    torch.set_num_threads(args.threads)
+    console = Console()
+    scene = make_scene(args)
+    rows: dict[str, Row | None] = {'plain MSE': None}
+    rows |= {
+        name: row
+        for name, row in table(args.channels, len(args.strides)).items()
+        if not args.only or name in args.only
+    }
+    results = []
+    for name, row in rows.items():
+        console.print(f'measure {name} ...')
+        results.append(measure(name, row, scene, args.repeats))
+    show(results, console)
+    if args.write:
+        write(page(results, args), args.write)
+        console.print(f'{args.write} written')
+
+
+if __name__ == '__main__':
+    main()
