@@ -23,11 +23,18 @@ from kdtoolbox.teacher import Teacher, build_model
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(ROOT.glob('configs/*/*.py'))
-RECIPES = [path for path in CONFIGS if path.parent.name != 'digits']
+RECIPES = [p for p in CONFIGS if p.parent.name not in ('digits', 'students')]
 ALONE = ('student', 'teacher')
-DISTILLED = [path for path in CONFIGS if not path.stem.endswith(ALONE)]
+DISTILLED = [
+    path
+    for path in CONFIGS
+    if path.parent.name != 'students' and not path.stem.endswith(ALONE)
+]
 METAFILES = sorted(ROOT.glob('configs/*/metafile.yml'))
 EXPORT = {'type': 'kdtoolbox.ExportStudentHook'}
+SCHEDULE = 'kdtoolbox.LossWeightHook'
+# The only change to a student's recipe: what the authors of FGD and MGD clip at.
+CLIP = {'max_norm': 35, 'norm_type': 2}
 # The least at which P6 has more than one cell and C5 holds a deformable kernel.
 SIDE = 96
 
@@ -48,33 +55,58 @@ def base_of(path: Path) -> Path | str:
     return assigned if '::' in assigned else path.parent / assigned
 
 
-def student_of(path: Path) -> str:
-    """Return the task library's config that a recipe starts from."""
+def student_of(path: Path) -> Path | str:
+    """Return the plain config that a recipe starts from, the task library's or ours."""
     base = base_of(path)
-    return student_of(base) if isinstance(base, Path) else base
+    if isinstance(base, str) or base.parent.name == 'students':
+        return base
+    return student_of(base)
+
+
+def name_of(source: Path | str) -> str:
+    """Return a config's name in a metafile."""
+    return (
+        source if isinstance(source, str) else str(source.resolve().relative_to(ROOT))
+    )
 
 
 @functools.cache
-def published(source: str) -> dict:
+def published(source: Path | str) -> dict:
     """Return the entry of a task library's own metafile for ``package::config``."""
+    if isinstance(source, Path):
+        # Nobody has published a student of ours.
+        return dict(Results=[dict(Metrics={})])
     package, _, name = source.partition('::')
     root = Path(find_spec(package).origin).parent / '.mim'
     [metafile] = (root / 'configs' / name).parent.glob('metafile.y*ml')
     content = yaml.safe_load(metafile.read_text())
     models = content['Models'] if isinstance(content, dict) else content
-    [entry] = [model for model in models if model['Config'] == f'configs/{name}']
+    entries = [model for model in models if model['Config'] == f'configs/{name}']
+    if not entries:
+        # Its weights are the user's to make, by the same library's training tool.
+        weights = f'work_dirs/{Path(name).stem}/epoch_12.pth'
+        return dict(Results=[dict(Metrics={})], Weights=weights)
+    [entry] = entries
     return entry
 
 
-def headline(entry: dict) -> dict:
-    """Return box AP or mIoU of one model, as a README quotes it."""
+def headline(entry: dict, masks: bool) -> dict:
+    """Return box AP, mask AP or mIoU of one model, as a README quotes it."""
     results = entry['Results']
-    first = results[0] if isinstance(results, list) else results
+    results = results if isinstance(results, list) else [results]
+    keys = ('box AP', 'mIoU', *(['mask AP'] if masks else []))
     return {
         key: value
-        for key, value in first['Metrics'].items()
-        if key in ('box AP', 'mIoU')
+        for result in results
+        for key, value in result['Metrics'].items()
+        if key in keys
     }
+
+
+def has_masks(path: Path) -> bool:
+    """Return whether a recipe's student predicts masks of instances."""
+    student = load(path).model.get('student', load(path).model)
+    return 'mask_head' in student or 'mask_head' in student.get('roi_head', {})
 
 
 def unscoped(value: object) -> object:
@@ -123,7 +155,12 @@ def test_recipe_is_the_students_but_for_the_distillation(path: Path) -> None:
     recipe = unscoped(load(path).to_dict())
     base = unscoped(load(student_of(path)).to_dict())
     student = recipe['model']['student']
-    hooks = [*base.get('custom_hooks', []), EXPORT]
+    schedules = [hook for hook in recipe['custom_hooks'] if hook['type'] == SCHEDULE]
+    hooks = [*base.get('custom_hooks', []), *schedules, EXPORT]
+    clip_grad = recipe['optim_wrapper'].get('clip_grad')
+    assert clip_grad in (base['optim_wrapper'].get('clip_grad'), CLIP)
+    base['optim_wrapper']['clip_grad'] = clip_grad
+    recipe['optim_wrapper']['clip_grad'] = clip_grad
     assert {**recipe, 'model': student} == {
         **{key: recipe[key] for key in recipe.keys() - base.keys()},
         **base,
@@ -160,15 +197,18 @@ def test_metafile_entry_tells_what_the_config_does(path: Path) -> None:
     models = yaml.safe_load((path.parent / 'metafile.yml').read_text())['Models']
     [model] = [model for model in models if model['Name'] == path.stem]
     teacher, student = load(path).model.teacher, student_of(path)
+    masks = has_masks(path)
     assert model['Config'] == str(path.relative_to(ROOT))
+    inherits = load(path).model.get('init_student', False)
+    assert model['Metadata'].get('InitStudent', False) == inherits
     assert model['Metadata']['Teacher'] == {
         'Config': teacher.config,
         'Weights': teacher.checkpoint,
-        'Metrics': headline(published(teacher.config)),
+        'Metrics': headline(published(teacher.config), masks),
     }
     assert model['Metadata']['Student'] == {
-        'Config': student,
-        'Metrics': headline(published(student)),
+        'Config': name_of(student),
+        'Metrics': headline(published(student), masks),
     }
     # Nobody has trained these here, so there are no weights of ours to offer.
     assert 'Weights' not in model
@@ -189,15 +229,17 @@ def test_readme_links_the_recipe_and_quotes_its_metafile(path: Path) -> None:
     [result] = model['Results']
     metadata = model['Metadata']
     assert f'| {result["Source"]} |' in row
+    assert ('| neck + heads |' in row) == metadata.get('InitStudent', False)
     for numbers in (result, metadata['Teacher'], metadata['Student']):
         for value in numbers['Metrics'].values():
             assert f'| {value} |' in row
 
 
-def detection_batch() -> dict:
+def detection_batch(masks: bool) -> dict:
     from mmdet.testing import demo_mm_inputs
 
-    return demo_mm_inputs(2, [[3, SIDE, SIDE]] * 2, num_items=[2, 0], num_classes=10)
+    sizes = [[3, SIDE, SIDE]] * 2
+    return demo_mm_inputs(2, sizes, num_items=[2, 0], num_classes=10, with_mask=masks)
 
 
 def segmentation_batch() -> dict:
@@ -236,7 +278,7 @@ def test_one_training_step(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     model = build(path)
     segments = load(path).default_scope == 'mmseg'
-    batch = segmentation_batch() if segments else detection_batch()
+    batch = segmentation_batch() if segments else detection_batch(has_masks(path))
 
     losses = model(**model.data_preprocessor(batch, training=True), mode='loss')
     total, logged = model.parse_losses(losses)
@@ -250,7 +292,7 @@ def test_one_training_step(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         names = tuple(model.losses)
         distilled = [v for k, v in logged.items() if k.partition('.')[0] in names]
         # Alone, because the task losses reach the backbone anyway.
-        last = list(student.backbone.parameters())[-1]
+        last = [p for p in student.backbone.parameters() if p.requires_grad][-1]
         [reached] = torch.autograd.grad(sum(distilled), last, retain_graph=True)
         assert reached.abs().sum() > 0
     total.backward()

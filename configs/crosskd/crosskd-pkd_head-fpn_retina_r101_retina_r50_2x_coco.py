@@ -1,0 +1,17 @@
+# CrossKD on the head and PKD on P3 to P6, with the weight of the authors.
+_base_ = 'crosskd_head_retina_r101_retina_r50_2x_coco.py'
+
+model = dict(
+    recorders=dict(
+        student=dict(fpn='neck.fpn_convs.[0-3]'),
+        teacher=dict(fpn='neck.fpn_convs.[0-3]'),
+    ),
+    losses=dict(
+        loss_pkd=dict(
+            type='PKDLoss',
+            student='student.fpn',
+            teacher='teacher.fpn',
+            loss_weight=2.0,
+        )
+    ),
+)
