@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 from mmengine.model import BaseModel
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -68,18 +69,22 @@ def table(channels: int, levels: int) -> dict[str, Row]:
     """Return the row of each registered loss."""
     pyramid = dict(channels=channels, num_levels=levels)
     generator = dict(type='MGDConnector', mask_ratio=0.65, **pyramid)
-    cls = dict(teacher_cls='teacher.cls')
+    mine, theirs = dict(student_cls='student.cls'), dict(teacher_cls='teacher.cls')
     return {
+        'ATLoss': on('fpn'),
         'CWDLoss': on('fpn'),
-        'PKDLoss': on('fpn'),
-        'FGDLoss': on('fpn', **pyramid),
-        'MGDLoss': Row('fpn', connector=generator, bare=convolutions),
-        'CrossKDClsLoss': on('cls'),
-        'CrossKDBoxLoss': on('box', **cls),
-        'CrossKDDistributionLoss': on('distribution', **cls),
+        'CrossKDBoxLoss': on('box', **theirs),
         'CrossKDCenternessLoss': on('centerness'),
-        'LDLoss': on('distribution', student_cls='student.cls'),
+        'CrossKDClsLoss': on('cls'),
+        'CrossKDDistributionLoss': on('distribution', **theirs),
+        'FGDLoss': on('fpn', **pyramid),
+        'FitNetLoss': on('fpn'),
+        'HCLLoss': on('fpn'),
         'LDClsLoss': on('cls'),
+        'LDLoss': on('distribution', **mine),
+        'MGDLoss': Row('fpn', connector=generator, bare=convolutions),
+        'PKDLoss': on('fpn'),
+        'SSIMLoss': on('fpn'),
     }
 
 
@@ -121,16 +126,13 @@ class Scene:
 def make_scene(args: argparse.Namespace) -> Scene:
     torch.manual_seed(0)
     sizes = [[-(-side // stride) for side in args.size] for stride in args.strides]
-    widths = dict(
-        fpn=args.channels, cls=CLASSES, box=4, distribution=4 * BINS, centerness=1
-    )
+    shapes = _shapes(args, sizes)
     wires = {
-        f'{side}.{name}': [torch.randn(args.images, width, *size) for size in sizes]
+        f'{side}.{name}': [torch.randn(shape) for shape in levels]
         for side in ('student', 'teacher')
-        for name, width in widths.items()
+        for name, levels in shapes.items()
     }
-    for side in ('student', 'teacher'):
-        wires[f'{side}.roi_cls'] = [torch.randn(args.images * ROIS, CLASSES + 1)]
+    wires['roi_labels'] = [torch.randint(CLASSES + 1, (args.images * ROIS,))]
     samples = [_sample(args.boxes, args.size) for _ in range(args.images)]
     context = dict(
         data_samples=samples,
@@ -138,6 +140,18 @@ def make_scene(args: argparse.Namespace) -> Scene:
         targets=_targets(samples, sizes, args.strides),
     )
     return Scene(wires, context)
+
+
+def _shapes(args: argparse.Namespace, sizes: list[list[int]]) -> dict[str, list]:
+    """Return the shapes of each wire, one per level, or one of rows."""
+    widths = dict(fpn=args.channels, cls=CLASSES, box=4, distribution=4 * BINS)
+    widths |= dict(centerness=1, objectness=3)
+    rows = dict(roi_cls=CLASSES + 1, roi_box=4 * CLASSES)
+    maps = {
+        name: [(args.images, width, *size) for size in sizes]
+        for name, width in widths.items()
+    }
+    return maps | {name: [(args.images * ROIS, k)] for name, k in rows.items()}
 
 
 def _sample(boxes: int, size: list[int]) -> Any:
@@ -265,7 +279,7 @@ class Result:
         ]
 
 
-HEADERS = ('loss', 'wire', 'ms', '× MSE', '× bare', 'peak MB', 'peak in maps')
+HEADERS = ('loss', 'wire', 'ms', '× MSE', '× bare', 'peak MB', 'maps')
 PAGE = """\
 # What the losses cost
 
@@ -281,9 +295,9 @@ Time and memory of one forward and backward pass of each loss over all levels, b
   plain `((s - t) ** 2).mean()` of the same maps, and for MGD to the bare convolutions
   of its generators. A loss on other wires than `fpn` has none.
 - Memory: the most that torch's CPU allocator holds beyond what it held before, from
-  the profiler's record of allocations; in MB and in units of the student's maps on that
-  wire. It contains their gradient, which every loss makes. Workspaces inside the
-  libraries below torch are not seen.
+  the profiler's record of allocations. The column *maps* has it in units of the
+  student's maps on that wire. It contains their gradient, which every loss makes.
+  Workspaces inside the libraries below torch are not seen.
 
 {header}
 {rule}
@@ -332,11 +346,10 @@ def _ratio(times: dict[str, list[float]], other: str) -> float | None:
 
 
 def show(results: Iterable[Result], console: Console) -> None:
-    shown = Table()
-    for header in HEADERS[:2]:
-        shown.add_column(header, no_wrap=True)
-    for header in HEADERS[2:]:
-        shown.add_column(header, justify='right')
+    # Narrow: eighty columns have to do, and no number may be cut.
+    shown = Table(box=SIMPLE_HEAD, padding=0)
+    for index, header in enumerate(HEADERS):
+        shown.add_column(header, justify='right' if index > 1 else 'left', no_wrap=True)
     for result in results:
         shown.add_row(*result.cells())
     console.print(shown)

@@ -2,6 +2,14 @@
 
 from kdtoolbox.connectors.conv import ConvConnector
 from kdtoolbox.connectors.generator import MGDConnector
+from kdtoolbox.connectors.norm import NormConnector
 from kdtoolbox.connectors.resize import ResizeConnector
+from kdtoolbox.connectors.review import ABFConnector
 
-__all__ = ['ConvConnector', 'MGDConnector', 'ResizeConnector']
+__all__ = [
+    'ABFConnector',
+    'ConvConnector',
+    'MGDConnector',
+    'NormConnector',
+    'ResizeConnector',
+]

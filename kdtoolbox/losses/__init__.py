@@ -1,5 +1,6 @@
 """Distillation losses: one file per method, a pure function and a thin Module."""
 
+from kdtoolbox.losses.at import ATLoss, attention_transfer
 from kdtoolbox.losses.crosskd import (
     CrossKDBoxLoss,
     CrossKDCenternessLoss,
@@ -8,21 +9,29 @@ from kdtoolbox.losses.crosskd import (
 )
 from kdtoolbox.losses.cwd import CWDLoss, channel_wise_divergence
 from kdtoolbox.losses.fgd import FGDLoss, fgd_terms
+from kdtoolbox.losses.fitnet import FitNetLoss
 from kdtoolbox.losses.ld import LDClsLoss, LDLoss
 from kdtoolbox.losses.mgd import MGDLoss
 from kdtoolbox.losses.pkd import PKDLoss, pkd_loss
+from kdtoolbox.losses.reviewkd import HCLLoss
+from kdtoolbox.losses.ssim import SSIMLoss
 
 __all__ = [
+    'ATLoss',
     'CWDLoss',
     'CrossKDBoxLoss',
     'CrossKDCenternessLoss',
     'CrossKDClsLoss',
     'CrossKDDistributionLoss',
     'FGDLoss',
+    'FitNetLoss',
+    'HCLLoss',
     'LDClsLoss',
     'LDLoss',
     'MGDLoss',
     'PKDLoss',
+    'SSIMLoss',
+    'attention_transfer',
     'channel_wise_divergence',
     'fgd_terms',
     'pkd_loss',

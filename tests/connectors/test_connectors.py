@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kdtoolbox.connectors import ConvConnector, ResizeConnector
+from kdtoolbox.connectors import ConvConnector, NormConnector, ResizeConnector
 
 
 def maps(*shapes: tuple[int, ...]) -> list[Tensor]:
@@ -92,3 +92,25 @@ def test_a_wider_kernel_keeps_the_size() -> None:
     [level] = connector([torch.zeros(2, 4, 5, 7)])
     assert level.shape == (2, 6, 5, 7)
     assert connector.convs[0].conv.weight.shape == (6, 4, 3, 3)
+
+
+@pytest.mark.parametrize('training', [True, False])
+def test_norm_takes_scale_and_shift_from_each_channel(training: bool) -> None:
+    connector = NormConnector().train(training)
+    [level] = maps((2, 3, 4, 5))
+    scaled = level * torch.tensor([1.0, 5.0, 0.1])[:, None, None] + 7
+    for output in connector([level, scaled]):
+        torch.testing.assert_close(
+            output.mean((0, 2, 3)), torch.zeros(3), rtol=0, atol=1e-5
+        )
+        variance = output.var((0, 2, 3), unbiased=False)
+        torch.testing.assert_close(variance, torch.ones(3), rtol=0, atol=2e-3)
+    assert not list(connector.state_dict())
+
+
+def test_norm_of_a_single_value_is_zero() -> None:
+    [level] = maps((1, 3, 1, 1))
+    [output] = NormConnector()([level.requires_grad_()])
+    output.sum().backward()
+    assert not output.any()
+    assert not level.grad.any()

@@ -87,7 +87,7 @@ def test_only(run: Callable, capsys: pytest.CaptureFixture) -> None:
     assert 'CWDLoss' not in shown
     with pytest.raises(SystemExit):
         run('--only', 'PDKLoss')
-    assert "PDKLoss: there are ['CWDLoss', " in capsys.readouterr().err
+    assert "PDKLoss: there are ['ATLoss', " in capsys.readouterr().err
 
 
 def test_peak_counts_what_is_held_at_once(benchmark: Any) -> None:

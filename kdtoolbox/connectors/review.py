@@ -1,0 +1,79 @@
+"""Fuse the levels of a wire from the deepest up (ReviewKD, arXiv:2104.09044)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kdtoolbox.registry import MODELS
+
+
+@MODELS.register_module()
+class ABFConnector(nn.Module):
+    """Attention-based fusion: each level takes in what the deeper ones hold.
+
+    From the deepest level to the first a 1x1 convolution brings the level to
+    ``mid_channels``; the fused map of the deeper level, resized to it, is mixed in by
+    two learned gates per position, and a 3x3 convolution makes the new level. A batch
+    norm follows each of these convolutions, but not that of the gates; in training it
+    needs more than one value per channel, thus no 1x1 map of a single image.
+
+    Deviation: the authors also resize the fused map to the teacher's; here a level
+    keeps its size, and where the teacher's is another a `ResizeConnector` follows.
+
+    Args:
+        in_channels: Channels of each level, from the shallow to the deep.
+        out_channels: Channels of the new wire.
+        mid_channels: Channels inside; the authors use 256 for detection.
+
+    Example:
+        >>> connector = ABFConnector([8, 8], out_channels=16, mid_channels=4)
+        >>> levels = connector([torch.zeros(2, 8, 4, 6), torch.zeros(2, 8, 2, 3)])
+        >>> [tuple(level.shape) for level in levels]
+        [(2, 16, 4, 6), (2, 16, 2, 3)]
+    """
+
+    def __init__(
+        self, in_channels: Sequence[int], out_channels: int, mid_channels: int
+    ) -> None:
+        super().__init__()
+        self.in_channels = list(in_channels)
+        self.inner = nn.ModuleList(
+            _conv(width, mid_channels, 1) for width in in_channels
+        )
+        self.outer = nn.ModuleList(
+            _conv(mid_channels, out_channels, 3) for _ in in_channels
+        )
+        self.gates = nn.ModuleList(
+            nn.Conv2d(2 * mid_channels, 2, 1) for _ in in_channels[:-1]
+        )
+
+    def forward(self, levels: list[Tensor]) -> list[Tensor]:
+        """Return the levels (N, C, H, W) fused, (N, out_channels, H, W).
+
+        Raises:
+            ValueError: If the wire's levels or channels are not those of the config.
+        """
+        found = [level.shape[1] for level in levels]
+        if found != self.in_channels:
+            raise ValueError(
+                f'expected levels of {self.in_channels} channels, the wire has '
+                f'{found}; set in_channels={found}'
+            )
+        outputs, fused = [], None
+        for index in reversed(range(len(levels))):
+            level = self.inner[index](levels[index])
+            if fused is not None:
+                fused = functional.interpolate(fused, size=level.shape[2:])
+                gates = self.gates[index](torch.cat([level, fused], 1)).sigmoid()
+                level = level * gates[:, :1] + fused * gates[:, 1:]
+            fused = level
+            outputs.append(self.outer[index](level))
+        return outputs[::-1]
+
+
+def _conv(width: int, out: int, kernel: int) -> nn.Sequential:
+    conv = nn.Conv2d(width, out, kernel, padding=kernel // 2, bias=False)
+    nn.init.kaiming_uniform_(conv.weight, a=1)
+    return nn.Sequential(conv, nn.BatchNorm2d(out))

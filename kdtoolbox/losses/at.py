@@ -1,0 +1,80 @@
+"""Attention transfer (AT, arXiv:1612.03928)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kdtoolbox.losses.inputs import at_least_float32
+from kdtoolbox.registry import MODELS
+
+
+def attention_transfer(student: Tensor, teacher: Tensor) -> Tensor:
+    r"""Compare where two maps are strong, whatever their channels.
+
+    .. math:: mean((Q(S) - Q(T))^2), \quad
+        Q(X) = \frac{mean_c X^2}{\lVert mean_c X^2 \rVert_2}
+
+    with the norm over the positions of each image and the mean over N * H * W.
+
+    Deviation: the paper takes the norm of the difference and no mean; here, as in the
+    published codes, its square is averaged. The paper's weights do not carry over.
+
+    Args:
+        student: Features (N, C, H, W).
+        teacher: Features (N, C', H, W); receives no gradient.
+
+    Returns:
+        A scalar, float32 or wider.
+
+    Raises:
+        ValueError: If a map is not 4-D, or N, H or W differ.
+
+    Example:
+        >>> student, teacher = torch.ones(1, 2, 2, 2), torch.zeros(1, 5, 2, 2)
+        >>> teacher[..., 0, 0] = 3.0
+        >>> attention_transfer(student, teacher)
+        tensor(0.2500)
+    """
+    _check_sizes(student, teacher)
+    with torch.autocast(student.device.type, enabled=False):
+        student, teacher = at_least_float32(student, teacher)
+        return functional.mse_loss(_energy(student), _energy(teacher))
+
+
+def _energy(maps: Tensor) -> Tensor:
+    energy = maps.square().mean(1).flatten(1)
+    return functional.normalize(energy)
+
+
+def _check_sizes(student: Tensor, teacher: Tensor) -> None:
+    shapes = f'student {tuple(student.shape)} and teacher {tuple(teacher.shape)}'
+    if student.dim() != 4 or teacher.dim() != 4:
+        raise ValueError(f'expected maps of shape (N, C, H, W), got {shapes}')
+    sizes = [(len(maps), *maps.shape[2:]) for maps in (student, teacher)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(
+            f'{shapes} differ in size; put a ResizeConnector (height, width) under '
+            '`connectors` and name it as the input of this loss'
+        )
+
+
+@MODELS.register_module()
+class ATLoss(nn.Module):
+    """AT on one level; see `attention_transfer`.
+
+    Args:
+        loss_weight: Factor on the loss. Published codes use 1000 for classification
+            and 10000 for segmentation.
+
+    Example:
+        >>> ATLoss().loss_weight
+        1000.0
+    """
+
+    def __init__(self, loss_weight: float = 1000.0) -> None:
+        super().__init__()
+        self.loss_weight = loss_weight
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Return the weighted distance of maps (N, C, H, W), (N, C', H, W)."""
+        return self.loss_weight * attention_transfer(student, teacher)

@@ -1,0 +1,75 @@
+"""Knowledge review (ReviewKD, arXiv:2104.09044): its loss.
+
+The fusion of the levels is `kdtoolbox.connectors.ABFConnector`.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kdtoolbox.losses.inputs import at_least_float32, check_maps
+from kdtoolbox.registry import MODELS
+
+POOLS = (4, 2, 1)
+"""Sides of the pooled maps, each with half the weight of the one before."""
+
+
+def hierarchical_context_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    r"""Compare two maps and their averages over ever larger regions.
+
+    .. math:: \frac{mse(S, T) + \sum_k 2^{-k} mse(P_k(S), P_k(T))}{1 + \sum_k 2^{-k}}
+
+    with :math:`P_k` the average pooling to 4 x 4, 2 x 2 and 1 x 1, as far as the map is
+    larger than that.
+
+    Deviation: the authors' code compares the height alone with the pooled size.
+
+    Args:
+        student: Features (N, C, H, W).
+        teacher: The same shape; receives no gradient.
+
+    Returns:
+        A scalar, float32 or wider.
+
+    Raises:
+        ValueError: If a map is not 4-D or the shapes differ.
+
+    Example:
+        >>> hierarchical_context_loss(torch.ones(1, 2, 8, 8), torch.zeros(1, 2, 8, 8))
+        tensor(1.)
+    """
+    check_maps(student, teacher)
+    with torch.autocast(student.device.type, enabled=False):
+        student, teacher = at_least_float32(student, teacher)
+        # Pooling is linear: one difference is pooled instead of two maps.
+        difference = student - teacher
+        loss, total, weight = difference.square().mean(), 1.0, 1.0
+        for side in POOLS:
+            if side < min(student.shape[2:]):
+                weight /= 2
+                pooled = functional.adaptive_avg_pool2d(difference, side)
+                loss = loss + weight * pooled.square().mean()
+                total += weight
+        return loss / total
+
+
+@MODELS.register_module()
+class HCLLoss(nn.Module):
+    """The loss of ReviewKD on one level; see `hierarchical_context_loss`.
+
+    Args:
+        loss_weight: Factor on the loss. The authors use 1 for Faster R-CNN R101 to R50
+            and for RetinaNet.
+
+    Example:
+        >>> HCLLoss().loss_weight
+        1.0
+    """
+
+    def __init__(self, loss_weight: float = 1.0) -> None:
+        super().__init__()
+        self.loss_weight = loss_weight
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Return the weighted distance of two maps (N, C, H, W) as a scalar."""
+        return self.loss_weight * hierarchical_context_loss(student, teacher)
