@@ -77,13 +77,18 @@ def table(channels: int, levels: int) -> dict[str, Row]:
         'CrossKDCenternessLoss': on('centerness'),
         'CrossKDClsLoss': on('cls'),
         'CrossKDDistributionLoss': on('distribution', **theirs),
+        'FBKDLoss': on('fpn', **pyramid),
         'FGDLoss': on('fpn', **pyramid),
+        'FRSFeatureLoss': on('fpn', **theirs),
+        'FRSLogitLoss': on('cls'),
         'FitNetLoss': on('fpn'),
         'HCLLoss': on('fpn'),
         'LDClsLoss': on('cls'),
         'LDLoss': on('distribution', **mine),
         'MGDLoss': Row('fpn', connector=generator, bare=convolutions),
+        'PFILoss': on('fpn', **mine, **theirs),
         'PKDLoss': on('fpn'),
+        'RMLoss': on('cls'),
         'SSIMLoss': on('fpn'),
     }
 

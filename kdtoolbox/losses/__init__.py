@@ -8,12 +8,16 @@ from kdtoolbox.losses.crosskd import (
     CrossKDDistributionLoss,
 )
 from kdtoolbox.losses.cwd import CWDLoss, channel_wise_divergence
+from kdtoolbox.losses.fbkd import FBKDLoss
 from kdtoolbox.losses.fgd import FGDLoss, fgd_terms
 from kdtoolbox.losses.fitnet import FitNetLoss
+from kdtoolbox.losses.frs import FRSFeatureLoss, FRSLogitLoss
 from kdtoolbox.losses.ld import LDClsLoss, LDLoss
 from kdtoolbox.losses.mgd import MGDLoss
+from kdtoolbox.losses.pfi import PFILoss
 from kdtoolbox.losses.pkd import PKDLoss, pkd_loss
 from kdtoolbox.losses.reviewkd import HCLLoss
+from kdtoolbox.losses.rm import RMLoss
 from kdtoolbox.losses.ssim import SSIMLoss
 
 __all__ = [
@@ -23,13 +27,18 @@ __all__ = [
     'CrossKDCenternessLoss',
     'CrossKDClsLoss',
     'CrossKDDistributionLoss',
+    'FBKDLoss',
     'FGDLoss',
+    'FRSFeatureLoss',
+    'FRSLogitLoss',
     'FitNetLoss',
     'HCLLoss',
     'LDClsLoss',
     'LDLoss',
     'MGDLoss',
+    'PFILoss',
     'PKDLoss',
+    'RMLoss',
     'SSIMLoss',
     'attention_transfer',
     'channel_wise_divergence',
