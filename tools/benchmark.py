@@ -70,6 +70,7 @@ def table(channels: int, levels: int) -> dict[str, Row]:
     pyramid = dict(channels=channels, num_levels=levels)
     generator = dict(type='MGDConnector', mask_ratio=0.65, **pyramid)
     mine, theirs = dict(student_cls='student.cls'), dict(teacher_cls='teacher.cls')
+    guides = dict(theirs, teacher_reg='teacher.box')
     return {
         'ATLoss': on('fpn'),
         'CWDLoss': on('fpn'),
@@ -87,6 +88,8 @@ def table(channels: int, levels: int) -> dict[str, Row]:
         'LDLoss': on('distribution', **mine),
         'MGDLoss': Row('fpn', connector=generator, bare=convolutions),
         'PFILoss': on('fpn', **mine, **theirs),
+        'PGDClsLoss': on('fpn', **guides, level_weights=[1.0] * levels),
+        'PGDRegLoss': on('fpn', **guides),
         'PKDLoss': on('fpn'),
         'RMLoss': on('cls'),
         'SSIMLoss': on('fpn'),

@@ -15,6 +15,7 @@ from kdtoolbox.losses.frs import FRSFeatureLoss, FRSLogitLoss
 from kdtoolbox.losses.ld import LDClsLoss, LDLoss
 from kdtoolbox.losses.mgd import MGDLoss
 from kdtoolbox.losses.pfi import PFILoss
+from kdtoolbox.losses.pgd import PGDClsLoss, PGDRegLoss
 from kdtoolbox.losses.pkd import PKDLoss, pkd_loss
 from kdtoolbox.losses.reviewkd import HCLLoss
 from kdtoolbox.losses.rm import RMLoss
@@ -37,6 +38,8 @@ __all__ = [
     'LDLoss',
     'MGDLoss',
     'PFILoss',
+    'PGDClsLoss',
+    'PGDRegLoss',
     'PKDLoss',
     'RMLoss',
     'SSIMLoss',
