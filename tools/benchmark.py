@@ -71,6 +71,7 @@ def table(channels: int, levels: int) -> dict[str, Row]:
     generator = dict(type='MGDConnector', mask_ratio=0.65, **pyramid)
     mine, theirs = dict(student_cls='student.cls'), dict(teacher_cls='teacher.cls')
     guides = dict(theirs, teacher_reg='teacher.box')
+    regs = dict(student_reg='student.box', teacher_reg='teacher.box')
     return {
         'ATLoss': on('fpn'),
         'CWDLoss': on('fpn'),
@@ -83,6 +84,7 @@ def table(channels: int, levels: int) -> dict[str, Row]:
         'FRSFeatureLoss': on('fpn', **theirs),
         'FRSLogitLoss': on('cls'),
         'FitNetLoss': on('fpn'),
+        'GIDLoss': on('fpn', **mine, **theirs, **regs),
         'HCLLoss': on('fpn'),
         'LDClsLoss': on('cls'),
         'LDLoss': on('distribution', **mine),

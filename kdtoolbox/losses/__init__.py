@@ -12,6 +12,7 @@ from kdtoolbox.losses.fbkd import FBKDLoss
 from kdtoolbox.losses.fgd import FGDLoss, fgd_terms
 from kdtoolbox.losses.fitnet import FitNetLoss
 from kdtoolbox.losses.frs import FRSFeatureLoss, FRSLogitLoss
+from kdtoolbox.losses.gid import GIDLoss
 from kdtoolbox.losses.ld import LDClsLoss, LDLoss
 from kdtoolbox.losses.mgd import MGDLoss
 from kdtoolbox.losses.pfi import PFILoss
@@ -33,6 +34,7 @@ __all__ = [
     'FRSFeatureLoss',
     'FRSLogitLoss',
     'FitNetLoss',
+    'GIDLoss',
     'HCLLoss',
     'LDClsLoss',
     'LDLoss',
