@@ -124,7 +124,14 @@ def faster_rcnn(base: int = 8, out: int = 8) -> dict:
         head_name='rpn_head',
         roi_head=roi_head,
         train_cfg=dict(
-            rpn=dict(shared, allowed_border=-1), rpn_proposal=proposals, rcnn=shared
+            # Boxes are proposals of the second stage alone, not anchors.
+            rpn=dict(
+                shared,
+                sampler=dict(sampler, add_gt_as_proposals=False),
+                allowed_border=-1,
+            ),
+            rpn_proposal=proposals,
+            rcnn=shared,
         ),
         test_cfg=dict(rpn=proposals, rcnn=dict(score_thr=0, nms=nms, max_per_img=5)),
     )

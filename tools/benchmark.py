@@ -70,6 +70,7 @@ def table(channels: int, levels: int) -> dict[str, Row]:
     pyramid = dict(channels=channels, num_levels=levels)
     generator = dict(type='MGDConnector', mask_ratio=0.65, **pyramid)
     mine, theirs = dict(student_cls='student.cls'), dict(teacher_cls='teacher.cls')
+    labels = dict(labels='roi_labels')
     guides = dict(theirs, teacher_reg='teacher.box')
     regs = dict(student_reg='student.box', teacher_reg='teacher.box')
     return {
@@ -79,6 +80,7 @@ def table(channels: int, levels: int) -> dict[str, Row]:
         'CrossKDCenternessLoss': on('centerness'),
         'CrossKDClsLoss': on('cls'),
         'CrossKDDistributionLoss': on('distribution', **theirs),
+        'DKDLoss': on('roi_cls', **labels),
         'FBKDLoss': on('fpn', **pyramid),
         'FGDLoss': on('fpn', **pyramid),
         'FRSFeatureLoss': on('fpn', **theirs),
@@ -86,14 +88,17 @@ def table(channels: int, levels: int) -> dict[str, Row]:
         'FitNetLoss': on('fpn'),
         'GIDLoss': on('fpn', **mine, **theirs, **regs),
         'HCLLoss': on('fpn'),
+        'KDLoss': on('roi_cls'),
         'LDClsLoss': on('cls'),
         'LDLoss': on('distribution', **mine),
         'MGDLoss': Row('fpn', connector=generator, bare=convolutions),
+        'ObjectnessLoss': on('objectness'),
         'PFILoss': on('fpn', **mine, **theirs),
         'PGDClsLoss': on('fpn', **guides, level_weights=[1.0] * levels),
         'PGDRegLoss': on('fpn', **guides),
         'PKDLoss': on('fpn'),
         'RMLoss': on('cls'),
+        'RoIRegressionLoss': on('roi_box', **labels),
         'SSIMLoss': on('fpn'),
     }
 

@@ -2,5 +2,6 @@
 
 from kdtoolbox.distillers.crosskd_distiller import CrossKDDistiller
 from kdtoolbox.distillers.distiller import Distiller
+from kdtoolbox.distillers.roi_distiller import RoIDistiller
 
-__all__ = ['CrossKDDistiller', 'Distiller']
+__all__ = ['CrossKDDistiller', 'Distiller', 'RoIDistiller']

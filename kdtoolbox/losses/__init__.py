@@ -8,16 +8,19 @@ from kdtoolbox.losses.crosskd import (
     CrossKDDistributionLoss,
 )
 from kdtoolbox.losses.cwd import CWDLoss, channel_wise_divergence
+from kdtoolbox.losses.dkd import DKDLoss
 from kdtoolbox.losses.fbkd import FBKDLoss
 from kdtoolbox.losses.fgd import FGDLoss, fgd_terms
 from kdtoolbox.losses.fitnet import FitNetLoss
 from kdtoolbox.losses.frs import FRSFeatureLoss, FRSLogitLoss
 from kdtoolbox.losses.gid import GIDLoss
+from kdtoolbox.losses.kd import KDLoss, kd_loss
 from kdtoolbox.losses.ld import LDClsLoss, LDLoss
 from kdtoolbox.losses.mgd import MGDLoss
 from kdtoolbox.losses.pfi import PFILoss
 from kdtoolbox.losses.pgd import PGDClsLoss, PGDRegLoss
 from kdtoolbox.losses.pkd import PKDLoss, pkd_loss
+from kdtoolbox.losses.response import ObjectnessLoss, RoIRegressionLoss
 from kdtoolbox.losses.reviewkd import HCLLoss
 from kdtoolbox.losses.rm import RMLoss
 from kdtoolbox.losses.ssim import SSIMLoss
@@ -29,6 +32,7 @@ __all__ = [
     'CrossKDCenternessLoss',
     'CrossKDClsLoss',
     'CrossKDDistributionLoss',
+    'DKDLoss',
     'FBKDLoss',
     'FGDLoss',
     'FRSFeatureLoss',
@@ -36,17 +40,21 @@ __all__ = [
     'FitNetLoss',
     'GIDLoss',
     'HCLLoss',
+    'KDLoss',
     'LDClsLoss',
     'LDLoss',
     'MGDLoss',
+    'ObjectnessLoss',
     'PFILoss',
     'PGDClsLoss',
     'PGDRegLoss',
     'PKDLoss',
     'RMLoss',
+    'RoIRegressionLoss',
     'SSIMLoss',
     'attention_transfer',
     'channel_wise_divergence',
     'fgd_terms',
+    'kd_loss',
     'pkd_loss',
 ]

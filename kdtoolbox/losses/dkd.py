@@ -1,0 +1,114 @@
+"""Decoupled knowledge distillation (DKD, arXiv:2203.08679)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kdtoolbox.losses.inputs import at_least_float32
+from kdtoolbox.losses.kd import check_labels, check_logits, check_tau
+from kdtoolbox.registry import MODELS
+
+
+def dkd_loss(
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor,
+    alpha: float = 1.0,
+    beta: float = 0.25,
+    tau: float = 1.0,
+) -> Tensor:
+    r"""Weigh what KD says about the true class and about the others independently.
+
+    .. math:: \frac{\tau^2}{R} \sum_r \alpha \, KL(b^T_r \,\|\, b^S_r) +
+        \beta \, KL(q^T_r \,\|\, q^S_r)
+
+    With p = softmax(logits / tau) and the row's label y, b is (p_y, 1 - p_y) and q the
+    softmax over the classes other than y. The background of RoIs is a class like any
+    other.
+
+    Deviation: class y is taken out of the logits, and b stays a logarithm, where the
+    authors' code subtracts 1000 from its logit and takes the logarithm of b. The values
+    agree until p_y or 1 - p_y underflows; then the authors' code gives infinity or NaN.
+
+    Args:
+        student: Logits (R, K), K at least 2.
+        teacher: The same shape; receives no gradient.
+        labels: The true class of each row (R,), long, in 0..K - 1.
+        alpha: Factor on the divergence of b.
+        beta: Factor on the divergence of q.
+        tau: Temperature of all softmaxes, above 0.
+
+    Returns:
+        A scalar, float32 or wider; 0 without rows.
+
+    Raises:
+        ValueError: If the logits are no rows of at least 2 classes, their shapes
+            differ, or there is not one label per row.
+
+    Example:
+        >>> student, labels = torch.zeros(1, 3), torch.tensor([0])
+        >>> teacher = torch.tensor([[0.0, 0.0, 4.0]])
+        >>> dkd_loss(student, teacher, labels, alpha=0.0, beta=1.0)
+        tensor(0.6031)
+    """
+    check_logits(student, teacher, (2,))
+    check_labels(labels, len(student))
+    with torch.autocast(student.device.type, enabled=False):
+        student, teacher = at_least_float32(student, teacher)
+        mine, theirs = (_decouple(x / tau, labels) for x in (student, teacher))
+        target, others = (
+            functional.kl_div(*pair, reduction='sum', log_target=True)
+            for pair in zip(mine, theirs, strict=True)
+        )
+        rows = max(len(student), 1)
+        return (alpha * target + beta * others) * (tau**2 / rows)
+
+
+def _decouple(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the logarithms of b (R, 2) and of q (R, K - 1)."""
+    label = labels[:, None]
+    columns = torch.arange(logits.shape[1] - 1, device=logits.device)
+    # Those from the label on move up by one.
+    others = logits.gather(1, columns + (columns >= label))
+    rest = others.logsumexp(1, keepdim=True)
+    target = torch.cat([logits.gather(1, label), rest], dim=1)
+    return target.log_softmax(1), others - rest
+
+
+@MODELS.register_module()
+class DKDLoss(nn.Module):
+    """DKD on the class logits of RoIs. See `dkd_loss`.
+
+    Args:
+        alpha: Factor on the divergence of the true class.
+        beta: Factor on the divergence of the others. The authors use 0.25 on the RoIs
+            of Faster R-CNN; their values for classification are 0.5 to 8.
+        tau: Temperature.
+        loss_weight: Factor on both.
+
+    Raises:
+        ValueError: If `tau` is not a finite number above 0.
+
+    Example:
+        >>> loss = DKDLoss(alpha=1.0, beta=8.0, tau=4.0)
+        >>> loss(torch.ones(6, 5), torch.ones(6, 5), torch.arange(6) % 5)
+        tensor(0.)
+    """
+
+    def __init__(
+        self,
+        alpha: float = 1.0,
+        beta: float = 0.25,
+        tau: float = 1.0,
+        loss_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.alpha = alpha
+        self.beta = beta
+        self.tau = check_tau('DKDLoss', tau)
+        self.loss_weight = loss_weight
+
+    def forward(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+        """Return the weighted loss of logits (R, K) with labels (R,) as a scalar."""
+        loss = dkd_loss(student, teacher, labels, self.alpha, self.beta, self.tau)
+        return self.loss_weight * loss
