@@ -8,9 +8,11 @@ from kdtoolbox.losses.crosskd import (
     CrossKDDistributionLoss,
 )
 from kdtoolbox.losses.cwd import CWDLoss, channel_wise_divergence
+from kdtoolbox.losses.defeat import DeFeatLoss, DeFeatRoILoss
 from kdtoolbox.losses.dkd import DKDLoss
 from kdtoolbox.losses.fbkd import FBKDLoss
 from kdtoolbox.losses.fgd import FGDLoss, fgd_terms
+from kdtoolbox.losses.fgfi import FGFILoss
 from kdtoolbox.losses.fitnet import FitNetLoss
 from kdtoolbox.losses.frs import FRSFeatureLoss, FRSLogitLoss
 from kdtoolbox.losses.gid import GIDLoss
@@ -33,8 +35,11 @@ __all__ = [
     'CrossKDClsLoss',
     'CrossKDDistributionLoss',
     'DKDLoss',
+    'DeFeatLoss',
+    'DeFeatRoILoss',
     'FBKDLoss',
     'FGDLoss',
+    'FGFILoss',
     'FRSFeatureLoss',
     'FRSLogitLoss',
     'FitNetLoss',

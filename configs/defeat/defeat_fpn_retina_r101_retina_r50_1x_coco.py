@@ -1,0 +1,26 @@
+# DeFeat on P3 to P7, objects and background apart.
+_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
+
+model = dict(
+    _delete_=True,
+    type='kdtoolbox.Distiller',
+    student=_base_.model,
+    teacher=dict(
+        config='mmdet::retinanet/retinanet_r101_fpn_2x_coco.py',
+        checkpoint='https://download.openmmlab.com/mmdetection/v2.0/retinanet/retinanet_r101_fpn_2x_coco/retinanet_r101_fpn_2x_coco_20200131-5560aee8.pth',
+    ),
+    recorders=dict(student=dict(fpn='neck'), teacher=dict(fpn='neck')),
+    connectors=dict(
+        aligned=dict(
+            type='ConvConnector',
+            input='student.fpn',
+            in_channels=[256] * 5,
+            out_channels=256,
+            kernel_size=3,
+        )
+    ),
+    losses=dict(
+        loss_defeat=dict(type='DeFeatLoss', student='aligned', teacher='teacher.fpn')
+    ),
+)
+custom_hooks = [dict(type='kdtoolbox.ExportStudentHook')]
