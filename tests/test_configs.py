@@ -25,6 +25,8 @@ from kdtoolbox.teacher import Teacher, build_model
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(ROOT.glob('configs/*/*.py'))
 RECIPES = [p for p in CONFIGS if p.parent.name not in ('digits', 'students')]
+# Tokens are trained on a teacher alone, before there is a student.
+TOKENS = [path for path in RECIPES if '_tokens_' in path.stem]
 ALONE = ('student', 'teacher')
 DISTILLED = [
     path
@@ -41,6 +43,10 @@ SIDE = 96
 
 for_configs = pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 for_recipes = pytest.mark.parametrize('path', RECIPES, ids=lambda path: path.stem)
+for_students = pytest.mark.parametrize(
+    'path', [p for p in RECIPES if p not in TOKENS], ids=lambda path: path.stem
+)
+for_tokens = pytest.mark.parametrize('path', TOKENS, ids=lambda path: path.stem)
 for_metafiles = pytest.mark.parametrize(
     'path', METAFILES, ids=lambda path: path.parent.name
 )
@@ -151,7 +157,7 @@ def test_recipe_is_short(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 30
 
 
-@for_recipes
+@for_students
 def test_recipe_is_the_students_but_for_the_distillation(path: Path) -> None:
     recipe = unscoped(load(path).to_dict())
     base = unscoped(load(student_of(path)).to_dict())
@@ -167,6 +173,14 @@ def test_recipe_is_the_students_but_for_the_distillation(path: Path) -> None:
         **base,
         'custom_hooks': hooks,
     }
+
+
+@for_tokens
+def test_tokens_see_what_the_teacher_was_trained_on(path: Path) -> None:
+    recipe = load(path)
+    base = load(recipe.model.teacher.config)
+    assert unscoped(recipe.train_dataloader) == unscoped(base.train_dataloader)
+    assert EXPORT not in recipe.get('custom_hooks', [])
 
 
 @for_recipes
@@ -207,10 +221,11 @@ def test_metafile_entry_tells_what_the_config_does(path: Path) -> None:
         'Weights': teacher.checkpoint,
         'Metrics': headline(published(teacher.config), masks),
     }
-    assert model['Metadata']['Student'] == {
+    expected = {
         'Config': name_of(student),
         'Metrics': headline(published(student), masks),
     }
+    assert model['Metadata'].get('Student') == (None if path in TOKENS else expected)
     # Nobody has trained these here, so there are no weights of ours to offer.
     assert 'Weights' not in model
     [result] = model['Results']
@@ -231,7 +246,7 @@ def test_readme_links_the_recipe_and_quotes_its_metafile(path: Path) -> None:
     metadata = model['Metadata']
     assert f'| {result["Source"]} |' in row
     assert ('| neck + heads |' in row) == metadata.get('InitStudent', False)
-    for numbers in (result, metadata['Teacher'], metadata['Student']):
+    for numbers in (result, metadata['Teacher'], metadata.get('Student', result)):
         for value in numbers['Metrics'].values():
             assert f'| {value} |' in row
 
@@ -263,8 +278,11 @@ def build(path: Path) -> nn.Module:
     model = config['model']
     student = model
     if model['type'].startswith('kdtoolbox.'):
-        student = model['student']
+        student = model.get('student', model)
         model['teacher'].update(checkpoint=None, allow_random=True)
+        for loss in model.get('losses', {}).values():
+            if 'tokens' in loss:
+                loss.update(tokens=None, allow_random=True)
     if config['default_scope'] == 'mmseg':
         student['data_preprocessor']['size'] = (SIDE, SIDE)
     # Without `init_weights`, which would download the backbone.
@@ -299,8 +317,10 @@ def test_one_training_step(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         [reached] = torch.autograd.grad(sum(distilled), last, retain_graph=True)
         assert reached.abs().sum() > 0
     total.backward()
-    gradients = [weight.grad for weight in student.backbone.parameters()]
+    # Of a model that trains tokens these are all there is.
+    trained = getattr(student, 'backbone', student)
+    gradients = [weight.grad for weight in trained.parameters()]
     assert sum(grad.abs().sum() for grad in gradients if grad is not None) > 0
-    if student is not model:
+    if hasattr(model, 'teacher'):
         teacher = list(model.teacher.model.parameters())
         assert all(weight.grad is None for weight in teacher)

@@ -95,6 +95,7 @@ def table(channels: int, levels: int) -> dict[str, Row]:
         'LDClsLoss': on('cls'),
         'LDLoss': on('distribution', **mine),
         'MGDLoss': Row('fpn', connector=generator, bare=convolutions),
+        'MasKDLoss': on('fpn', num_tokens=6, allow_random=True, **pyramid),
         'ObjectnessLoss': on('objectness'),
         'PFILoss': on('fpn', **mine, **theirs),
         'PGDClsLoss': on('fpn', **guides, level_weights=[1.0] * levels),

@@ -3,5 +3,6 @@
 from kdtoolbox.distillers.crosskd_distiller import CrossKDDistiller
 from kdtoolbox.distillers.distiller import Distiller
 from kdtoolbox.distillers.roi_distiller import RoIDistiller
+from kdtoolbox.distillers.token_trainer import TokenTrainer
 
-__all__ = ['CrossKDDistiller', 'Distiller', 'RoIDistiller']
+__all__ = ['CrossKDDistiller', 'Distiller', 'RoIDistiller', 'TokenTrainer']

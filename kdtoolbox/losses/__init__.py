@@ -18,6 +18,7 @@ from kdtoolbox.losses.frs import FRSFeatureLoss, FRSLogitLoss
 from kdtoolbox.losses.gid import GIDLoss
 from kdtoolbox.losses.kd import KDLoss, kd_loss
 from kdtoolbox.losses.ld import LDClsLoss, LDLoss
+from kdtoolbox.losses.maskd import MasKDLoss
 from kdtoolbox.losses.mgd import MGDLoss
 from kdtoolbox.losses.pfi import PFILoss
 from kdtoolbox.losses.pgd import PGDClsLoss, PGDRegLoss
@@ -49,6 +50,7 @@ __all__ = [
     'LDClsLoss',
     'LDLoss',
     'MGDLoss',
+    'MasKDLoss',
     'ObjectnessLoss',
     'PFILoss',
     'PGDClsLoss',

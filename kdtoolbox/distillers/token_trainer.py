@@ -1,0 +1,149 @@
+"""Train the receptive tokens of MasKD on a frozen teacher (arXiv:2205.14589)."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from mmengine.model import BaseModel
+from torch import Tensor, nn
+
+from kdtoolbox.losses.receptive_tokens import ReceptiveTokens, dice_similarity
+from kdtoolbox.recorders import check_recorders, find_modules
+from kdtoolbox.registry import MODELS
+from kdtoolbox.teacher import Teacher
+
+
+@MODELS.register_module()
+class TokenTrainer(BaseModel):
+    r"""Learn which positions of its maps a frozen teacher needs.
+
+    While the teacher computes its own loss, each map F of its neck becomes
+
+    .. math:: \sum_k p_k m_k F
+
+    with the masks m of the tokens and their weights p. The loss reaches the tokens
+    through the teacher's head; `dice_similarity` keeps them apart. Nothing else trains,
+    and a checkpoint holds nothing else: `MasKDLoss` reads it as ``tokens``. In
+    ``predict`` and ``tensor`` mode this is the teacher, with its whole maps.
+
+    Unverified: the similarity counts once for each level.
+
+    Args:
+        teacher: Arguments of ``kdtoolbox.teacher.Teacher``.
+        channels: Channels of the maps.
+        num_levels: Levels of the pyramid.
+        num_tokens: Tokens of each level. The paper has 6 for detection and 8 for
+            segmentation.
+        weighted: Whether networks weigh the masks; otherwise all count the same.
+        source: The module whose output is masked, as ``record`` takes its path;
+            ``decode_head.conv_seg`` for segmentation.
+
+    Raises:
+        ValueError: If the teacher lacks its checkpoint or the module.
+    """
+
+    def __init__(
+        self,
+        teacher: dict,
+        channels: int,
+        num_levels: int,
+        num_tokens: int,
+        weighted: bool = True,
+        source: str = 'neck',
+    ) -> None:
+        super().__init__()
+        self.teacher = Teacher(**teacher)
+        self.data_preprocessor = self.teacher.model.data_preprocessor
+        check_recorders(self.teacher.model, dict(source=source), 'model')
+        self.source = source
+        self.tokens = ReceptiveTokens(channels, num_levels, num_tokens, weighted)
+
+    def forward(
+        self,
+        inputs: Tensor,
+        data_samples: Sequence | None = None,
+        mode: str = 'tensor',
+    ) -> Any:
+        """Return the losses in ``loss`` mode, the teacher's own answer otherwise.
+
+        Args:
+            inputs: Images (N, 3, H, W) from the teacher's data preprocessor.
+            data_samples: The batch's samples.
+            mode: 'loss', 'predict' or 'tensor'.
+        """
+        if mode == 'loss':
+            return self.loss(inputs, data_samples or [])
+        self.teacher.model.eval()
+        return self.teacher.model(inputs, data_samples, mode=mode)
+
+    def loss(self, inputs: Tensor, data_samples: Sequence) -> dict[str, Any]:
+        """Return the teacher's losses on masked maps and the masks' similarity.
+
+        Raises:
+            ValueError: If the maps are not those of the config.
+        """
+        with self._masking() as masks:
+            losses = self.teacher.model(inputs, data_samples, mode='loss')
+        num_levels = len(self.tokens.vectors)
+        if len(masks) != num_levels:
+            raise ValueError(
+                f'model.num_levels is {num_levels}, and {self.source!r} gave '
+                f'{len(masks)} maps to the loss; set num_levels to their number, or '
+                '`source` to a module that gives some'
+            )
+        similarity = torch.stack([dice_similarity(level) for level in masks]).sum()
+        return {**losses, 'loss_similarity': similarity}
+
+    @contextmanager
+    def _masking(self) -> Iterator[list[Tensor]]:
+        """Mask the maps while the block runs; yield the masks, level by level."""
+        model = self.teacher.model
+        masks: list[Tensor] = []
+
+        def replace(module: nn.Module, args: Any, output: Any) -> Any:
+            if isinstance(output, Tensor):
+                return self._mask(output, masks)
+            return type(output)([self._mask(level, masks) for level in output])
+
+        modules = find_modules(model, self.source, 'model.source').values()
+        handles = [module.register_forward_hook(replace) for module in modules]
+        try:
+            _train_without_noise(model)
+            yield masks
+        finally:
+            for handle in handles:
+                handle.remove()
+            model.eval()
+
+    def _mask(self, features: Any, masks: list[Tensor]) -> Tensor:
+        if not isinstance(features, Tensor) or features.dim() != 4:
+            raise ValueError(
+                f'model.source: {self.source!r} gives other things than maps '
+                '(N, C, H, W); set `source` to a module that gives them alone'
+            )
+        try:
+            found, weights = self.tokens(features, len(masks))
+        except ValueError as error:
+            raise ValueError(f'model: {self.source!r}: {error}') from error
+        masks.append(found)
+        mixed = torch.einsum('nt,nthw->nhw', weights, found)
+        return features * mixed[:, None].to(features.dtype)
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> 'TokenTrainer':
+        super()._apply(fn, recurse)
+        self.teacher.model._apply(fn, recurse)
+        return self
+
+
+def _train_without_noise(model: nn.Module) -> None:
+    """Set a model to training mode but for norms, dropout and stochastic depth.
+
+    Heads read the mode: FCOS scales its boxes in evaluation, which its loss does not
+    expect, and DINO makes its queries for denoising in training alone.
+    """
+    model.train()
+    for module in model.modules():
+        is_leaf = next(module.children(), None) is None
+        if is_leaf or isinstance(module, nn.MultiheadAttention):
+            module.eval()
