@@ -2,11 +2,15 @@
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.gradcheck import GradcheckError
+
+from kdtoolbox.losses.targets import DenseTargets
 
 
 def check_loss(
@@ -23,7 +27,8 @@ def check_loss(
     The value is a finite, non-negative, reproducible scalar in the precision of the
     maps (at least float32), linear in `loss_weight`; only the student gets a gradient;
     half precision, autocast, memory layout, one image and a 1x1 map change nothing
-    else; no input is written to.
+    else; no input is written to. Images without objects, and objects smaller than a
+    pixel, leave value and gradient finite.
 
     Every evaluation works on a fresh copy of the loss with the same random seed, so
     that random masks and memories are compared fairly.
@@ -38,7 +43,8 @@ def check_loss(
         gradcheck: Whether to compare with numerical gradients. Leave it off for
             losses with kinks at the given maps.
         **inputs: Passed on to `loss.forward`. A list of N entries, such as
-            `data_samples`, counts as one entry per image.
+            `data_samples`, counts as one entry per image; samples need ``gt_instances``
+            and may have ``metainfo``.
 
     Raises:
         AssertionError: If a promise is broken; the message names it.
@@ -55,6 +61,7 @@ def check_loss(
     _check_precision(case)
     _check_layout(case)
     _check_small_maps(case)
+    _check_ground_truth(case)
     if zero_at_equality:
         _check_equality(case)
 
@@ -188,6 +195,47 @@ def _check_small_maps(case: _Case) -> None:
         _expect(case.value(*maps, **changes).isfinite(), f'{name} is not finite')
         gradient = case.gradient(*maps, **changes)
         _expect(gradient.isfinite().all(), f'the gradient of {name} is not finite')
+
+
+def _check_ground_truth(case: _Case) -> None:
+    samples = case.inputs.get('data_samples', [])
+    samples = [x for x in samples if hasattr(x, 'gt_instances')]
+    targets = case.inputs.get('targets')
+    without: dict[str, Any] = {}
+    cuts = {'no ground truth': without}
+    if isinstance(targets, DenseTargets):
+        without['targets'] = _without_objects(targets)
+    if samples:
+        without['data_samples'] = [_with_boxes(sample, None) for sample in samples]
+        tiny = [_with_boxes(sample, 0.25) for sample in samples]
+        cuts['boxes below a pixel'] = dict(data_samples=tiny)
+    for name, changes in cuts.items():
+        if changes:
+            value = case.value(case.student, case.teacher, **changes)
+            _expect(value.isfinite(), f'{name}: the value {value} is not finite')
+            gradient = case.gradient(case.student, case.teacher, **changes)
+            _expect(gradient.isfinite().all(), f'{name}: the gradient is not finite')
+
+
+def _with_boxes(sample: Any, size: float | None) -> SimpleNamespace:
+    """Return a sample whose boxes have this side around their centre, or none."""
+    boxes, labels = sample.gt_instances.bboxes, sample.gt_instances.labels
+    if size is None:
+        boxes, labels = boxes[:0], labels[:0]
+    else:
+        centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+        boxes = torch.cat([centers - size / 2, centers + size / 2], 1)
+    instances = SimpleNamespace(bboxes=boxes, labels=labels)
+    metainfo = getattr(sample, 'metainfo', {})
+    return SimpleNamespace(gt_instances=instances, metainfo=metainfo)
+
+
+def _without_objects(targets: DenseTargets) -> DenseTargets:
+    return replace(
+        targets,
+        labels=[torch.full_like(x, targets.num_classes) for x in targets.labels],
+        gt_inds=[torch.full_like(x, -1) for x in targets.gt_inds],
+    )
 
 
 def _check_equality(case: _Case) -> None:

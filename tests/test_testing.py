@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -72,6 +73,29 @@ BROKEN = {
 
 def test_accepts_a_loss() -> None:
     check_loss(Weighted(per_image), STUDENT, TEACHER, data_samples=[1.0, 3.0])
+
+
+def per_box(student: Tensor, teacher: Tensor, data_samples: list) -> Tensor:
+    boxes = torch.cat([sample.gt_instances.bboxes for sample in data_samples])
+    areas = (boxes[:, 2:] - boxes[:, :2]).floor().prod(1)
+    return squares(student, teacher).mean() / areas.mean()
+
+
+@pytest.mark.parametrize('message', ['no ground truth', 'boxes below a pixel'])
+def test_names_boxes_that_a_loss_cannot_bear(message: str) -> None:
+    instances = SimpleNamespace(
+        bboxes=torch.tensor([[0.0, 0.0, 4.0, 4.0]]), labels=torch.tensor([0])
+    )
+    samples = [SimpleNamespace(gt_instances=instances)] * 2
+
+    def bears_the_other(student: Tensor, teacher: Tensor, data_samples: list) -> Tensor:
+        empty = len(data_samples[0].gt_instances.bboxes) == 0
+        if empty == (message == 'no ground truth'):
+            return per_box(student, teacher, data_samples)
+        return squares(student, teacher).mean()
+
+    with pytest.raises(AssertionError, match=message):
+        check_loss(Weighted(bears_the_other), STUDENT, TEACHER, data_samples=samples)
 
 
 @pytest.mark.parametrize('message', BROKEN)

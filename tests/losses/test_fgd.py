@@ -83,7 +83,8 @@ def test_golden(case: str, dtype: torch.dtype) -> None:
 
 
 def test_closed_form_inputs() -> None:
-    terms = build()(STUDENT, TEACHER, 0, samples_of(BOXES), (48, 40))
+    maps = STUDENT.double(), TEACHER.double()
+    terms = build().double()(*maps, 0, samples_of(BOXES), (48, 40))
     expected = [7.7251463e-3, 3.9916954e-3, 5.6373565e-3, 9.9006925e-4]
     found = [term.item() for term in terms.values()]
     assert found == pytest.approx(expected, rel=1e-6)
