@@ -1,6 +1,7 @@
 # make demo [TASK=det|seg] [METHOD=pkd]       distil on DigitScenes and show the result
 # make test [ARGS='-k packaging']             the whole test suite
 # make check                                  format, lint and types
+# make docs                                   the pages, in docs/_build/html
 # make teachers                               train the shipped teachers again
 #
 # The first of them makes .venv (PYTHON=/path/to/python3.11 chooses the interpreter).
@@ -21,7 +22,7 @@ PY := .venv/bin/python
 SET_UP := $(STAMP)
 endif
 
-.PHONY: help demo test check teachers
+.PHONY: help demo test check docs teachers
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -36,6 +37,10 @@ check: $(SET_UP)
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
+
+docs: $(SET_UP)
+	$(if $(SET_UP),$(PY) -m pip install -q -c requirements/constraints.txt -r requirements/docs.txt)
+	$(PY) -m sphinx -q -W --keep-going -b html docs docs/_build/html
 
 teachers: $(SET_UP)
 	$(PY) tools/make_teachers.py
