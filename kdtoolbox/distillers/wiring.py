@@ -54,8 +54,8 @@ def build_section(
         kind = _find_class(config.get('type'), f'{where}.{name}')
         keys = wires_of(kind)
         wires[name] = {key: config[key] for key in keys if key in config}
-        if len(wires[name]) < len(keys):
-            lacking = [key for key in keys if key not in config]
+        lacking = [key for key in _required(kind, keys) if key not in config]
+        if lacking:
             raise ValueError(
                 f'{where}.{name}: {kind.__name__} reads the wires {keys}; name one as '
                 f'{" and one as ".join(map(repr, lacking))}'
@@ -67,6 +67,17 @@ def build_section(
         except (TypeError, ValueError) as error:
             raise type(error)(f'{where}.{name}: {error}') from error
     return modules, wires
+
+
+def _required(kind: type[nn.Module], keys: Iterable[str]) -> list[str]:
+    """Return the wires without which a module cannot run: those without a default."""
+    parameters = inspect.signature(kind.forward).parameters
+    # A connector's `input` is the first argument of its forward, whatever its name.
+    return [
+        key
+        for key in keys
+        if key not in parameters or parameters[key].default is inspect.Parameter.empty
+    ]
 
 
 def _find_class(kind: str | type[nn.Module] | None, where: str) -> type[nn.Module]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.inputs import at_least_float32, check_maps
-from kdtoolbox.losses.kd import check_labels, check_logits
+from kdtoolbox.losses.logits import check_labels, check_logits
 from kdtoolbox.losses.targets import pad_boxes
 from kdtoolbox.registry import MODELS
 

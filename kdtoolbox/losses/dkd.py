@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.inputs import at_least_float32
-from kdtoolbox.losses.kd import check_labels, check_logits, check_tau
+from kdtoolbox.losses.logits import check_labels, check_logits, check_tau
 from kdtoolbox.registry import MODELS
 
 

@@ -1,125 +1,79 @@
 """Knowledge distillation of softened class posteriors (KD, arXiv:1503.02531)."""
 
-import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdtoolbox.losses.inputs import at_least_float32
+from kdtoolbox.losses.logits import check_tau, read_logits
 from kdtoolbox.registry import MODELS
 
 
-def kd_loss(student: Tensor, teacher: Tensor, tau: float = 1.0) -> Tensor:
-    r"""KL divergence of softened class posteriors, averaged over the rows.
+def kd_divergence(student: Tensor, teacher: Tensor, tau: float = 1.0) -> Tensor:
+    r"""KL divergence of softened class posteriors, row by row.
 
-    .. math:: \frac{\tau^2}{R} \sum_r
-        KL(softmax_k(T_r / \tau) \,\|\, softmax_k(S_r / \tau))
+    .. math:: \tau^2 \, KL(softmax_k(T / \tau) \,\|\, softmax_k(S / \tau))
 
-    Summed over the K classes. A row is an RoI or a pixel, so that R is N * H * W for
-    maps, as in CIRKD's segmentation code. Every row counts, those of pixels without
-    label too. The logits have to be those of a softmax: the heads of RetinaNet, FCOS,
-    ATSS and GFL end in sigmoids.
+    Summed over the K classes.
+
+    Args:
+        student: Logits (R, K) or (N, K, H, W), float32 or wider.
+        teacher: The same shape and precision.
+        tau: Temperature of both softmaxes, above 0.
+
+    Returns:
+        The divergences (R,) or (N, H, W).
+
+    Example:
+        >>> student, teacher = torch.zeros(1, 2), torch.tensor([[0.0, 4.0]])
+        >>> kd_divergence(student, teacher)
+        tensor([0.6031])
+    """
+    log_student, log_teacher = ((x / tau).log_softmax(1) for x in (student, teacher))
+    terms = functional.kl_div(
+        log_student, log_teacher, reduction='none', log_target=True
+    )
+    return tau**2 * terms.sum(1)
+
+
+def kd_loss(
+    student: Tensor,
+    teacher: Tensor,
+    tau: float = 1.0,
+    data_samples: Sequence[Any] = (),
+    use_sigmoid: bool = False,
+) -> Tensor:
+    """Average `kd_divergence` over the rows that count.
+
+    A row is an RoI or a pixel, so that the divisor is N * H * W for maps, as in CIRKD's
+    segmentation code.
+
+    Deviation: pixels labelled 255 do not count, where all known codes count them.
 
     Args:
         student: Logits (R, K) or (N, K, H, W).
         teacher: The same shape; receives no gradient.
         tau: Temperature of both softmaxes, above 0.
+        data_samples: As `read_logits` takes them.
+        use_sigmoid: As `read_logits` takes it.
 
     Returns:
-        A scalar, float32 or wider; 0 without rows.
+        A scalar, float32 or wider; 0 if no row counts.
 
     Raises:
         ValueError: If the logits have another number of axes, their shapes differ, or
-            there are fewer than two classes.
+            there are too few classes.
 
     Example:
         >>> student, teacher = torch.zeros(1, 2), torch.tensor([[0.0, 4.0]])
         >>> kd_loss(student, teacher)
         tensor(0.6031)
     """
-    check_logits(student, teacher, (2, 4))
-    rows = max(student[:, :1].numel(), 1)
     with torch.autocast(student.device.type, enabled=False):
-        student, teacher = at_least_float32(student, teacher)
-        total = functional.kl_div(
-            (student / tau).log_softmax(1),
-            (teacher / tau).log_softmax(1),
-            reduction='sum',
-            log_target=True,
-        )
-        return total * (tau**2 / rows)
-
-
-def check_logits(student: Tensor, teacher: Tensor, axes: tuple[int, ...]) -> None:
-    """Refuse anything but two tensors of one shape with two classes or more on axis 1.
-
-    Args:
-        student: Logits (R, K) or (N, K, H, W).
-        teacher: The same shape.
-        axes: The numbers of axes that the caller can read.
-
-    Raises:
-        ValueError: If it is another number of axes, the shapes differ, or there are
-            fewer than two classes, whose softmax is always 1.
-
-    Example:
-        >>> check_logits(torch.ones(6, 5), torch.ones(6, 5), axes=(2,))
-    """
-    shapes = f'student {tuple(student.shape)} and teacher {tuple(teacher.shape)}'
-    if student.dim() not in axes or teacher.dim() not in axes:
-        known = {2: 'rows (R, K)', 4: 'maps (N, K, H, W)'}
-        raise ValueError(
-            f'expected logits as {" or ".join(known[n] for n in axes)}, got {shapes}; '
-            'name wires of class logits as `student` and `teacher` of this loss'
-        )
-    if student.shape != teacher.shape:
-        raise ValueError(
-            f'{shapes} differ in shape; both sides need the same classes (axis 1) of '
-            'the same rows. RoIs of the two sides are the same under '
-            "type='kdtoolbox.RoIDistiller'; for maps put a ResizeConnector under "
-            '`connectors`'
-        )
-    if student.shape[1] < 2:
-        raise ValueError(
-            f'expected logits of at least 2 classes, got {shapes}; name wires of a '
-            'softmax over all classes, the background among them'
-        )
-
-
-def check_labels(labels: Tensor, rows: int) -> None:
-    """Refuse anything but one class index per row.
-
-    Raises:
-        ValueError: If it is another shape or type.
-
-    Example:
-        >>> check_labels(torch.tensor([0, 3, 1]), rows=3)
-    """
-    if labels.shape != (rows,) or labels.dtype != torch.long:
-        raise ValueError(
-            f'expected `labels` of shape ({rows},) and type long, got '
-            f'{tuple(labels.shape)} of {labels.dtype}; name the wire of the labels of '
-            "these rows, such as labels='roi.labels'"
-        )
-
-
-def check_tau(owner: str, tau: float) -> float:
-    """Return a temperature that is a finite number above 0.
-
-    Raises:
-        ValueError: If it is another.
-
-    Example:
-        >>> check_tau('KDLoss', 4.0)
-        4.0
-    """
-    if not (math.isfinite(tau) and tau > 0):
-        raise ValueError(
-            f'{owner}: tau must be a finite number above 0, got {tau!r}; '
-            'write for instance tau=1.0 in the entry of this loss under `losses`'
-        )
-    return tau
+        logits = read_logits(student, teacher, data_samples, use_sigmoid=use_sigmoid)
+        return logits.mean(kd_divergence(logits.student, logits.teacher, tau))
 
 
 @MODELS.register_module()
@@ -128,6 +82,8 @@ class KDLoss(nn.Module):
 
     Args:
         tau: Temperature. 1 is usual on RoIs and pixels.
+        use_sigmoid: Whether each class has a probability of its own, as in the dense
+            heads of RetinaNet, FCOS, ATSS and GFL.
         loss_weight: Factor on the loss.
 
     Raises:
@@ -139,11 +95,17 @@ class KDLoss(nn.Module):
         tensor(0.)
     """
 
-    def __init__(self, tau: float = 1.0, loss_weight: float = 1.0) -> None:
+    def __init__(
+        self, tau: float = 1.0, use_sigmoid: bool = False, loss_weight: float = 1.0
+    ) -> None:
         super().__init__()
         self.tau = check_tau('KDLoss', tau)
+        self.use_sigmoid = use_sigmoid
         self.loss_weight = loss_weight
 
-    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def forward(
+        self, student: Tensor, teacher: Tensor, data_samples: Sequence[Any] = ()
+    ) -> Tensor:
         """Return the weighted divergence of logits (R, K) or (N, K, H, W)."""
-        return self.loss_weight * kd_loss(student, teacher, self.tau)
+        loss = kd_loss(student, teacher, self.tau, data_samples, self.use_sigmoid)
+        return self.loss_weight * loss

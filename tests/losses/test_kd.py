@@ -6,7 +6,8 @@ import torch
 from golden import assert_golden, load_golden, waves
 from torch import Tensor
 
-from kdtoolbox.losses.kd import KDLoss, check_labels, kd_loss
+from kdtoolbox.losses.kd import KDLoss, kd_loss
+from kdtoolbox.losses.logits import check_labels
 from kdtoolbox.registry import MODELS
 from kdtoolbox.testing import check_loss
 

@@ -1,0 +1,84 @@
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from golden import waves
+from torch import Tensor
+
+from kdtoolbox.losses.kd import KDLoss, kd_loss
+from kdtoolbox.losses.logits import pixel_labels, read_logits
+from kdtoolbox.testing import check_loss
+
+MAPS = waves((2, 4, 6, 5), 0.37, 0.11), 1.3 * waves((2, 4, 6, 5), 0.23, 0.17, 0.4)
+
+
+def samples_of(labels: Tensor) -> list:
+    """Images with the labels (N, H, W)."""
+    return [
+        SimpleNamespace(gt_sem_seg=SimpleNamespace(data=label[None]))
+        for label in labels
+    ]
+
+
+def test_ignored_pixels_do_not_count() -> None:
+    labels = torch.zeros(2, 6, 5, dtype=torch.long)
+    labels[0, :3], labels[1, :, 2] = 255, 255
+    student = MAPS[0].double().requires_grad_()
+    value = kd_loss(student, MAPS[1].double(), 2.0, samples_of(labels))
+    rows = [x.double().movedim(1, -1)[labels != 255] for x in MAPS]
+    torch.testing.assert_close(value, kd_loss(*rows, tau=2.0))
+    value.backward()
+    reached = student.grad.abs().sum(1) > 0
+    assert torch.equal(reached, labels != 255)
+
+
+def test_a_batch_of_ignored_pixels_gives_zero() -> None:
+    student = MAPS[0].clone().requires_grad_()
+    samples = samples_of(torch.full((2, 6, 5), 255))
+    value = kd_loss(student, MAPS[1], 1.0, samples)
+    value.backward()
+    assert value == 0
+    assert not student.grad.any()
+
+
+def test_an_infinite_logit_of_an_ignored_pixel_changes_nothing() -> None:
+    labels = torch.zeros(2, 6, 5, dtype=torch.long)
+    labels[0, 0, 0] = 255
+    teacher = MAPS[1].clone()
+    expected = kd_loss(MAPS[0], teacher, 1.0, samples_of(labels))
+    teacher[0, :, 0, 0] = math.inf
+    assert kd_loss(MAPS[0], teacher, 1.0, samples_of(labels)) == expected
+
+
+def test_labels_are_the_nearest_ones() -> None:
+    labels = torch.arange(64).reshape(1, 8, 8) % 20
+    labels[0, 4, 4] = 255
+    small = pixel_labels(samples_of(labels), (4, 2), labels.device)
+    assert torch.equal(small, labels[:, ::2, ::4])
+    assert pixel_labels([SimpleNamespace()], (4, 2), labels.device) is None
+
+
+def test_sigmoid_compares_each_class_with_its_absence() -> None:
+    student, teacher = (x.double() for x in MAPS)
+    value = kd_loss(student, teacher, use_sigmoid=True)
+    s, t = student.sigmoid(), teacher.sigmoid()
+    expected = t * (t / s).log() + (1 - t) * ((1 - t) / (1 - s)).log()
+    torch.testing.assert_close(value, expected.mean())
+
+
+def test_sigmoid_rows_have_labels_of_their_class() -> None:
+    rows = waves((3, 4), 0.9, 0.3)
+    logits = read_logits(rows, rows, labels=torch.tensor([2, 255, 0]), use_sigmoid=True)
+    assert logits.labels.tolist() == [0, 0, 1, 0, *[1, 0, 0, 0], 1, 0, 0, 0]
+    assert logits.valid.tolist() == [True] * 4 + [False] * 4 + [True] * 4
+    assert torch.equal(logits.student[2], torch.tensor([0.0, rows[0, 2]]))
+
+
+@pytest.mark.parametrize('use_sigmoid', [False, True])
+def test_contract(use_sigmoid: bool) -> None:
+    labels = (torch.arange(60) % 4).reshape(2, 6, 5)
+    labels[0, 1, :3] = 255
+    loss = KDLoss(tau=2.0, use_sigmoid=use_sigmoid)
+    check_loss(loss, *MAPS, data_samples=samples_of(labels))
+    check_loss(loss, MAPS[0][:, :, 0, 0], MAPS[1][:, :, 0, 0])
