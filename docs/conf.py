@@ -2,11 +2,16 @@
 
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import kdtoolbox
 
 DOCS = Path(__file__).resolve().parent
+sys.path.insert(0, str(DOCS))
+
+import method_table  # noqa: E402 - it lies beside this file
+
 ROOT = DOCS.parent
 PAGES = DOCS / 'methods'
 
@@ -40,3 +45,4 @@ def write_method_pages() -> None:
 
 
 write_method_pages()
+(DOCS / 'all_methods.md').write_text(method_table.page(), encoding='utf-8')

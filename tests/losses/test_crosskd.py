@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from golden import TOLERANCES, Golden, load_golden, waves
+from golden import TOLERANCES, Golden, load_golden, report_parity, waves
 from torch import Tensor, nn
 
 from kdtoolbox.distillers.crosskd_distiller import align_scale
@@ -121,6 +121,10 @@ def test_golden(case: str, dtype: torch.dtype) -> None:
             torch.testing.assert_close(
                 level.grad, grad, rtol=0, atol=limit, check_dtype=False
             )
+    if dtype == torch.float64:
+        pairs = [(maps, golden.grads[name]) for name, maps in students.items()]
+        maps, grads = (sum(side, []) for side in zip(*pairs, strict=True))
+        report_parity(loss, maps, grads, golden)
     parts = golden.outputs
     expected = sum(torch.as_tensor(parts['loss_reg_kd']))
     assert float(found['reg']) == pytest.approx(float(expected), rel=rtol)

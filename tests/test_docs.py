@@ -1,0 +1,58 @@
+import json
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdtoolbox.registry import MODELS
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope='module')
+def method_table() -> Any:
+    spec = spec_from_file_location('method_table', ROOT / 'docs/method_table.py')
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_lists_every_loss_with_its_weight(method_table: Any) -> None:
+    page = method_table.page()
+    MODELS.import_from_location()
+    losses = [
+        kind
+        for kind in MODELS.module_dict.values()
+        if kind.__module__.startswith('kdtoolbox.losses.')
+    ]
+    assert len(losses) > 20
+    for kind in losses:
+        assert page.count(f'`{kind.__name__}` ') == 1
+
+
+def test_the_page_links_every_folder_of_recipes(method_table: Any) -> None:
+    page = method_table.page()
+    for metafile in ROOT.glob('configs/*/metafile.yml'):
+        name = metafile.parent.name
+        assert f'[{name}](methods/{name}.md)' in page
+
+
+def test_parity_was_measured_on_the_vectors_there_are() -> None:
+    parity = json.loads((ROOT / 'docs/parity.json').read_text())
+    cases = {
+        f'{path.parent.name}/{path.stem}' for path in ROOT.glob('tests/golden/*/*.npz')
+    }
+    assert parity.keys() <= cases
+    folders = {case.split('/')[0] for case in cases}
+    assert {case.split('/')[0] for case in parity} == folders
+    for errors in parity.values():
+        assert 0 <= max(errors.values()) < 1e-8
+
+
+def test_a_paper_is_read_from_the_first_line(method_table: Any) -> None:
+    module = sys.modules['kdtoolbox.losses.mgd']
+    text, paper = method_table.title(module)
+    assert text == 'Masked generative distillation (MGD)'
+    assert paper == '[2205.01529](https://arxiv.org/abs/2205.01529)'
