@@ -71,8 +71,11 @@ def table(channels: int, levels: int) -> dict[str, Row]:
     generator = dict(type='MGDConnector', mask_ratio=0.65, **pyramid)
     mine, theirs = dict(student_cls='student.cls'), dict(teacher_cls='teacher.cls')
     labels = dict(labels='roi_labels')
+    both = dict.fromkeys(['student_channels', 'teacher_channels'], [channels] * levels)
     guides = dict(theirs, teacher_reg='teacher.box')
     regs = dict(student_reg='student.box', teacher_reg='teacher.box')
+    memory = dict(num_classes=CLASSES, pixel_slots=500, region_slots=500)
+    memory |= dict(student_channels=channels, teacher_channels=channels)
     return {
         'ATLoss': on('fpn'),
         'CWDLoss': on('fpn'),
@@ -81,6 +84,8 @@ def table(channels: int, levels: int) -> dict[str, Row]:
         'CrossKDClsLoss': on('cls'),
         'CrossKDDistributionLoss': on('distribution', **theirs),
         'DKDLoss': on('roi_cls', **labels),
+        'DSDCategoryLoss': on('cls'),
+        'DSDPixelLoss': on('layers'),
         'DeFeatLoss': on('fpn'),
         'DeFeatRoILoss': on('roi_cls', **labels),
         'FBKDLoss': on('fpn', **pyramid),
@@ -91,6 +96,7 @@ def table(channels: int, levels: int) -> dict[str, Row]:
         'FitNetLoss': on('fpn'),
         'GIDLoss': on('fpn', **mine, **theirs, **regs),
         'HCLLoss': on('fpn'),
+        'IFVDLoss': on('fpn'),
         'KDLoss': on('roi_cls'),
         'LDClsLoss': on('cls'),
         'LDLoss': on('distribution', **mine),
@@ -170,18 +176,25 @@ def _shapes(args: argparse.Namespace, sizes: list[list[int]]) -> dict[str, list]
         name: [(args.images, width, *size) for size in sizes]
         for name, width in widths.items()
     }
+    # Two layers of a backbone whose stride does not grow, as segmentors have it.
+    maps['layers'] = [(args.images, args.channels, *sizes[0])] * 2
     return maps | {name: [(args.images * ROIS, k)] for name, k in rows.items()}
 
 
 def _sample(boxes: int, size: list[int]) -> Any:
-    """An image with boxes of 16 pixels to half its height and width."""
+    """An image with a label per pixel and boxes of 16 pixels to half its size."""
     extent = torch.tensor([size[1], size[0]])
     first = torch.rand(boxes, 2) * extent / 2
     last = first + 16 + torch.rand(boxes, 2) * (extent / 2 - 16).clamp(min=0)
     instances = SimpleNamespace(
         bboxes=torch.cat([first, last], 1), labels=torch.randint(CLASSES, (boxes,))
     )
-    return SimpleNamespace(gt_instances=instances, metainfo=dict(img_shape=tuple(size)))
+    labels = SimpleNamespace(data=torch.randint(CLASSES, (1, *size)))
+    return SimpleNamespace(
+        gt_instances=instances,
+        gt_sem_seg=labels,
+        metainfo=dict(img_shape=tuple(size)),
+    )
 
 
 def _targets(samples: list, sizes: list[list[int]], strides: list[int]) -> DenseTargets:

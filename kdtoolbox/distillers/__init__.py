@@ -5,4 +5,9 @@ from kdtoolbox.distillers.distiller import Distiller
 from kdtoolbox.distillers.roi_distiller import RoIDistiller
 from kdtoolbox.distillers.token_trainer import TokenTrainer
 
-__all__ = ['CrossKDDistiller', 'Distiller', 'RoIDistiller', 'TokenTrainer']
+__all__ = [
+    'CrossKDDistiller',
+    'Distiller',
+    'RoIDistiller',
+    'TokenTrainer',
+]

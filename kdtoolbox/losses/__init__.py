@@ -10,12 +10,14 @@ from kdtoolbox.losses.crosskd import (
 from kdtoolbox.losses.cwd import CWDLoss, channel_wise_divergence
 from kdtoolbox.losses.defeat import DeFeatLoss, DeFeatRoILoss
 from kdtoolbox.losses.dkd import DKDLoss
+from kdtoolbox.losses.dsd import DSDCategoryLoss, DSDPixelLoss
 from kdtoolbox.losses.fbkd import FBKDLoss
 from kdtoolbox.losses.fgd import FGDLoss, fgd_terms
 from kdtoolbox.losses.fgfi import FGFILoss
 from kdtoolbox.losses.fitnet import FitNetLoss
 from kdtoolbox.losses.frs import FRSFeatureLoss, FRSLogitLoss
 from kdtoolbox.losses.gid import GIDLoss
+from kdtoolbox.losses.ifvd import IFVDLoss
 from kdtoolbox.losses.kd import KDLoss, kd_loss
 from kdtoolbox.losses.ld import LDClsLoss, LDLoss
 from kdtoolbox.losses.maskd import MasKDLoss
@@ -36,6 +38,8 @@ __all__ = [
     'CrossKDClsLoss',
     'CrossKDDistributionLoss',
     'DKDLoss',
+    'DSDCategoryLoss',
+    'DSDPixelLoss',
     'DeFeatLoss',
     'DeFeatRoILoss',
     'FBKDLoss',
@@ -46,6 +50,7 @@ __all__ = [
     'FitNetLoss',
     'GIDLoss',
     'HCLLoss',
+    'IFVDLoss',
     'KDLoss',
     'LDClsLoss',
     'LDLoss',

@@ -1,21 +1,24 @@
 """Decoupled knowledge distillation (DKD, arXiv:2203.08679)."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdtoolbox.losses.inputs import at_least_float32
-from kdtoolbox.losses.logits import check_labels, check_logits, check_tau
+from kdtoolbox.losses.logits import check_tau, read_logits
 from kdtoolbox.registry import MODELS
 
 
 def dkd_loss(
     student: Tensor,
     teacher: Tensor,
-    labels: Tensor,
+    labels: Tensor | None = None,
     alpha: float = 1.0,
     beta: float = 0.25,
     tau: float = 1.0,
+    data_samples: Sequence[Any] = (),
 ) -> Tensor:
     r"""Weigh what KD says about the true class and about the others independently.
 
@@ -23,27 +26,29 @@ def dkd_loss(
         \beta \, KL(q^T_r \,\|\, q^S_r)
 
     With p = softmax(logits / tau) and the row's label y, b is (p_y, 1 - p_y) and q the
-    softmax over the classes other than y. The background of RoIs is a class like any
-    other.
+    softmax over the classes other than y. A row is an RoI or a pixel whose label is not
+    255, and R is their number. The background of RoIs is a class like any other.
 
     Deviation: class y is taken out of the logits, and b stays a logarithm, where the
     authors' code subtracts 1000 from its logit and takes the logarithm of b. The values
     agree until p_y or 1 - p_y underflows; then the authors' code gives infinity or NaN.
 
     Args:
-        student: Logits (R, K), K at least 2.
+        student: Logits (R, K) or (N, K, H, W), K at least 2.
         teacher: The same shape; receives no gradient.
-        labels: The true class of each row (R,), long, in 0..K - 1.
+        labels: The true class of each row (R,), long, in 0..K - 1. Maps read those of
+            their pixels from `data_samples`.
         alpha: Factor on the divergence of b.
         beta: Factor on the divergence of q.
         tau: Temperature of all softmaxes, above 0.
+        data_samples: As `read_logits` takes them.
 
     Returns:
-        A scalar, float32 or wider; 0 without rows.
+        A scalar, float32 or wider; 0 if no row counts.
 
     Raises:
-        ValueError: If the logits are no rows of at least 2 classes, their shapes
-            differ, or there is not one label per row.
+        ValueError: If the logits are neither rows nor maps of at least 2 classes, their
+            shapes differ, or there is not one label per row.
 
     Example:
         >>> student, labels = torch.zeros(1, 3), torch.tensor([0])
@@ -51,25 +56,31 @@ def dkd_loss(
         >>> dkd_loss(student, teacher, labels, alpha=0.0, beta=1.0)
         tensor(0.6031)
     """
-    check_logits(student, teacher, (2,))
-    check_labels(labels, len(student))
     with torch.autocast(student.device.type, enabled=False):
-        student, teacher = at_least_float32(student, teacher)
-        mine, theirs = (_decouple(x / tau, labels) for x in (student, teacher))
+        logits = read_logits(student, teacher, data_samples, labels)
+        if logits.labels is None:
+            raise ValueError(
+                'expected the true class of each row, got no labels; for RoIs name '
+                "their wire, labels='roi.labels', and for maps take a student whose "
+                'samples have `gt_sem_seg`'
+            )
+        mine, theirs = (
+            _decouple(x / tau, logits.labels) for x in (logits.student, logits.teacher)
+        )
         target, others = (
-            functional.kl_div(*pair, reduction='sum', log_target=True)
+            functional.kl_div(*pair, reduction='none', log_target=True).sum(1)
             for pair in zip(mine, theirs, strict=True)
         )
-        rows = max(len(student), 1)
-        return (alpha * target + beta * others) * (tau**2 / rows)
+        return tau**2 * logits.mean(alpha * target + beta * others)
 
 
 def _decouple(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the logarithms of b (R, 2) and of q (R, K - 1)."""
+    """Return the logarithms of b, of 2 classes, and of q, of K - 1."""
     label = labels[:, None]
-    columns = torch.arange(logits.shape[1] - 1, device=logits.device)
+    classes = torch.arange(logits.shape[1] - 1, device=logits.device)
+    classes = classes.reshape(1, -1, *[1] * (logits.dim() - 2))
     # Those from the label on move up by one.
-    others = logits.gather(1, columns + (columns >= label))
+    others = logits.gather(1, classes + (classes >= label))
     rest = others.logsumexp(1, keepdim=True)
     target = torch.cat([logits.gather(1, label), rest], dim=1)
     return target.log_softmax(1), others - rest
@@ -77,7 +88,7 @@ def _decouple(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 @MODELS.register_module()
 class DKDLoss(nn.Module):
-    """DKD on the class logits of RoIs. See `dkd_loss`.
+    """DKD on the class logits of RoIs or pixels. See `dkd_loss`.
 
     Args:
         alpha: Factor on the divergence of the true class.
@@ -108,7 +119,14 @@ class DKDLoss(nn.Module):
         self.tau = check_tau('DKDLoss', tau)
         self.loss_weight = loss_weight
 
-    def forward(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-        """Return the weighted loss of logits (R, K) with labels (R,) as a scalar."""
-        loss = dkd_loss(student, teacher, labels, self.alpha, self.beta, self.tau)
+    def forward(
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        labels: Tensor | None = None,
+        data_samples: Sequence[Any] = (),
+    ) -> Tensor:
+        """Return the weighted loss of logits (R, K) or (N, K, H, W) as a scalar."""
+        weights = self.alpha, self.beta, self.tau
+        loss = dkd_loss(student, teacher, labels, *weights, data_samples)
         return self.loss_weight * loss

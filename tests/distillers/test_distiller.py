@@ -526,6 +526,24 @@ def test_typo_in_wires_and_recorders(toy: Toy, changes: dict, message: str) -> N
         toy.build_distiller(toy.gfl(), **changes)
 
 
+def test_a_wire_with_a_default_may_be_left_out(toy: Toy) -> None:
+    logits = dict(logits='decode_head.conv_seg')
+    wires = dict(student='student.logits', teacher='teacher.logits')
+    changes = dict(recorders=dict(student=logits, teacher=logits))
+
+    def build(**entry: str) -> Distiller:
+        losses = dict(loss_dkd=dict(entry, type='DKDLoss'))
+        return toy.build_distiller(toy.segmentor(), losses=losses, **changes)
+
+    # Its `labels` are those of the pixels then.
+    assert loss_of(build(**wires), toy.seg_data())['loss_dkd'] > 0
+    with pytest.raises(ValueError, match=r"loss_dkd\.labels: no wire 'roi\.labels'"):
+        build(**wires, labels='roi.labels')
+    del wires['teacher']
+    with pytest.raises(ValueError, match=r"DKDLoss reads .*name one as 'teacher'$"):
+        build(**wires)
+
+
 def test_typo_in_a_loss_type_names_the_near_one(toy: Toy) -> None:
     losses = dict(loss_cwd=dict(CWD, type='CDWLoss'))
     with pytest.raises((KeyError, ValueError), match='CWDLoss'):

@@ -1,6 +1,10 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from golden import TOLERANCES, assert_golden, load_golden, waves
+from pixels import LABELS as PIXELS
+from pixels import MAPS, SMALL, counted, samples_of
 from torch import Tensor
 
 from kdtoolbox.losses.dkd import DKDLoss, dkd_loss
@@ -94,6 +98,27 @@ def test_no_rows_give_zero() -> None:
     assert student.grad.shape == (0, 5)
 
 
+def test_pixels_that_are_not_ignored_are_rows() -> None:
+    student, teacher = MAPS[0].double().requires_grad_(), MAPS[1].double()
+    value = dkd_loss(student, teacher, tau=2.0, data_samples=samples_of(PIXELS))
+    rows = counted(student.detach()), counted(teacher)
+    labels = PIXELS[PIXELS != 255]
+    torch.testing.assert_close(
+        value, dkd_loss(*rows, labels, tau=2.0), rtol=1e-12, atol=0
+    )
+    value.backward()
+    assert torch.equal(student.grad.abs().sum(1) > 0, PIXELS != 255)
+
+
+def test_a_batch_of_ignored_pixels_gives_zero() -> None:
+    student = MAPS[0].clone().requires_grad_()
+    samples = samples_of(torch.full_like(PIXELS, 255))
+    value = dkd_loss(student, MAPS[1], data_samples=samples)
+    value.backward()
+    assert value == 0
+    assert not student.grad.any()
+
+
 class OnAnyRows(DKDLoss):
     """DKD with as many labels as rows, as the contract cuts them."""
 
@@ -103,11 +128,14 @@ class OnAnyRows(DKDLoss):
 
 def test_contract() -> None:
     check_loss(OnAnyRows(beta=2.0, tau=2.0, loss_weight=3.0), STUDENT, TEACHER)
+    check_loss(DKDLoss(beta=2.0, tau=2.0), *SMALL, data_samples=samples_of(PIXELS))
 
 
 def test_refusals() -> None:
-    with pytest.raises(ValueError, match=r'expected logits as rows .*\(1, 5, 6, 1\)'):
-        dkd_loss(*(x.T[None, ..., None] for x in (STUDENT, TEACHER)), LABELS)
+    with pytest.raises(ValueError, match=r"no labels; for RoIs .*labels='roi\.labels'"):
+        dkd_loss(STUDENT, TEACHER)
+    with pytest.raises(ValueError, match='no labels; .*for maps .*`gt_sem_seg`'):
+        dkd_loss(*MAPS, data_samples=[SimpleNamespace()] * 2)
     with pytest.raises(ValueError, match='differ in shape'):
         dkd_loss(STUDENT, TEACHER[:, :4], LABELS)
     with pytest.raises(ValueError, match='at least 2 classes'):

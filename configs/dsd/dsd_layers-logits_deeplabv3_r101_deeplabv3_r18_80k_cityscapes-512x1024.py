@@ -1,0 +1,24 @@
+# Both terms of DSD beside KD of the pixels, with the weights of CIRKD.
+_base_ = 'mmseg::deeplabv3/deeplabv3_r18-d8_4xb2-80k_cityscapes-512x1024.py'
+
+sources = dict(layers='backbone.layer[2-4]', logits='decode_head.conv_seg')
+model = dict(
+    _delete_=True,
+    type='kdtoolbox.Distiller',
+    student=_base_.model,
+    teacher=dict(
+        config='mmseg::deeplabv3/deeplabv3_r101-d8_4xb2-80k_cityscapes-512x1024.py',
+        checkpoint='https://mmassets.onedl.ai/mmsegmentation/v0.5/deeplabv3/deeplabv3_r101-d8_512x1024_80k_cityscapes/deeplabv3_r101-d8_512x1024_80k_cityscapes_20200606_113503-9e428899.pth',
+    ),
+    recorders=dict(student=sources, teacher=sources),
+    losses=dict(
+        loss_psd=dict(
+            type='DSDPixelLoss', student='student.layers', teacher='teacher.layers'
+        ),
+        loss_csd=dict(
+            type='DSDCategoryLoss', student='student.logits', teacher='teacher.logits'
+        ),
+        loss_kd=dict(type='KDLoss', student='student.logits', teacher='teacher.logits'),
+    ),
+)
+custom_hooks = [dict(type='kdtoolbox.ExportStudentHook')]

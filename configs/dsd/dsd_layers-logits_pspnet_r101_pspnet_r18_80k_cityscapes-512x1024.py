@@ -1,0 +1,24 @@
+# Both terms of DSD beside KD of the pixels, with the weights of CIRKD.
+_base_ = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
+
+sources = dict(layers='backbone.layer[2-4]', logits='decode_head.conv_seg')
+model = dict(
+    _delete_=True,
+    type='kdtoolbox.Distiller',
+    student=_base_.model,
+    teacher=dict(
+        config='mmseg::pspnet/pspnet_r101-d8_4xb2-80k_cityscapes-512x1024.py',
+        checkpoint='https://mmassets.onedl.ai/mmsegmentation/v0.5/pspnet/pspnet_r101-d8_512x1024_80k_cityscapes/pspnet_r101-d8_512x1024_80k_cityscapes_20200606_112211-e1e1100f.pth',
+    ),
+    recorders=dict(student=sources, teacher=sources),
+    losses=dict(
+        loss_psd=dict(
+            type='DSDPixelLoss', student='student.layers', teacher='teacher.layers'
+        ),
+        loss_csd=dict(
+            type='DSDCategoryLoss', student='student.logits', teacher='teacher.logits'
+        ),
+        loss_kd=dict(type='KDLoss', student='student.logits', teacher='teacher.logits'),
+    ),
+)
+custom_hooks = [dict(type='kdtoolbox.ExportStudentHook')]
