@@ -78,6 +78,7 @@ def table(channels: int, levels: int) -> dict[str, Row]:
     memory |= dict(student_channels=channels, teacher_channels=channels)
     return {
         'ATLoss': on('fpn'),
+        'BPKDLoss': on('cls'),
         'CWDLoss': on('fpn'),
         'CrossKDBoxLoss': on('box', **theirs),
         'CrossKDCenternessLoss': on('centerness'),
@@ -102,6 +103,7 @@ def table(channels: int, levels: int) -> dict[str, Row]:
         'LDLoss': on('distribution', **mine),
         'MGDLoss': Row('fpn', connector=generator, bare=convolutions),
         'MasKDLoss': on('fpn', num_tokens=6, allow_random=True, **pyramid),
+        'NKDLoss': on('roi_cls', **labels),
         'ObjectnessLoss': on('objectness'),
         'PFILoss': on('fpn', **mine, **theirs),
         'PGDClsLoss': on('fpn', **guides, level_weights=[1.0] * levels),
@@ -110,6 +112,7 @@ def table(channels: int, levels: int) -> dict[str, Row]:
         'RMLoss': on('cls'),
         'RoIRegressionLoss': on('roi_box', **labels),
         'SSIMLoss': on('fpn'),
+        'WSLDLoss': on('roi_cls', **labels),
     }
 
 

@@ -1,6 +1,7 @@
 """Distillation losses: one file per method, a pure function and a thin Module."""
 
 from kdtoolbox.losses.at import ATLoss, attention_transfer
+from kdtoolbox.losses.bpkd import BPKDLoss
 from kdtoolbox.losses.crosskd import (
     CrossKDBoxLoss,
     CrossKDCenternessLoss,
@@ -22,6 +23,7 @@ from kdtoolbox.losses.kd import KDLoss, kd_loss
 from kdtoolbox.losses.ld import LDClsLoss, LDLoss
 from kdtoolbox.losses.maskd import MasKDLoss
 from kdtoolbox.losses.mgd import MGDLoss
+from kdtoolbox.losses.nkd import NKDLoss
 from kdtoolbox.losses.pfi import PFILoss
 from kdtoolbox.losses.pgd import PGDClsLoss, PGDRegLoss
 from kdtoolbox.losses.pkd import PKDLoss, pkd_loss
@@ -29,9 +31,11 @@ from kdtoolbox.losses.response import ObjectnessLoss, RoIRegressionLoss
 from kdtoolbox.losses.reviewkd import HCLLoss
 from kdtoolbox.losses.rm import RMLoss
 from kdtoolbox.losses.ssim import SSIMLoss
+from kdtoolbox.losses.wsld import WSLDLoss
 
 __all__ = [
     'ATLoss',
+    'BPKDLoss',
     'CWDLoss',
     'CrossKDBoxLoss',
     'CrossKDCenternessLoss',
@@ -56,6 +60,7 @@ __all__ = [
     'LDLoss',
     'MGDLoss',
     'MasKDLoss',
+    'NKDLoss',
     'ObjectnessLoss',
     'PFILoss',
     'PGDClsLoss',
@@ -64,6 +69,7 @@ __all__ = [
     'RMLoss',
     'RoIRegressionLoss',
     'SSIMLoss',
+    'WSLDLoss',
     'attention_transfer',
     'channel_wise_divergence',
     'fgd_terms',
