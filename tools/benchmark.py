@@ -76,8 +76,13 @@ def table(channels: int, levels: int) -> dict[str, Row]:
     regs = dict(student_reg='student.box', teacher_reg='teacher.box')
     memory = dict(num_classes=CLASSES, pixel_slots=500, region_slots=500)
     memory |= dict(student_channels=channels, teacher_channels=channels)
+    memory['max_anchors'] = 1024
     return {
         'ATLoss': on('fpn'),
+        'AdaptationLoss': on('fpn'),
+        'AffinityLoss': on('fpn'),
+        'AngularLoss': on('fpn'),
+        'AttnFDLoss': on('fpn'),
         'BPKDLoss': on('cls'),
         'CWDLoss': on('fpn'),
         'CrossKDBoxLoss': on('box', **theirs),
@@ -97,12 +102,14 @@ def table(channels: int, levels: int) -> dict[str, Row]:
         'FitNetLoss': on('fpn'),
         'GIDLoss': on('fpn', **mine, **theirs, **regs),
         'HCLLoss': on('fpn'),
+        'IDDLoss': on('fpn'),
         'IFVDLoss': on('fpn'),
         'KDLoss': on('roi_cls'),
         'LDClsLoss': on('cls'),
         'LDLoss': on('distribution', **mine),
         'MGDLoss': Row('fpn', connector=generator, bare=convolutions),
         'MasKDLoss': on('fpn', num_tokens=6, allow_random=True, **pyramid),
+        'NFDLoss': on('fpn'),
         'NKDLoss': on('roi_cls', **labels),
         'ObjectnessLoss': on('objectness'),
         'PFILoss': on('fpn', **mine, **theirs),

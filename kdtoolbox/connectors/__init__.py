@@ -1,5 +1,6 @@
 """Everything that learns or resizes between recorders and losses."""
 
+from kdtoolbox.connectors.cbam import CBAMConnector, FixedCBAMConnector
 from kdtoolbox.connectors.conv import ConvConnector
 from kdtoolbox.connectors.generator import MGDConnector
 from kdtoolbox.connectors.norm import NormConnector
@@ -8,7 +9,9 @@ from kdtoolbox.connectors.review import ABFConnector
 
 __all__ = [
     'ABFConnector',
+    'CBAMConnector',
     'ConvConnector',
+    'FixedCBAMConnector',
     'MGDConnector',
     'NormConnector',
     'ResizeConnector',

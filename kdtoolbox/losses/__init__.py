@@ -1,6 +1,8 @@
 """Distillation losses: one file per method, a pure function and a thin Module."""
 
+from kdtoolbox.losses.affinity import AdaptationLoss, AffinityLoss
 from kdtoolbox.losses.at import ATLoss, attention_transfer
+from kdtoolbox.losses.attnfd import AttnFDLoss
 from kdtoolbox.losses.bpkd import BPKDLoss
 from kdtoolbox.losses.crosskd import (
     CrossKDBoxLoss,
@@ -18,11 +20,13 @@ from kdtoolbox.losses.fgfi import FGFILoss
 from kdtoolbox.losses.fitnet import FitNetLoss
 from kdtoolbox.losses.frs import FRSFeatureLoss, FRSLogitLoss
 from kdtoolbox.losses.gid import GIDLoss
+from kdtoolbox.losses.idd import IDDLoss
 from kdtoolbox.losses.ifvd import IFVDLoss
 from kdtoolbox.losses.kd import KDLoss, kd_loss
 from kdtoolbox.losses.ld import LDClsLoss, LDLoss
 from kdtoolbox.losses.maskd import MasKDLoss
 from kdtoolbox.losses.mgd import MGDLoss
+from kdtoolbox.losses.nfd import AngularLoss, NFDLoss
 from kdtoolbox.losses.nkd import NKDLoss
 from kdtoolbox.losses.pfi import PFILoss
 from kdtoolbox.losses.pgd import PGDClsLoss, PGDRegLoss
@@ -35,6 +39,10 @@ from kdtoolbox.losses.wsld import WSLDLoss
 
 __all__ = [
     'ATLoss',
+    'AdaptationLoss',
+    'AffinityLoss',
+    'AngularLoss',
+    'AttnFDLoss',
     'BPKDLoss',
     'CWDLoss',
     'CrossKDBoxLoss',
@@ -54,12 +62,14 @@ __all__ = [
     'FitNetLoss',
     'GIDLoss',
     'HCLLoss',
+    'IDDLoss',
     'IFVDLoss',
     'KDLoss',
     'LDClsLoss',
     'LDLoss',
     'MGDLoss',
     'MasKDLoss',
+    'NFDLoss',
     'NKDLoss',
     'ObjectnessLoss',
     'PFILoss',

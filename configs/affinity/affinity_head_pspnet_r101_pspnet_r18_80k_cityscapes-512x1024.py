@@ -1,0 +1,28 @@
+# Knowledge adaptation on the head's last feature, without the auto-encoder.
+_base_ = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
+
+layers = dict(kernel_size=3, norm_cfg=dict(type='BN'), act_cfg=dict(type='ReLU'))
+adapter = dict(type='ConvConnector', in_channels=128, out_channels=512, **layers)
+model = dict(
+    _delete_=True,
+    type='kdtoolbox.Distiller',
+    student=_base_.model,
+    teacher=dict(
+        config='mmseg::pspnet/pspnet_r101-d8_4xb2-80k_cityscapes-512x1024.py',
+        checkpoint='https://mmassets.onedl.ai/mmsegmentation/v0.5/pspnet/pspnet_r101-d8_512x1024_80k_cityscapes/pspnet_r101-d8_512x1024_80k_cityscapes_20200606_112211-e1e1100f.pth',
+    ),
+    recorders=dict(
+        student=dict(head='decode_head.bottleneck'),
+        teacher=dict(head='decode_head.bottleneck'),
+    ),
+    connectors=dict(adapted=dict(input='student.head', **adapter)),
+    losses=dict(
+        loss_adapt=dict(
+            type='AdaptationLoss', student='adapted', teacher='teacher.head'
+        ),
+        loss_affinity=dict(
+            type='AffinityLoss', student='student.head', teacher='teacher.head'
+        ),
+    ),
+)
+custom_hooks = [dict(type='kdtoolbox.ExportStudentHook')]

@@ -1,0 +1,29 @@
+# AttnFD on the four stages of the backbone and on the last feature of the head.
+_base_ = 'mmseg::deeplabv3/deeplabv3_r18-d8_4xb2-80k_cityscapes-512x1024.py'
+
+stages = dict(in_channels=[64, 128, 256, 512], out_channels=[256, 512, 1024, 2048])
+head = dict(in_channels=[128], out_channels=[512])
+model = dict(
+    _delete_=True,
+    type='kdtoolbox.Distiller',
+    student=_base_.model,
+    teacher=dict(
+        config='mmseg::deeplabv3/deeplabv3_r101-d8_4xb2-80k_cityscapes-512x1024.py',
+        checkpoint='https://mmassets.onedl.ai/mmsegmentation/v0.5/deeplabv3/deeplabv3_r101-d8_512x1024_80k_cityscapes/deeplabv3_r101-d8_512x1024_80k_cityscapes_20200606_113503-9e428899.pth',
+    ),
+    recorders=dict(
+        student=dict(stages='backbone', head='decode_head.bottleneck'),
+        teacher=dict(stages='backbone', head='decode_head.bottleneck'),
+    ),
+    connectors=dict(
+        s_stages=dict(type='CBAMConnector', input='student.stages', **stages),
+        s_head=dict(type='CBAMConnector', input='student.head', **head),
+        t_stages=dict(type='FixedCBAMConnector', input='teacher.stages'),
+        t_head=dict(type='FixedCBAMConnector', input='teacher.head'),
+    ),
+    losses=dict(
+        loss_stages=dict(type='AttnFDLoss', student='s_stages', teacher='t_stages'),
+        loss_head=dict(type='AttnFDLoss', student='s_head', teacher='t_head'),
+    ),
+)
+custom_hooks = [dict(type='kdtoolbox.ExportStudentHook')]

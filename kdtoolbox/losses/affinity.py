@@ -1,0 +1,174 @@
+"""Knowledge adaptation: affinity and adaptation of features (arXiv:1903.04688).
+
+The paper first trains an auto-encoder on the teacher and adapts the student to its
+code. That stage is left out: the student is adapted to the features themselves.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.linalg import vector_norm
+
+from kdtoolbox.losses.inputs import at_least_float32, check_maps
+from kdtoolbox.losses.positions import check_positions
+from kdtoolbox.registry import MODELS
+
+
+def affinity_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    r"""Compare how alike any two positions of an image are.
+
+    .. math:: \frac{1}{N (HW)^2} \sum_n \sum_{p,q}
+        (\cos(S_p, S_q) - \cos(T_p, T_q))^2
+
+    With unit vectors as rows of S and T the inner sum is
+    :math:`\|S^T S\|^2 - 2 \|S^T T\|^2 + \|T^T T\|^2`, so that nothing of size (HW)^2 is
+    made and nothing needs to be pooled: the cost is HW * C^2. In float32 the value is
+    right to about 1e-7. A vector of zeros is like none.
+
+    Args:
+        student: Features (N, C, H, W).
+        teacher: Features (N, C', H, W); receives no gradient.
+
+    Returns:
+        A scalar, float32 or wider.
+
+    Raises:
+        ValueError: If a map is not 4-D, or N, H or W differ.
+
+    Example:
+        >>> student = torch.eye(2).reshape(1, 2, 1, 2)
+        >>> affinity_loss(student, torch.ones(1, 5, 1, 2))
+        tensor(0.5000)
+    """
+    check_positions(student, teacher)
+    with torch.autocast(student.device.type, enabled=False):
+        student, teacher = at_least_float32(student, teacher)
+        mine, theirs = (_unit(maps.flatten(2), dim=1) for maps in (student, teacher))
+        positions = mine.shape[2]
+        if max(mine.shape[1], theirs.shape[1]) < positions:
+            errors = _gram(mine, mine) - 2 * _gram(mine, theirs) + _gram(theirs, theirs)
+        else:
+            difference = mine.mT @ mine - theirs.mT @ theirs
+            errors = difference.square().sum((1, 2))
+        return errors.mean() / positions**2
+
+
+def _gram(first: Tensor, second: Tensor) -> Tensor:
+    return (first @ second.mT).square().sum((1, 2))
+
+
+def _unit(values: Tensor, dim: int) -> Tensor:
+    norms = vector_norm(values, dim=dim, keepdim=True)
+    return values / norms.where(norms > 0, math.inf)
+
+
+def channel_affinity_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    r"""Compare, channel by channel, how two positions go together.
+
+    .. math:: \frac{1}{N \, HW} \sum_{n,c}
+        \lVert s_c s_c^T - t_c t_c^T \rVert_F
+
+    with each channel a unit vector over the positions, as in torchdistill's
+    ``AffinityLoss``. It is another loss than the paper's `affinity_loss`, not a
+    multiple of it. The norms are had without the matrices:
+    :math:`\|ss^T - tt^T\|^2 = \frac{1}{2}(\|s - t\|^2 \|s + t\|^2 + (s^2 - t^2)^2)`.
+
+    Args:
+        student: Features (N, C, H, W).
+        teacher: The same shape; receives no gradient.
+
+    Returns:
+        A scalar, float32 or wider.
+
+    Raises:
+        ValueError: If a map is not 4-D or the shapes differ.
+
+    Example:
+        >>> student = torch.eye(2).reshape(1, 1, 2, 2)
+        >>> channel_affinity_loss(student, -student)
+        tensor(0.)
+    """
+    check_maps(student, teacher)
+    with torch.autocast(student.device.type, enabled=False):
+        student, teacher = at_least_float32(student, teacher)
+        mine, theirs = (_unit(maps.flatten(2), dim=2) for maps in (student, teacher))
+        product = vector_norm(mine - theirs, dim=2) * vector_norm(mine + theirs, dim=2)
+        # Not 0 where a channel of one side is dead.
+        lengths = mine.square().sum(2) - theirs.square().sum(2)
+        norms = vector_norm(torch.stack([product, lengths]), dim=0) / math.sqrt(2)
+        return norms.sum(1).mean() / mine.shape[2]
+
+
+def adaptation_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    r"""Compare the directions of two maps by their absolute difference.
+
+    .. math:: mean_{n,c,h,w} \left|
+        \frac{S_n}{\lVert S_n \rVert_2} - \frac{T_n}{\lVert T_n \rVert_2} \right|
+
+    Args:
+        student: Features (N, C, H, W).
+        teacher: The same shape; receives no gradient.
+
+    Returns:
+        A scalar, float32 or wider.
+
+    Raises:
+        ValueError: If a map is not 4-D or the shapes differ.
+
+    Example:
+        >>> student = torch.tensor([2.0, 0.0]).reshape(1, 2, 1, 1)
+        >>> adaptation_loss(student, student.flip(1))
+        tensor(1.)
+    """
+    check_maps(student, teacher)
+    with torch.autocast(student.device.type, enabled=False):
+        student, teacher = at_least_float32(student, teacher)
+        mine, theirs = (_unit(maps.flatten(1), dim=1) for maps in (student, teacher))
+        return (mine - theirs).abs().mean()
+
+
+@MODELS.register_module()
+class AffinityLoss(nn.Module):
+    """The affinity of positions on one level; see `affinity_loss`.
+
+    Args:
+        legacy_channels: Take torchdistill's `channel_affinity_loss`, which needs the
+            teacher's width.
+        loss_weight: Factor on the loss.
+
+    Example:
+        >>> AffinityLoss()(torch.ones(2, 4, 8, 8), torch.ones(2, 6, 8, 8)) < 1e-6
+        tensor(True)
+    """
+
+    def __init__(self, legacy_channels: bool = False, loss_weight: float = 1.0) -> None:
+        super().__init__()
+        self.legacy_channels = legacy_channels
+        self.loss_weight = loss_weight
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Return the weighted loss of maps (N, C, H, W) and (N, C', H, W)."""
+        loss = channel_affinity_loss if self.legacy_channels else affinity_loss
+        return self.loss_weight * loss(student, teacher)
+
+
+@MODELS.register_module()
+class AdaptationLoss(nn.Module):
+    """The adaptation to the teacher on one level; see `adaptation_loss`.
+
+    Args:
+        loss_weight: Factor on the loss.
+
+    Example:
+        >>> AdaptationLoss(loss_weight=50.0).loss_weight
+        50.0
+    """
+
+    def __init__(self, loss_weight: float = 50.0) -> None:
+        super().__init__()
+        self.loss_weight = loss_weight
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Return the weighted distance of two maps (N, C, H, W) as a scalar."""
+        return self.loss_weight * adaptation_loss(student, teacher)

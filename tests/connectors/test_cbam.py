@@ -1,0 +1,92 @@
+import pytest
+import torch
+from torch import Tensor
+
+from kdtoolbox.connectors import CBAMConnector, FixedCBAMConnector
+
+
+def maps(*shapes: tuple[int, ...]) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=generator).double() for shape in shapes]
+
+
+def build() -> CBAMConnector:
+    torch.manual_seed(0)
+    return CBAMConnector([4, 6], out_channels=[8, 5], reduction=2).double()
+
+
+def naive_gates(level: Tensor, channel: list, spatial: Tensor | None) -> Tensor:
+    """One image, value by value: `channel` weighs the two pools, `spatial` is 7x7."""
+    level = torch.stack(
+        [x * torch.sigmoid(g) for x, g in zip(level, channel, strict=True)]
+    )
+    refined = torch.empty_like(level)
+    _, height, width = level.shape
+    pools = torch.stack([level.max(0).values, level.mean(0)])
+    for y in range(height):
+        for x in range(width):
+            if spatial is None:
+                gate = pools[:, y, x].sum()
+            else:
+                gate = sum(
+                    spatial[p, dy + 3, dx + 3] * pools[p, y + dy, x + dx]
+                    for p in range(2)
+                    for dy in range(-3, 4)
+                    for dx in range(-3, 4)
+                    if 0 <= y + dy < height and 0 <= x + dx < width
+                )
+            refined[:, y, x] = level[:, y, x] * torch.sigmoid(gate)
+    return refined
+
+
+def test_fixed_gates_are_those_of_the_formula() -> None:
+    [level] = maps((2, 4, 5, 3))
+    [found] = FixedCBAMConnector()([level])
+    for image, refined in zip(level, found, strict=True):
+        channel = [x.mean() + x.max() for x in image]
+        torch.testing.assert_close(refined, naive_gates(image, channel, None))
+    assert not list(FixedCBAMConnector().state_dict())
+
+
+def test_learned_gates_are_those_of_the_formula() -> None:
+    connector = build()
+    levels = maps((2, 4, 5, 3), (2, 6, 2, 3))
+    found = connector(levels)
+    assert [tuple(x.shape) for x in found] == [(2, 8, 5, 3), (2, 5, 2, 3)]
+    for index, level in enumerate(levels):
+        first, _, last = connector.channel_gates[index]
+        refined = []
+        for image in level:
+            pools = image.mean((1, 2)), image.amax((1, 2))
+            gates = [last(first(pool).relu()) for pool in pools]
+            weight = connector.spatial_gates[index].weight[0]
+            refined.append(naive_gates(image, list(gates[0] + gates[1]), weight))
+        conv, norm = connector.projections[index]
+        expected = torch.einsum(
+            'oi,nihw->nohw', conv.weight[..., 0, 0], torch.stack(refined)
+        )
+        mean = expected.mean((0, 2, 3), keepdim=True)
+        variance = expected.var((0, 2, 3), unbiased=False, keepdim=True)
+        expected = (expected - mean) / (variance + norm.eps).sqrt()
+        torch.testing.assert_close(found[index], expected)
+
+
+def test_every_weight_and_the_wire_get_a_gradient() -> None:
+    connector = build()
+    levels = [level.requires_grad_() for level in maps((2, 4, 5, 3), (2, 6, 2, 3))]
+    sum(
+        output.square().mul(output.detach()).sum() for output in connector(levels)
+    ).backward()
+    assert all(x.grad.any() for x in [*levels, *connector.parameters()])
+
+
+def test_a_narrow_level_keeps_one_hidden_unit() -> None:
+    connector = CBAMConnector([8], [8])
+    assert connector.channel_gates[0][0].out_features == 1
+
+
+def test_refusals() -> None:
+    with pytest.raises(ValueError, match=r'got \[4, 6\] and \[8\]; write the widths'):
+        CBAMConnector([4, 6], [8])
+    with pytest.raises(ValueError, match=r'\[4, 6\].*has \[4\]; set in_channels=\[4\]'):
+        build()(maps((2, 4, 5, 3)))
