@@ -78,6 +78,7 @@ def table(channels: int, levels: int) -> dict[str, Row]:
     memory |= dict(student_channels=channels, teacher_channels=channels)
     memory['max_anchors'] = 1024
     return {
+        'ABLoss': on('fpn'),
         'ATLoss': on('fpn'),
         'AdaptationLoss': on('fpn'),
         'AffinityLoss': on('fpn'),
@@ -111,6 +112,7 @@ def table(channels: int, levels: int) -> dict[str, Row]:
         'MasKDLoss': on('fpn', num_tokens=6, allow_random=True, **pyramid),
         'NFDLoss': on('fpn'),
         'NKDLoss': on('roi_cls', **labels),
+        'OFDLoss': on('fpn'),
         'ObjectnessLoss': on('objectness'),
         'PFILoss': on('fpn', **mine, **theirs),
         'PGDClsLoss': on('fpn', **guides, level_weights=[1.0] * levels),

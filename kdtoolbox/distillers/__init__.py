@@ -2,12 +2,14 @@
 
 from kdtoolbox.distillers.crosskd_distiller import CrossKDDistiller
 from kdtoolbox.distillers.distiller import Distiller
+from kdtoolbox.distillers.preactivation_distiller import PreActivationDistiller
 from kdtoolbox.distillers.roi_distiller import RoIDistiller
 from kdtoolbox.distillers.token_trainer import TokenTrainer
 
 __all__ = [
     'CrossKDDistiller',
     'Distiller',
+    'PreActivationDistiller',
     'RoIDistiller',
     'TokenTrainer',
 ]

@@ -1,5 +1,6 @@
 """Distillation losses: one file per method, a pure function and a thin Module."""
 
+from kdtoolbox.losses.ab import ABLoss
 from kdtoolbox.losses.affinity import AdaptationLoss, AffinityLoss
 from kdtoolbox.losses.at import ATLoss, attention_transfer
 from kdtoolbox.losses.attnfd import AttnFDLoss
@@ -28,6 +29,7 @@ from kdtoolbox.losses.maskd import MasKDLoss
 from kdtoolbox.losses.mgd import MGDLoss
 from kdtoolbox.losses.nfd import AngularLoss, NFDLoss
 from kdtoolbox.losses.nkd import NKDLoss
+from kdtoolbox.losses.ofd import OFDLoss
 from kdtoolbox.losses.pfi import PFILoss
 from kdtoolbox.losses.pgd import PGDClsLoss, PGDRegLoss
 from kdtoolbox.losses.pkd import PKDLoss, pkd_loss
@@ -38,6 +40,7 @@ from kdtoolbox.losses.ssim import SSIMLoss
 from kdtoolbox.losses.wsld import WSLDLoss
 
 __all__ = [
+    'ABLoss',
     'ATLoss',
     'AdaptationLoss',
     'AffinityLoss',
@@ -71,6 +74,7 @@ __all__ = [
     'MasKDLoss',
     'NFDLoss',
     'NKDLoss',
+    'OFDLoss',
     'ObjectnessLoss',
     'PFILoss',
     'PGDClsLoss',
