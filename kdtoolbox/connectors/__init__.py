@@ -1,6 +1,7 @@
 """Everything that learns or resizes between recorders and losses."""
 
 from kdtoolbox.connectors.cbam import CBAMConnector, FixedCBAMConnector
+from kdtoolbox.connectors.channel_mlp import ChannelMLPConnector
 from kdtoolbox.connectors.conv import ConvConnector
 from kdtoolbox.connectors.generator import MGDConnector
 from kdtoolbox.connectors.norm import NormConnector
@@ -10,6 +11,7 @@ from kdtoolbox.connectors.review import ABFConnector
 __all__ = [
     'ABFConnector',
     'CBAMConnector',
+    'ChannelMLPConnector',
     'ConvConnector',
     'FixedCBAMConnector',
     'MGDConnector',

@@ -5,6 +5,7 @@ from kdtoolbox.losses.affinity import AdaptationLoss, AffinityLoss
 from kdtoolbox.losses.at import ATLoss, attention_transfer
 from kdtoolbox.losses.attnfd import AttnFDLoss
 from kdtoolbox.losses.bpkd import BPKDLoss
+from kdtoolbox.losses.channel_distillation import ChannelDistillationLoss, GuidedKDLoss
 from kdtoolbox.losses.crosskd import (
     CrossKDBoxLoss,
     CrossKDCenternessLoss,
@@ -20,7 +21,9 @@ from kdtoolbox.losses.fgd import FGDLoss, fgd_terms
 from kdtoolbox.losses.fgfi import FGFILoss
 from kdtoolbox.losses.fitnet import FitNetLoss
 from kdtoolbox.losses.frs import FRSFeatureLoss, FRSLogitLoss
+from kdtoolbox.losses.fsp import FSPLoss
 from kdtoolbox.losses.gid import GIDLoss
+from kdtoolbox.losses.ickd import ICKDLoss
 from kdtoolbox.losses.idd import IDDLoss
 from kdtoolbox.losses.ifvd import IFVDLoss
 from kdtoolbox.losses.kd import KDLoss, kd_loss
@@ -29,6 +32,7 @@ from kdtoolbox.losses.maskd import MasKDLoss
 from kdtoolbox.losses.mgd import MGDLoss
 from kdtoolbox.losses.nfd import AngularLoss, NFDLoss
 from kdtoolbox.losses.nkd import NKDLoss
+from kdtoolbox.losses.norm import NORMLoss
 from kdtoolbox.losses.ofd import OFDLoss
 from kdtoolbox.losses.pfi import PFILoss
 from kdtoolbox.losses.pgd import PGDClsLoss, PGDRegLoss
@@ -36,7 +40,9 @@ from kdtoolbox.losses.pkd import PKDLoss, pkd_loss
 from kdtoolbox.losses.response import ObjectnessLoss, RoIRegressionLoss
 from kdtoolbox.losses.reviewkd import HCLLoss
 from kdtoolbox.losses.rm import RMLoss
+from kdtoolbox.losses.srd import SRDLoss
 from kdtoolbox.losses.ssim import SSIMLoss
+from kdtoolbox.losses.vitkd import ViTKDLoss
 from kdtoolbox.losses.wsld import WSLDLoss
 
 __all__ = [
@@ -48,6 +54,7 @@ __all__ = [
     'AttnFDLoss',
     'BPKDLoss',
     'CWDLoss',
+    'ChannelDistillationLoss',
     'CrossKDBoxLoss',
     'CrossKDCenternessLoss',
     'CrossKDClsLoss',
@@ -62,9 +69,12 @@ __all__ = [
     'FGFILoss',
     'FRSFeatureLoss',
     'FRSLogitLoss',
+    'FSPLoss',
     'FitNetLoss',
     'GIDLoss',
+    'GuidedKDLoss',
     'HCLLoss',
+    'ICKDLoss',
     'IDDLoss',
     'IFVDLoss',
     'KDLoss',
@@ -74,6 +84,7 @@ __all__ = [
     'MasKDLoss',
     'NFDLoss',
     'NKDLoss',
+    'NORMLoss',
     'OFDLoss',
     'ObjectnessLoss',
     'PFILoss',
@@ -82,7 +93,9 @@ __all__ = [
     'PKDLoss',
     'RMLoss',
     'RoIRegressionLoss',
+    'SRDLoss',
     'SSIMLoss',
+    'ViTKDLoss',
     'WSLDLoss',
     'attention_transfer',
     'channel_wise_divergence',

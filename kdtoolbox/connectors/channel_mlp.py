@@ -1,0 +1,57 @@
+"""Align channels with a small network per position (arXiv:2303.13212).
+
+The paper compares what it returns with the teacher by the squared error, which is
+`MGDLoss` (summed) or `FitNetLoss` (averaged).
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from kdtoolbox.connectors.conv import ConvConnector
+from kdtoolbox.registry import MODELS
+
+
+@MODELS.register_module()
+class ChannelMLPConnector(nn.Module):
+    r"""Transform the channels of each position by two layers.
+
+    .. math:: Y_{h,w} = W_2 \, ReLU(W_1 X_{h,w} + b_1) + b_2
+
+    Unverified: there is no published code. The width of the hidden layer and the biases
+    are ours.
+
+    Args:
+        in_channels: Channels of the wire; a list makes one network per level, a number
+            one that all levels share.
+        out_channels: Channels of the new wire.
+        hidden_channels: Width between the layers, by default ``out_channels``.
+
+    Example:
+        >>> import torch
+        >>> connector = ChannelMLPConnector(in_channels=8, out_channels=16)
+        >>> [level] = connector([torch.zeros(2, 8, 4, 5)])
+        >>> tuple(level.shape)
+        (2, 16, 4, 5)
+    """
+
+    def __init__(
+        self,
+        in_channels: int | Sequence[int],
+        out_channels: int,
+        hidden_channels: int | None = None,
+    ) -> None:
+        super().__init__()
+        width = hidden_channels or out_channels
+        shared = isinstance(in_channels, int)
+        self.hidden = ConvConnector(in_channels, width, act_cfg=dict(type='ReLU'))
+        widths = width if shared else [width] * len(self.hidden.convs)
+        self.out = ConvConnector(widths, out_channels)
+
+    def forward(self, levels: list[Tensor]) -> list[Tensor]:
+        """Return the levels (N, in_channels, H, W) as (N, out_channels, H, W).
+
+        Raises:
+            ValueError: If the wire's levels or channels are not those of the config.
+        """
+        return self.out(self.hidden(levels))

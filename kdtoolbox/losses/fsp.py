@@ -1,0 +1,102 @@
+"""The flow of the solution procedure (FSP, Yim et al., CVPR 2017).
+
+The paper has no arXiv id; its title is *A Gift from Knowledge Distillation*.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kdtoolbox.losses.inputs import at_least_float32
+from kdtoolbox.registry import MODELS
+
+
+def flow_matrix(start: Tensor, end: Tensor) -> Tensor:
+    r"""Average the products of two layers' channels over the positions.
+
+    .. math:: G_{n, i, j} = mean_{h, w}(A_{n, i, h, w} \, B_{n, j, h, w})
+
+    The larger map is max-pooled to the size of the smaller one.
+
+    Args:
+        start: Features (N, C, H, W) of a layer.
+        end: Features (N, C', H', W') of a later layer of the same model.
+
+    Returns:
+        The matrices (N, C, C').
+
+    Example:
+        >>> flow_matrix(torch.ones(1, 2, 4, 4), torch.full((1, 1, 2, 2), 3.0))
+        tensor([[[3.],
+                 [3.]]])
+    """
+    size = [min(pair) for pair in zip(start.shape[2:], end.shape[2:], strict=True)]
+    start, end = (_pool(maps, size).flatten(2) for maps in (start, end))
+    return start @ end.mT / start.shape[2]
+
+
+def _pool(maps: Tensor, size: list[int]) -> Tensor:
+    if list(maps.shape[2:]) == size:
+        return maps
+    return functional.adaptive_max_pool2d(maps, size)
+
+
+@MODELS.register_module()
+class FSPLoss(nn.Module):
+    r"""The squared error of the flow between two layers; see `flow_matrix`.
+
+    .. math:: mean_{n, i, j}((G^S - G^T)^2)
+
+    A pair of layers costs C C' H W multiplications and C C' numbers for each image and
+    side. The two sides may differ in size, but not in channels.
+
+    Deviation: the paper sums where the published codes average, so that a weight does
+    not depend on the widths; it also trains the flow before the task, here it is one
+    loss among the others.
+
+    Args:
+        loss_weight: Factor on the loss. RepDistiller uses 50 for classification.
+
+    Example:
+        >>> loss, maps = FSPLoss(), torch.ones(1, 2, 4, 4)
+        >>> loss(maps, 2 * maps, maps, maps)
+        tensor(1.)
+    """
+
+    def __init__(self, loss_weight: float = 1.0) -> None:
+        super().__init__()
+        self.loss_weight = loss_weight
+
+    def forward(
+        self, student: Tensor, teacher: Tensor, student_end: Tensor, teacher_end: Tensor
+    ) -> Tensor:
+        """Return the weighted error of the flows from one layer to a later one.
+
+        Args:
+            student: The student's earlier layer (N, C, H, W).
+            teacher: The teacher's, with as many channels.
+            student_end: The student's later layer (N, C', H', W').
+            teacher_end: The teacher's, with as many channels.
+
+        Raises:
+            ValueError: If a map is not 4-D, or images or channels differ in number.
+        """
+        _check_pair(student, teacher)
+        _check_pair(student_end, teacher_end)
+        with torch.autocast(student.device.type, enabled=False):
+            student, teacher = at_least_float32(student, teacher)
+            student_end, teacher_end = at_least_float32(student_end, teacher_end)
+            mine = flow_matrix(student, student_end)
+            theirs = flow_matrix(teacher, teacher_end)
+            return self.loss_weight * functional.mse_loss(mine, theirs)
+
+
+def _check_pair(student: Tensor, teacher: Tensor) -> None:
+    shapes = f'student {tuple(student.shape)} and teacher {tuple(teacher.shape)}'
+    if student.dim() != 4 or teacher.dim() != 4:
+        raise ValueError(f'expected maps of shape (N, C, H, W), got {shapes}')
+    if student.shape[:2] != teacher.shape[:2]:
+        raise ValueError(
+            f'{shapes} differ in images or channels; put a ConvConnector under '
+            '`connectors` and name it as the student wire of this loss'
+        )

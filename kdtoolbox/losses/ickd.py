@@ -1,0 +1,90 @@
+"""Inter-channel correlation (ICKD, arXiv:2202.03680).
+
+The embedding of the student is a `kdtoolbox.connectors.ConvConnector` with a norm.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from kdtoolbox.losses.inputs import at_least_float32
+from kdtoolbox.registry import MODELS
+
+EPS = 1e-12
+"""The least norm of a row that has a direction."""
+
+
+def inter_channel_correlation(student: Tensor, teacher: Tensor) -> Tensor:
+    r"""Compare how alike the channels of each side are.
+
+    .. math:: \frac{1}{N C} \sum_n \lVert R(S_n) - R(T_n) \rVert_F^2, \quad
+        R(X) = norm_{rows}(X X^\top)
+
+    with X of C x (H W), and each of the C rows of its Gram matrix brought to length 1.
+    Both sides may have positions of their own, as the matrices know only channels.
+    One image costs 2 C^2 H W multiplications and C^2 numbers for each side.
+
+    Deviation: the row of a channel that is 0 everywhere gets no gradient, where the
+    authors' code divides by 1e-12.
+
+    Args:
+        student: Features (N, C, H, W).
+        teacher: Features (N, C, H', W'); receives no gradient.
+
+    Returns:
+        A scalar, float32 or wider.
+
+    Raises:
+        ValueError: If a map is not 4-D, or the images or channels differ in number.
+
+    Example:
+        >>> student = torch.eye(2).reshape(1, 2, 2, 1)
+        >>> inter_channel_correlation(student, torch.ones(1, 2, 3, 3))
+        tensor(0.5858)
+    """
+    _check_channels(student, teacher)
+    with torch.autocast(student.device.type, enabled=False):
+        student, teacher = at_least_float32(student, teacher)
+        difference = _correlation(student) - _correlation(teacher)
+        return difference.square().sum() / max(difference.shape[:2].numel(), 1)
+
+
+def _correlation(maps: Tensor) -> Tensor:
+    channels = maps.flatten(2)
+    gram = channels @ channels.mT
+    norms = torch.linalg.vector_norm(gram, dim=2, keepdim=True)
+    return (gram / norms.clamp(min=EPS)).where(norms > EPS, 0)
+
+
+def _check_channels(student: Tensor, teacher: Tensor) -> None:
+    shapes = f'student {tuple(student.shape)} and teacher {tuple(teacher.shape)}'
+    if student.dim() != 4 or teacher.dim() != 4:
+        raise ValueError(f'expected maps of shape (N, C, H, W), got {shapes}')
+    if student.shape[:2] != teacher.shape[:2]:
+        raise ValueError(
+            f'{shapes} differ in images or channels; put a ConvConnector under '
+            '`connectors` and name it as the input of this loss'
+        )
+
+
+@MODELS.register_module()
+class ICKDLoss(nn.Module):
+    """ICKD on one level; see `inter_channel_correlation`.
+
+    Unverified: the grid of patches of the paper's segmentation variant is not in any
+    published code and is left out; the whole map is one patch.
+
+    Args:
+        loss_weight: Factor on the loss. Published values are for classification.
+
+    Example:
+        >>> ICKDLoss(loss_weight=2.5)(torch.ones(1, 2, 4, 4), torch.ones(1, 2, 3, 3))
+        tensor(0.)
+    """
+
+    def __init__(self, loss_weight: float = 1.0) -> None:
+        super().__init__()
+        self.loss_weight = loss_weight
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Return the weighted distance of maps (N, C, H, W), (N, C, H', W')."""
+        return self.loss_weight * inter_channel_correlation(student, teacher)
