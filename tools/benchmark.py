@@ -77,6 +77,8 @@ def table(channels: int, levels: int) -> dict[str, Row]:
     memory = dict(num_classes=CLASSES, pixel_slots=500, region_slots=500)
     memory |= dict(student_channels=channels, teacher_channels=channels)
     memory['max_anchors'] = 1024
+    surrogate = dict(features='student.fpn', classifier='student.classifier')
+    surrogate |= dict(num_classes=CLASSES, channels=channels, ramp_iters=1)
     return {
         'ABLoss': on('fpn'),
         'ATLoss': on('fpn'),
@@ -91,6 +93,7 @@ def table(channels: int, levels: int) -> dict[str, Row]:
         'CrossKDCenternessLoss': on('centerness'),
         'CrossKDClsLoss': on('cls'),
         'CrossKDDistributionLoss': on('distribution', **theirs),
+        'DISTLoss': on('roi_cls'),
         'DKDLoss': on('roi_cls', **labels),
         'DSDCategoryLoss': on('cls'),
         'DSDPixelLoss': on('layers'),
@@ -112,11 +115,13 @@ def table(channels: int, levels: int) -> dict[str, Row]:
         'KDLoss': on('roi_cls'),
         'LDClsLoss': on('cls'),
         'LDLoss': on('distribution', **mine),
+        'LSKDLoss': on('roi_cls'),
         'MGDLoss': Row('fpn', connector=generator, bare=convolutions),
         'MasKDLoss': on('fpn', num_tokens=6, allow_random=True, **pyramid),
         'NFDLoss': on('fpn'),
         'NKDLoss': on('roi_cls', **labels),
         'NORMLoss': on('fpn'),
+        'NormKDLoss': on('roi_cls'),
         'OFDLoss': on('fpn'),
         'ObjectnessLoss': on('objectness'),
         'PFILoss': on('fpn', **mine, **theirs),
@@ -127,6 +132,8 @@ def table(channels: int, levels: int) -> dict[str, Row]:
         'RoIRegressionLoss': on('roi_box', **labels),
         'SRDLoss': on('fpn'),
         'SSIMLoss': on('fpn'),
+        'SphericalKDLoss': on('roi_cls'),
+        'TTMLoss': on('roi_cls'),
         'ViTKDLoss': on('fpn', channels=channels),
         'WSLDLoss': on('roi_cls', **labels),
     }
@@ -176,6 +183,8 @@ def make_scene(args: argparse.Namespace) -> Scene:
         for side in ('student', 'teacher')
         for name, levels in shapes.items()
     }
+    weights = torch.randn(CLASSES, args.channels, 1, 1)
+    wires['student.classifier'] = [weights] * len(sizes)
     wires['roi_labels'] = [torch.randint(CLASSES + 1, (args.images * ROIS,))]
     samples = [_sample(args.boxes, args.size) for _ in range(args.images)]
     context = dict(

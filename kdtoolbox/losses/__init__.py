@@ -14,6 +14,7 @@ from kdtoolbox.losses.crosskd import (
 )
 from kdtoolbox.losses.cwd import CWDLoss, channel_wise_divergence
 from kdtoolbox.losses.defeat import DeFeatLoss, DeFeatRoILoss
+from kdtoolbox.losses.dist import DISTLoss
 from kdtoolbox.losses.dkd import DKDLoss
 from kdtoolbox.losses.dsd import DSDCategoryLoss, DSDPixelLoss
 from kdtoolbox.losses.fbkd import FBKDLoss
@@ -28,11 +29,13 @@ from kdtoolbox.losses.idd import IDDLoss
 from kdtoolbox.losses.ifvd import IFVDLoss
 from kdtoolbox.losses.kd import KDLoss, kd_loss
 from kdtoolbox.losses.ld import LDClsLoss, LDLoss
+from kdtoolbox.losses.lskd import LSKDLoss
 from kdtoolbox.losses.maskd import MasKDLoss
 from kdtoolbox.losses.mgd import MGDLoss
 from kdtoolbox.losses.nfd import AngularLoss, NFDLoss
 from kdtoolbox.losses.nkd import NKDLoss
 from kdtoolbox.losses.norm import NORMLoss
+from kdtoolbox.losses.normkd import NormKDLoss
 from kdtoolbox.losses.ofd import OFDLoss
 from kdtoolbox.losses.pfi import PFILoss
 from kdtoolbox.losses.pgd import PGDClsLoss, PGDRegLoss
@@ -40,8 +43,10 @@ from kdtoolbox.losses.pkd import PKDLoss, pkd_loss
 from kdtoolbox.losses.response import ObjectnessLoss, RoIRegressionLoss
 from kdtoolbox.losses.reviewkd import HCLLoss
 from kdtoolbox.losses.rm import RMLoss
+from kdtoolbox.losses.spherical import SphericalKDLoss
 from kdtoolbox.losses.srd import SRDLoss
 from kdtoolbox.losses.ssim import SSIMLoss
+from kdtoolbox.losses.ttm import TTMLoss
 from kdtoolbox.losses.vitkd import ViTKDLoss
 from kdtoolbox.losses.wsld import WSLDLoss
 
@@ -59,6 +64,7 @@ __all__ = [
     'CrossKDCenternessLoss',
     'CrossKDClsLoss',
     'CrossKDDistributionLoss',
+    'DISTLoss',
     'DKDLoss',
     'DSDCategoryLoss',
     'DSDPixelLoss',
@@ -80,11 +86,13 @@ __all__ = [
     'KDLoss',
     'LDClsLoss',
     'LDLoss',
+    'LSKDLoss',
     'MGDLoss',
     'MasKDLoss',
     'NFDLoss',
     'NKDLoss',
     'NORMLoss',
+    'NormKDLoss',
     'OFDLoss',
     'ObjectnessLoss',
     'PFILoss',
@@ -95,6 +103,8 @@ __all__ = [
     'RoIRegressionLoss',
     'SRDLoss',
     'SSIMLoss',
+    'SphericalKDLoss',
+    'TTMLoss',
     'ViTKDLoss',
     'WSLDLoss',
     'attention_transfer',

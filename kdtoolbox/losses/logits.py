@@ -74,7 +74,8 @@ def read_logits(
         labels = pixel_labels(data_samples, student.shape[2:], student.device)
     valid = torch.ones_like(student[:, 0], dtype=torch.bool)
     if labels is not None:
-        valid = labels != IGNORED
+        # With more classes than that, as in LVIS, it is the label of one.
+        valid = (labels != IGNORED) | (student.shape[1] > IGNORED)
         labels = labels.where(valid, 0)
     student, teacher = at_least_float32(student, teacher)
     if not use_sigmoid:

@@ -82,3 +82,10 @@ def test_contract(use_sigmoid: bool) -> None:
     loss = KDLoss(tau=2.0, use_sigmoid=use_sigmoid)
     check_loss(loss, *MAPS, data_samples=samples_of(labels))
     check_loss(loss, MAPS[0][:, :, 0, 0], MAPS[1][:, :, 0, 0])
+
+
+def test_255_is_a_class_where_there_are_more() -> None:
+    rows, labels = torch.zeros(2, 300), torch.tensor([255, 0])
+    logits = read_logits(rows, rows, labels=labels)
+    assert logits.valid.all()
+    assert torch.equal(logits.labels, labels)
