@@ -12,6 +12,7 @@ from kdtoolbox.losses.crosskd import (
     CrossKDClsLoss,
     CrossKDDistributionLoss,
 )
+from kdtoolbox.losses.ctkd import CTKDLoss
 from kdtoolbox.losses.cwd import CWDLoss, channel_wise_divergence
 from kdtoolbox.losses.defeat import DeFeatLoss, DeFeatRoILoss
 from kdtoolbox.losses.dist import DISTLoss
@@ -43,6 +44,7 @@ from kdtoolbox.losses.pkd import PKDLoss, pkd_loss
 from kdtoolbox.losses.response import ObjectnessLoss, RoIRegressionLoss
 from kdtoolbox.losses.reviewkd import HCLLoss
 from kdtoolbox.losses.rm import RMLoss
+from kdtoolbox.losses.sdd import SDDLoss
 from kdtoolbox.losses.spherical import SphericalKDLoss
 from kdtoolbox.losses.srd import SRDLoss
 from kdtoolbox.losses.ssim import SSIMLoss
@@ -58,6 +60,7 @@ __all__ = [
     'AngularLoss',
     'AttnFDLoss',
     'BPKDLoss',
+    'CTKDLoss',
     'CWDLoss',
     'ChannelDistillationLoss',
     'CrossKDBoxLoss',
@@ -101,6 +104,7 @@ __all__ = [
     'PKDLoss',
     'RMLoss',
     'RoIRegressionLoss',
+    'SDDLoss',
     'SRDLoss',
     'SSIMLoss',
     'SphericalKDLoss',
