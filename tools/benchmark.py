@@ -132,6 +132,8 @@ def table(channels: int, levels: int) -> dict[str, Row]:
         'RMLoss': on('cls'),
         'RoIRegressionLoss': on('roi_box', **labels),
         'SDDLoss': on('cls'),
+        'SKDHolisticLoss': on('cls', num_classes=CLASSES),
+        'SKDPairwiseLoss': on('fpn'),
         'SRDLoss': on('fpn'),
         'SSIMLoss': on('fpn'),
         'SphericalKDLoss': on('roi_cls'),

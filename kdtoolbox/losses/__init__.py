@@ -45,6 +45,8 @@ from kdtoolbox.losses.response import ObjectnessLoss, RoIRegressionLoss
 from kdtoolbox.losses.reviewkd import HCLLoss
 from kdtoolbox.losses.rm import RMLoss
 from kdtoolbox.losses.sdd import SDDLoss
+from kdtoolbox.losses.skd import SKDPairwiseLoss
+from kdtoolbox.losses.skd_holistic import SKDHolisticLoss
 from kdtoolbox.losses.spherical import SphericalKDLoss
 from kdtoolbox.losses.srd import SRDLoss
 from kdtoolbox.losses.ssim import SSIMLoss
@@ -105,6 +107,8 @@ __all__ = [
     'RMLoss',
     'RoIRegressionLoss',
     'SDDLoss',
+    'SKDHolisticLoss',
+    'SKDPairwiseLoss',
     'SRDLoss',
     'SSIMLoss',
     'SphericalKDLoss',

@@ -10,7 +10,6 @@ from torch.nn import functional
 
 from kdtoolbox.losses.inputs import at_least_float32
 from kdtoolbox.losses.logits import check_logits, check_tau, read_logits
-from kdtoolbox.losses.positions import check_positions
 from kdtoolbox.registry import MODELS
 
 EPS = 1e-5
@@ -66,17 +65,29 @@ def dsd_pixel_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tens
         >>> dsd_pixel_loss([first, first.flip(-1)], [first.flip(-1), first])
         tensor(2.0000)
     """
+    _check_layers(student, teacher)
+    with torch.autocast(student[0].device.type, enabled=False):
+        pairs = zip(student, teacher, strict=True)
+        mine, theirs = zip(*(at_least_float32(*pair) for pair in pairs), strict=True)
+        return functional.mse_loss(attention_changes(mine), attention_changes(theirs))
+
+
+def _check_layers(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
     if len(student) < 2:
         raise ValueError(
             f'DSD compares layers of one network and the wire has {len(student)}; '
             "record two or more, such as dict(layers='backbone.layer[2-4]')"
         )
-    for level in (*student, *teacher):
-        check_positions(student[0], level)
-    with torch.autocast(student[0].device.type, enabled=False):
-        pairs = zip(student, teacher, strict=True)
-        mine, theirs = zip(*(at_least_float32(*pair) for pair in pairs), strict=True)
-        return functional.mse_loss(attention_changes(mine), attention_changes(theirs))
+    shapes = [[tuple(level.shape) for level in side] for side in (student, teacher)]
+    shown = f'student {shapes[0]} and teacher {shapes[1]}'
+    if any(len(shape) != 4 for side in shapes for shape in side):
+        raise ValueError(f'expected maps of shape (N, C, H, W), got {shown}')
+    if len({(shape[0], *shape[2:]) for side in shapes for shape in side}) > 1:
+        raise ValueError(
+            f'expected layers of one size, got {shown}; record stages of one stride, '
+            "such as dict(layers='backbone.layer[2-4]'), and bring one side to the "
+            'size of the other with a ResizeConnector under `connectors`'
+        )
 
 
 @MODELS.register_module()

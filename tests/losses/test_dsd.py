@@ -179,8 +179,10 @@ def test_contract() -> None:
 def test_refusals() -> None:
     with pytest.raises(ValueError, match=r'the wire has 1; record .*layer\[2-4\]'):
         dsd_pixel_loss([STUDENT], [TEACHER])
-    with pytest.raises(ValueError, match=r'\(2, 4, 3, 5\) differ in size.*Resize'):
+    with pytest.raises(ValueError, match=r'one size.*\(2, 4, 3, 5\)\].*Resize'):
         dsd_pixel_loss([STUDENT, STUDENT[:, :, :3]], [TEACHER, TEACHER])
+    with pytest.raises(ValueError, match=r'\(N, C, H, W\), got .*\(4, 6, 5\)\]'):
+        dsd_pixel_loss([STUDENT] * 2, [TEACHER, TEACHER[0]])
     with pytest.raises(ValueError, match=r'maps \(N, K, H, W\), got'):
         dsd_category_loss(STUDENT[:, :, 0, 0], TEACHER[:, :, 0, 0])
     with pytest.raises(ValueError, match='DSDCategoryLoss: tau .* got 0'):

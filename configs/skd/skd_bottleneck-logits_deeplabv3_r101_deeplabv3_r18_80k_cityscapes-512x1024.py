@@ -1,0 +1,27 @@
+# All three terms of SKD: pixel-wise, pair-wise and holistic.
+_base_ = 'mmseg::deeplabv3/deeplabv3_r18-d8_4xb2-80k_cityscapes-512x1024.py'
+
+sources = dict(features='decode_head.bottleneck', logits='decode_head.conv_seg')
+logits = dict(student='student.logits', teacher='teacher.logits')
+model = dict(
+    _delete_=True,
+    type='kdtoolbox.Distiller',
+    student=_base_.model,
+    teacher=dict(
+        config='mmseg::deeplabv3/deeplabv3_r101-d8_4xb2-80k_cityscapes-512x1024.py',
+        checkpoint='https://mmassets.onedl.ai/mmsegmentation/v0.5/deeplabv3/deeplabv3_r101-d8_512x1024_80k_cityscapes/deeplabv3_r101-d8_512x1024_80k_cityscapes_20200606_113503-9e428899.pth',
+    ),
+    recorders=dict(student=sources, teacher=sources),
+    losses=dict(
+        loss_kd=dict(type='KDLoss', **logits, loss_weight=10.0),
+        loss_pairwise=dict(
+            type='SKDPairwiseLoss',
+            student='student.features',
+            teacher='teacher.features',
+        ),
+        loss_holistic=dict(
+            type='SKDHolisticLoss', **logits, num_classes=19, critic_weight=0.004
+        ),
+    ),
+)
+custom_hooks = [dict(type='kdtoolbox.ExportStudentHook')]
