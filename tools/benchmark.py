@@ -100,6 +100,7 @@ def table(channels: int, levels: int) -> dict[str, Row]:
         'DSDPixelLoss': on('layers'),
         'DeFeatLoss': on('fpn'),
         'DeFeatRoILoss': on('roi_cls', **labels),
+        'FAKDLoss': on('cls', **surrogate),
         'FBKDLoss': on('fpn', **pyramid),
         'FGDLoss': on('fpn', **pyramid),
         'FGFILoss': on('fpn'),

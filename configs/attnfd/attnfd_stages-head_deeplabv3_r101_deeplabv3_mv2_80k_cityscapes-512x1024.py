@@ -2,6 +2,7 @@
 _base_ = 'mmseg::mobilenet_v2/mobilenet-v2-d8_deeplabv3_4xb2-80k_cityscapes-512x1024.py'
 
 stages = dict(in_channels=[24, 32, 96, 320], out_channels=[256, 512, 1024, 2048])
+loss = dict(type='AttnFDLoss', legacy_batch_norm=True)
 head = dict(in_channels=[512], out_channels=[512])
 model = dict(
     _delete_=True,
@@ -22,8 +23,8 @@ model = dict(
         t_head=dict(type='FixedCBAMConnector', input='teacher.head'),
     ),
     losses=dict(
-        loss_stages=dict(type='AttnFDLoss', student='s_stages', teacher='t_stages'),
-        loss_head=dict(type='AttnFDLoss', student='s_head', teacher='t_head'),
+        loss_stages=dict(**loss, student='s_stages', teacher='t_stages'),
+        loss_head=dict(**loss, student='s_head', teacher='t_head'),
     ),
 )
 custom_hooks = [dict(type='kdtoolbox.ExportStudentHook')]

@@ -18,6 +18,7 @@ from kdtoolbox.losses.defeat import DeFeatLoss, DeFeatRoILoss
 from kdtoolbox.losses.dist import DISTLoss
 from kdtoolbox.losses.dkd import DKDLoss
 from kdtoolbox.losses.dsd import DSDCategoryLoss, DSDPixelLoss
+from kdtoolbox.losses.fakd import FAKDLoss
 from kdtoolbox.losses.fbkd import FBKDLoss
 from kdtoolbox.losses.fgd import FGDLoss, fgd_terms
 from kdtoolbox.losses.fgfi import FGFILoss
@@ -75,6 +76,7 @@ __all__ = [
     'DSDPixelLoss',
     'DeFeatLoss',
     'DeFeatRoILoss',
+    'FAKDLoss',
     'FBKDLoss',
     'FGDLoss',
     'FGFILoss',

@@ -1,0 +1,71 @@
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+Toy = SimpleNamespace
+
+LAYER = 'decode_head.conv_seg'
+LOSS = dict(
+    type='FAKDLoss',
+    student='student.logits',
+    teacher='teacher.logits',
+    features='student.features',
+    classifier='student.classifier',
+    num_classes=4,
+    channels=8,
+    ramp_iters=1,
+)
+RECORDERS = dict(
+    student=dict(logits=LAYER, features=dict(source=LAYER, what='input')),
+    teacher=dict(logits=LAYER),
+)
+
+
+def build(toy: Toy, **changes: Any) -> Any:
+    torch.manual_seed(0)
+    config = toy.distiller(toy.segmentor(), toy.segmentor(base=16))
+    config |= dict(type='kdtoolbox.ClassifierDistiller', recorders=RECORDERS)
+    config |= dict(losses=dict(loss_fakd=LOSS)) | changes
+    return toy.build(dict(model=config, default_scope='mmseg')).train()
+
+
+def test_the_loss_reads_and_trains_the_weights(toy: Toy) -> None:
+    model = build(toy)
+    data = model.data_preprocessor(toy.seg_data(), training=True)
+    model(**data, mode='loss')
+    weight = model.student.decode_head.conv_seg.weight
+    [found] = model.collect_wires({}, {})['student.classifier']
+    assert found is weight
+    # Of the second step, whose lambda is above 0: without it the gradient is another.
+    gradients = []
+    for strength in (0.0, 0.5):
+        model.losses.loss_fakd.strength = strength
+        torch.manual_seed(0)
+        losses = model(**data, mode='loss')
+        gradients += torch.autograd.grad(losses['loss_fakd'], weight)
+    assert all(gradient.any() for gradient in gradients)
+    assert not torch.allclose(*gradients)
+
+
+def test_nothing_joins_the_student(toy: Toy) -> None:
+    names = set(build(toy).state_dict())
+    buffers = {
+        f'losses.loss_fakd.{x}' for x in ('counts', 'means', 'variances', 'steps')
+    }
+    assert {n for n in names if not n.startswith('student.')} == buffers
+
+
+def test_refusals(toy: Toy) -> None:
+    with pytest.raises(
+        ValueError, match=r"'decode_head\.conv_sag'; nearest: .*conv_seg"
+    ):
+        build(toy, classifier='decode_head.conv_sag')
+    with pytest.raises(
+        ValueError, match=r"'decode_head\.dropout': 'Dropout2d'.*conv_seg"
+    ):
+        build(toy, classifier='decode_head.dropout')
+    taken = dict(student=dict(classifier=LAYER), teacher={})
+    with pytest.raises(ValueError, match="makes 'classifier' itself; choose another"):
+        build(toy, recorders=taken)
