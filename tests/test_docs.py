@@ -48,7 +48,8 @@ def test_parity_was_measured_on_the_vectors_there_are() -> None:
     folders = {case.split('/')[0] for case in cases}
     assert {case.split('/')[0] for case in parity} == folders
     for errors in parity.values():
-        assert 0 <= max(errors.values()) < 1e-8
+        # The reference of DiffKD rounds its schedule to float32.
+        assert 0 <= max(errors.values()) < 1e-6
 
 
 def test_a_paper_is_read_from_the_first_line(method_table: Any) -> None:

@@ -15,6 +15,7 @@ from kdtoolbox.losses.crosskd import (
 from kdtoolbox.losses.ctkd import CTKDLoss
 from kdtoolbox.losses.cwd import CWDLoss, channel_wise_divergence
 from kdtoolbox.losses.defeat import DeFeatLoss, DeFeatRoILoss
+from kdtoolbox.losses.diffkd import DiffKDLoss
 from kdtoolbox.losses.dist import DISTLoss
 from kdtoolbox.losses.dkd import DKDLoss
 from kdtoolbox.losses.dsd import DSDCategoryLoss, DSDPixelLoss
@@ -46,6 +47,7 @@ from kdtoolbox.losses.response import ObjectnessLoss, RoIRegressionLoss
 from kdtoolbox.losses.reviewkd import HCLLoss
 from kdtoolbox.losses.rm import RMLoss
 from kdtoolbox.losses.sdd import SDDLoss
+from kdtoolbox.losses.semckd import SemCKDLoss
 from kdtoolbox.losses.skd import SKDPairwiseLoss
 from kdtoolbox.losses.skd_holistic import SKDHolisticLoss
 from kdtoolbox.losses.spherical import SphericalKDLoss
@@ -76,6 +78,7 @@ __all__ = [
     'DSDPixelLoss',
     'DeFeatLoss',
     'DeFeatRoILoss',
+    'DiffKDLoss',
     'FAKDLoss',
     'FBKDLoss',
     'FGDLoss',
@@ -113,6 +116,7 @@ __all__ = [
     'SKDPairwiseLoss',
     'SRDLoss',
     'SSIMLoss',
+    'SemCKDLoss',
     'SphericalKDLoss',
     'TTMLoss',
     'ViTKDLoss',

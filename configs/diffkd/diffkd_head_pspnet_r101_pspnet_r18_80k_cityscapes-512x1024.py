@@ -1,0 +1,28 @@
+# DiffKD on the feature before the logits, with the weights for classification.
+_base_ = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
+head = dict(head='decode_head.bottleneck')
+
+model = dict(
+    _delete_=True,
+    type='kdtoolbox.Distiller',
+    student=_base_.model,
+    teacher=dict(
+        config='mmseg::pspnet/pspnet_r101-d8_4xb2-80k_cityscapes-512x1024.py',
+        checkpoint='https://mmassets.onedl.ai/mmsegmentation/v0.5/pspnet/pspnet_r101-d8_512x1024_80k_cityscapes/pspnet_r101-d8_512x1024_80k_cityscapes_20200606_112211-e1e1100f.pth',
+    ),
+    recorders=dict(student=head, teacher=head),
+    connectors=dict(
+        aligned=dict(
+            type='ConvConnector',
+            input='student.head',
+            in_channels=128,
+            out_channels=512,
+        )
+    ),
+    losses=dict(
+        loss_diffkd=dict(
+            type='DiffKDLoss', student='aligned', teacher='teacher.head', channels=512
+        )
+    ),
+)
+custom_hooks = [dict(type='kdtoolbox.ExportStudentHook')]
