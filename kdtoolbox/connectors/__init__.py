@@ -5,8 +5,10 @@ from kdtoolbox.connectors.channel_mlp import ChannelMLPConnector
 from kdtoolbox.connectors.conv import ConvConnector
 from kdtoolbox.connectors.generator import MGDConnector
 from kdtoolbox.connectors.norm import NormConnector
+from kdtoolbox.connectors.regressor import RegressorConnector
 from kdtoolbox.connectors.resize import ResizeConnector
 from kdtoolbox.connectors.review import ABFConnector
+from kdtoolbox.connectors.translator import TranslatorConnector
 
 __all__ = [
     'ABFConnector',
@@ -16,5 +18,7 @@ __all__ = [
     'FixedCBAMConnector',
     'MGDConnector',
     'NormConnector',
+    'RegressorConnector',
     'ResizeConnector',
+    'TranslatorConnector',
 ]

@@ -5,6 +5,7 @@ from kdtoolbox.losses.affinity import AdaptationLoss, AffinityLoss
 from kdtoolbox.losses.at import ATLoss, attention_transfer
 from kdtoolbox.losses.attnfd import AttnFDLoss
 from kdtoolbox.losses.bpkd import BPKDLoss
+from kdtoolbox.losses.cc import CCLoss
 from kdtoolbox.losses.channel_distillation import ChannelDistillationLoss, GuidedKDLoss
 from kdtoolbox.losses.crosskd import (
     CrossKDBoxLoss,
@@ -26,6 +27,7 @@ from kdtoolbox.losses.fgfi import FGFILoss
 from kdtoolbox.losses.fitnet import FitNetLoss
 from kdtoolbox.losses.frs import FRSFeatureLoss, FRSLogitLoss
 from kdtoolbox.losses.fsp import FSPLoss
+from kdtoolbox.losses.ft import FTLoss
 from kdtoolbox.losses.gid import GIDLoss
 from kdtoolbox.losses.ickd import ICKDLoss
 from kdtoolbox.losses.idd import IDDLoss
@@ -39,21 +41,26 @@ from kdtoolbox.losses.nfd import AngularLoss, NFDLoss
 from kdtoolbox.losses.nkd import NKDLoss
 from kdtoolbox.losses.norm import NORMLoss
 from kdtoolbox.losses.normkd import NormKDLoss
+from kdtoolbox.losses.nst import NSTLoss
 from kdtoolbox.losses.ofd import OFDLoss
 from kdtoolbox.losses.pfi import PFILoss
 from kdtoolbox.losses.pgd import PGDClsLoss, PGDRegLoss
 from kdtoolbox.losses.pkd import PKDLoss, pkd_loss
+from kdtoolbox.losses.pkt import PKTLoss
 from kdtoolbox.losses.response import ObjectnessLoss, RoIRegressionLoss
 from kdtoolbox.losses.reviewkd import HCLLoss
+from kdtoolbox.losses.rkd import RKDLoss
 from kdtoolbox.losses.rm import RMLoss
 from kdtoolbox.losses.sdd import SDDLoss
 from kdtoolbox.losses.semckd import SemCKDLoss
 from kdtoolbox.losses.skd import SKDPairwiseLoss
 from kdtoolbox.losses.skd_holistic import SKDHolisticLoss
+from kdtoolbox.losses.sp import SPLoss
 from kdtoolbox.losses.spherical import SphericalKDLoss
 from kdtoolbox.losses.srd import SRDLoss
 from kdtoolbox.losses.ssim import SSIMLoss
 from kdtoolbox.losses.ttm import TTMLoss
+from kdtoolbox.losses.vid import VIDLoss
 from kdtoolbox.losses.vitkd import ViTKDLoss
 from kdtoolbox.losses.wsld import WSLDLoss
 
@@ -65,6 +72,7 @@ __all__ = [
     'AngularLoss',
     'AttnFDLoss',
     'BPKDLoss',
+    'CCLoss',
     'CTKDLoss',
     'CWDLoss',
     'ChannelDistillationLoss',
@@ -86,6 +94,7 @@ __all__ = [
     'FRSFeatureLoss',
     'FRSLogitLoss',
     'FSPLoss',
+    'FTLoss',
     'FitNetLoss',
     'GIDLoss',
     'GuidedKDLoss',
@@ -102,6 +111,7 @@ __all__ = [
     'NFDLoss',
     'NKDLoss',
     'NORMLoss',
+    'NSTLoss',
     'NormKDLoss',
     'OFDLoss',
     'ObjectnessLoss',
@@ -109,16 +119,20 @@ __all__ = [
     'PGDClsLoss',
     'PGDRegLoss',
     'PKDLoss',
+    'PKTLoss',
+    'RKDLoss',
     'RMLoss',
     'RoIRegressionLoss',
     'SDDLoss',
     'SKDHolisticLoss',
     'SKDPairwiseLoss',
+    'SPLoss',
     'SRDLoss',
     'SSIMLoss',
     'SemCKDLoss',
     'SphericalKDLoss',
     'TTMLoss',
+    'VIDLoss',
     'ViTKDLoss',
     'WSLDLoss',
     'attention_transfer',

@@ -1,0 +1,77 @@
+"""Turn features into factors (FT, arXiv:1802.04977)."""
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kdtoolbox.registry import MODELS
+
+SLOPE = 0.1
+"""Of the leaky ReLU below zero."""
+
+
+class _BatchNorm(nn.BatchNorm2d):
+    """A batch norm that falls back on its running statistics for a single value."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        if maps.numel() > maps.shape[1]:
+            return super().forward(maps)
+        mean, variance = self.running_mean, self.running_var
+        return functional.batch_norm(
+            maps, mean, variance, self.weight, self.bias, eps=self.eps
+        )
+
+
+def factor_layers(widths: list[int]) -> nn.Sequential:
+    """Return 3x3 convolutions between these widths, with norm and leaky ReLU each.
+
+    Example:
+        >>> len(factor_layers([8, 8, 4, 4]))
+        9
+    """
+    layers: list[nn.Module] = []
+    for width, out in zip(widths[:-1], widths[1:], strict=True):
+        layers += [
+            nn.Conv2d(width, out, 3, padding=1),
+            _BatchNorm(out),
+            nn.LeakyReLU(SLOPE),
+        ]
+    return nn.Sequential(*layers)
+
+
+@MODELS.register_module()
+class TranslatorConnector(nn.Module):
+    """Translate a student's features into factors, the same layers for all levels.
+
+    Three 3x3 convolutions, the second of which changes the width, each with a batch
+    norm and a leaky ReLU. `FTLoss` compares them with the factors of the teacher.
+
+    Args:
+        in_channels: Channels of the wire.
+        out_channels: Channels of the factors.
+
+    Example:
+        >>> import torch
+        >>> [level] = TranslatorConnector(8, 4)([torch.zeros(2, 8, 4, 5)])
+        >>> tuple(level.shape)
+        (2, 4, 4, 5)
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        widths = [in_channels, in_channels, out_channels, out_channels]
+        self.in_channels = in_channels
+        self.layers = factor_layers(widths)
+
+    def forward(self, levels: list[Tensor]) -> list[Tensor]:
+        """Return the levels (N, in_channels, H, W) as (N, out_channels, H, W).
+
+        Raises:
+            ValueError: If the wire has other channels.
+        """
+        found = [level.shape[1] for level in levels]
+        if set(found) != {self.in_channels}:
+            raise ValueError(
+                f'expected levels of {self.in_channels} channels, the wire has '
+                f'{found}; set in_channels={found[0]} and record levels of one width'
+            )
+        return [self.layers(level) for level in levels]

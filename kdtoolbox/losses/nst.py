@@ -1,0 +1,80 @@
+"""Neuron selectivity transfer (NST, arXiv:1707.01219)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kdtoolbox.losses.inputs import at_least_float32
+from kdtoolbox.registry import MODELS
+
+
+def channel_discrepancy(student: Tensor, teacher: Tensor) -> Tensor:
+    r"""Compare two sets of channels by their maximum mean discrepancy.
+
+    .. math:: k(T, T) + k(S, S) - 2 k(S, T), \quad
+        k(A, B) = mean_{n,i,j} \left(
+        \frac{a_{n,i} \cdot b_{n,j}}{\lVert a_{n,i} \rVert \, \lVert b_{n,j} \rVert}
+        \right)^2
+
+    where :math:`a_{n,i}` is channel i of image n over its positions. Only the products
+    (N, C, C') are held, beside the normalised maps.
+
+    Args:
+        student: Features (N, C, H, W).
+        teacher: Features (N, C', H, W); receives no gradient.
+
+    Returns:
+        A scalar, float32 or wider.
+
+    Raises:
+        ValueError: If a map is not 4-D, or N, H or W differ.
+
+    Example:
+        >>> student = torch.eye(4)[None, :2].reshape(1, 2, 2, 2)
+        >>> channel_discrepancy(student, torch.ones(1, 3, 2, 2))
+        tensor(1.)
+    """
+    _check_sizes(student, teacher)
+    with torch.autocast(student.device.type, enabled=False):
+        s, t = (
+            functional.normalize(maps.flatten(2), dim=2)
+            for maps in at_least_float32(student, teacher)
+        )
+        return _kernel(t, t) + _kernel(s, s) - 2 * _kernel(s, t)
+
+
+def _kernel(a: Tensor, b: Tensor) -> Tensor:
+    return torch.bmm(a, b.transpose(1, 2)).square().mean()
+
+
+def _check_sizes(student: Tensor, teacher: Tensor) -> None:
+    shapes = f'student {tuple(student.shape)} and teacher {tuple(teacher.shape)}'
+    if student.dim() != 4 or teacher.dim() != 4:
+        raise ValueError(f'expected maps of shape (N, C, H, W), got {shapes}')
+    sizes = [(len(maps), *maps.shape[2:]) for maps in (student, teacher)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(
+            f'{shapes} differ in size; put a ResizeConnector (height, width) under '
+            '`connectors` and name it as the input of this loss'
+        )
+
+
+@MODELS.register_module()
+class NSTLoss(nn.Module):
+    """NST with the polynomial kernel on one level; see `channel_discrepancy`.
+
+    Args:
+        loss_weight: Factor on the loss. Published codes use 50 for classification.
+
+    Example:
+        >>> NSTLoss().loss_weight
+        50.0
+    """
+
+    def __init__(self, loss_weight: float = 50.0) -> None:
+        super().__init__()
+        self.loss_weight = loss_weight
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Return the weighted discrepancy of maps (N, C, H, W), (N, C', H, W)."""
+        return self.loss_weight * channel_discrepancy(student, teacher)

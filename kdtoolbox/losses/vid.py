@@ -1,0 +1,111 @@
+"""Variational information distillation (VID, arXiv:1904.05835): its loss.
+
+The network that predicts the teacher is `kdtoolbox.connectors.RegressorConnector`.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kdtoolbox.losses.inputs import at_least_float32, check_maps
+from kdtoolbox.registry import MODELS
+
+EPS = 1e-5
+"""The least variance, as in the published codes."""
+
+
+def gaussian_code_length(mean: Tensor, teacher: Tensor, variance: Tensor) -> Tensor:
+    r"""Return how badly normal distributions foresee the teacher.
+
+    .. math:: mean_{n,c,h,w} \tfrac{1}{2} \left(
+        \frac{(T - \mu)^2}{v_c} + \log v_c \right)
+
+    The negative logarithm of their density without the constant; the less it is, the
+    higher the bound on the mutual information. It is negative where small variances are
+    earned.
+
+    Args:
+        mean: Predictions (N, C, H, W) from the student.
+        teacher: The same shape; receives no gradient.
+        variance: Of each channel (C,), above 0.
+
+    Returns:
+        A scalar, float32 or wider.
+
+    Raises:
+        ValueError: If a map is not 4-D or the shapes differ.
+
+    Example:
+        >>> maps = torch.ones(1, 2, 2, 2)
+        >>> gaussian_code_length(maps, maps + 2, torch.ones(2))
+        tensor(2.)
+    """
+    check_maps(mean, teacher)
+    with torch.autocast(mean.device.type, enabled=False):
+        mean, teacher = at_least_float32(mean, teacher)
+        variance = variance.to(mean.dtype)
+        errors = (teacher - mean).square().mean((0, 2, 3))
+        return (errors / variance + variance.log()).mean() / 2
+
+
+@MODELS.register_module()
+class VIDLoss(nn.Module):
+    """VID with a learned variance per channel and level; see `gaussian_code_length`.
+
+    The variances are trained with the student. The loss may become negative.
+
+    Args:
+        channels: Channels of the teacher.
+        num_levels: Levels of the wires.
+        init_variance: Where the variances start.
+        loss_weight: Factor on the loss. Published codes use 1.
+
+    Raises:
+        ValueError: If ``init_variance`` is not above the least variance of 1e-5.
+
+    Example:
+        >>> VIDLoss(channels=2).variances(0).detach()
+        tensor([5.0000, 5.0000])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_levels: int = 1,
+        init_variance: float = 5.0,
+        loss_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if not init_variance > EPS:
+            raise ValueError(
+                f'VIDLoss: init_variance must be above {EPS}, got {init_variance!r}; '
+                'write for instance init_variance=5.0 in the entry of this loss under '
+                '`losses`'
+            )
+        start = math.log(math.expm1(init_variance - EPS))
+        self.scales = nn.Parameter(torch.full((num_levels, channels), start))
+        self.loss_weight = loss_weight
+
+    def variances(self, level: int) -> Tensor:
+        """Return the variances (C,) of a level, at least in float32."""
+        scales = self.scales[level]
+        dtype = torch.promote_types(scales.dtype, torch.float32)
+        return functional.softplus(scales.to(dtype)) + EPS
+
+    def forward(self, student: Tensor, teacher: Tensor, level: int) -> Tensor:
+        """Return the weighted code length of a map (N, C, H, W) as a scalar.
+
+        Raises:
+            ValueError: If the level or its channels are not those of the config.
+        """
+        num_levels, channels = self.scales.shape
+        if level >= num_levels or teacher.shape[1] != channels:
+            raise ValueError(
+                f'VIDLoss has channels={channels}, num_levels={num_levels} and met '
+                f'{teacher.shape[1]} channels at level {level}; set channels='
+                f'{teacher.shape[1]} and num_levels to the number of levels'
+            )
+        variance = self.variances(level)
+        return self.loss_weight * gaussian_code_length(student, teacher, variance)
