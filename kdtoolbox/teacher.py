@@ -1,5 +1,6 @@
 """The teacher: built from its config, loaded strictly, frozen and hidden."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -120,4 +121,7 @@ class Teacher:
                 # Not `mode='tensor'`: it enters heads past their hooks, and skips
                 # mmseg's auxiliary heads.
                 for member in head if isinstance(head, nn.ModuleList) else [head]:
-                    member(features)
+                    # Mask2Former's head takes the samples too.
+                    known = inspect.signature(member.forward).parameters
+                    more = [data_samples] if 'batch_data_samples' in known else []
+                    member(features, *more)

@@ -213,7 +213,7 @@ def _shapes(args: argparse.Namespace, sizes: list[list[int]]) -> dict[str, list]
     """Return the shapes of each wire, one per level, or one of rows."""
     widths = dict(fpn=args.channels, cls=CLASSES, box=4, distribution=4 * BINS)
     widths |= dict(centerness=1, objectness=3)
-    rows = dict(roi_cls=CLASSES + 1, roi_box=4 * CLASSES)
+    rows = dict(roi_cls=CLASSES + 1, roi_box=4 * CLASSES, query_box=4)
     maps = {
         name: [(args.images, width, *size) for size in sizes]
         for name, width in widths.items()

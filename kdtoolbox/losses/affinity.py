@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 
-from kdtoolbox.losses.inputs import at_least_float32, check_maps
-from kdtoolbox.losses.positions import check_positions
+from kdtoolbox.losses.inputs import at_least_float32, check_maps, check_positions
 from kdtoolbox.registry import MODELS
 
 

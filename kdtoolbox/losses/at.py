@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdtoolbox.losses.inputs import at_least_float32
+from kdtoolbox.losses.inputs import at_least_float32, check_positions
 from kdtoolbox.registry import MODELS
 
 
@@ -35,7 +35,7 @@ def attention_transfer(student: Tensor, teacher: Tensor) -> Tensor:
         >>> attention_transfer(student, teacher)
         tensor(0.2500)
     """
-    _check_sizes(student, teacher)
+    check_positions(student, teacher)
     with torch.autocast(student.device.type, enabled=False):
         student, teacher = at_least_float32(student, teacher)
         return functional.mse_loss(_energy(student), _energy(teacher))
@@ -44,18 +44,6 @@ def attention_transfer(student: Tensor, teacher: Tensor) -> Tensor:
 def _energy(maps: Tensor) -> Tensor:
     energy = maps.square().mean(1).flatten(1)
     return functional.normalize(energy)
-
-
-def _check_sizes(student: Tensor, teacher: Tensor) -> None:
-    shapes = f'student {tuple(student.shape)} and teacher {tuple(teacher.shape)}'
-    if student.dim() != 4 or teacher.dim() != 4:
-        raise ValueError(f'expected maps of shape (N, C, H, W), got {shapes}')
-    sizes = [(len(maps), *maps.shape[2:]) for maps in (student, teacher)]
-    if sizes[0] != sizes[1]:
-        raise ValueError(
-            f'{shapes} differ in size; put a ResizeConnector (height, width) under '
-            '`connectors` and name it as the input of this loss'
-        )
 
 
 @MODELS.register_module()

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdtoolbox.losses.class_labels import require_labels
 from kdtoolbox.losses.cwd import channel_wise_divergence
 from kdtoolbox.losses.kd import kd_divergence
 from kdtoolbox.losses.logits import (
@@ -16,6 +15,7 @@ from kdtoolbox.losses.logits import (
     check_tau,
     pixel_labels,
     read_logits,
+    require_labels,
 )
 from kdtoolbox.registry import MODELS
 

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from kdtoolbox.losses.inputs import at_least_float32
 from kdtoolbox.losses.kd import kd_divergence
-from kdtoolbox.losses.logits import check_tau, read_logits
+from kdtoolbox.losses.logits import check_tau, read_logits, require_labels
 from kdtoolbox.registry import MODELS
 
 
@@ -81,13 +81,8 @@ def guided_divergence(
     """
     with torch.autocast(student.device.type, enabled=False):
         logits = read_logits(student, teacher, data_samples, labels)
-        if logits.labels is None:
-            raise ValueError(
-                'where the teacher is right takes labels: those of rows come with a '
-                "wire, such as labels='roi.labels' in the entry of this loss under "
-                '`losses`, those of maps from gt_sem_seg of the data samples'
-            )
-        right = logits.valid & (logits.teacher.argmax(1) == logits.labels)
+        labels = require_labels('GuidedKDLoss', logits)
+        right = logits.valid & (logits.teacher.argmax(1) == labels)
         values = kd_divergence(logits.student, logits.teacher, tau)
         return values.where(right, 0).sum() / right.sum().clamp(min=1)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdtoolbox.losses.logits import check_tau, read_logits
+from kdtoolbox.losses.logits import check_tau, read_logits, require_labels
 from kdtoolbox.registry import MODELS
 
 
@@ -58,14 +58,9 @@ def dkd_loss(
     """
     with torch.autocast(student.device.type, enabled=False):
         logits = read_logits(student, teacher, data_samples, labels)
-        if logits.labels is None:
-            raise ValueError(
-                'expected the true class of each row, got no labels; for RoIs name '
-                "their wire, labels='roi.labels', and for maps take a student whose "
-                'samples have `gt_sem_seg`'
-            )
+        true = require_labels('DKDLoss', logits)
         mine, theirs = (
-            _decouple(x / tau, logits.labels) for x in (logits.student, logits.teacher)
+            _decouple(x / tau, true) for x in (logits.student, logits.teacher)
         )
         target, others = (
             functional.kl_div(*pair, reduction='none', log_target=True).sum(1)

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdtoolbox.losses.class_labels import require_labels
 from kdtoolbox.losses.kd import kd_divergence
-from kdtoolbox.losses.logits import check_tau, read_logits
+from kdtoolbox.losses.logits import check_tau, read_logits, require_labels
 from kdtoolbox.registry import MODELS
 
 

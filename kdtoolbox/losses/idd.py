@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdtoolbox.losses.inputs import at_least_float32
+from kdtoolbox.losses.inputs import at_least_float32, check_positions
 from kdtoolbox.losses.logits import IGNORED, pixel_labels
-from kdtoolbox.losses.positions import check_positions
 from kdtoolbox.registry import MODELS
 
 

@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdtoolbox.losses.class_labels import require_labels
-from kdtoolbox.losses.logits import check_tau, read_logits
+from kdtoolbox.losses.logits import check_tau, read_logits, require_labels
 from kdtoolbox.registry import MODELS
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdtoolbox.losses.inputs import at_least_float32
+from kdtoolbox.losses.inputs import at_least_float32, check_positions
 from kdtoolbox.registry import MODELS
 
 
@@ -34,7 +34,7 @@ def channel_discrepancy(student: Tensor, teacher: Tensor) -> Tensor:
         >>> channel_discrepancy(student, torch.ones(1, 3, 2, 2))
         tensor(1.)
     """
-    _check_sizes(student, teacher)
+    check_positions(student, teacher)
     with torch.autocast(student.device.type, enabled=False):
         s, t = (
             functional.normalize(maps.flatten(2), dim=2)
@@ -45,18 +45,6 @@ def channel_discrepancy(student: Tensor, teacher: Tensor) -> Tensor:
 
 def _kernel(a: Tensor, b: Tensor) -> Tensor:
     return torch.bmm(a, b.transpose(1, 2)).square().mean()
-
-
-def _check_sizes(student: Tensor, teacher: Tensor) -> None:
-    shapes = f'student {tuple(student.shape)} and teacher {tuple(teacher.shape)}'
-    if student.dim() != 4 or teacher.dim() != 4:
-        raise ValueError(f'expected maps of shape (N, C, H, W), got {shapes}')
-    sizes = [(len(maps), *maps.shape[2:]) for maps in (student, teacher)]
-    if sizes[0] != sizes[1]:
-        raise ValueError(
-            f'{shapes} differ in size; put a ResizeConnector (height, width) under '
-            '`connectors` and name it as the input of this loss'
-        )
 
 
 @MODELS.register_module()

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdtoolbox.losses.inputs import at_least_float32
-from kdtoolbox.losses.positions import check_positions
+from kdtoolbox.losses.inputs import at_least_float32, check_positions
 from kdtoolbox.registry import MODELS
 
 

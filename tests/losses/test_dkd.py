@@ -132,9 +132,9 @@ def test_contract() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(ValueError, match=r"no labels; for RoIs .*labels='roi\.labels'"):
+    with pytest.raises(ValueError, match=r"there are none: .*labels='roi\.labels'"):
         dkd_loss(STUDENT, TEACHER)
-    with pytest.raises(ValueError, match='no labels; .*for maps .*`gt_sem_seg`'):
+    with pytest.raises(ValueError, match='there are none: maps need .*`gt_sem_seg`'):
         dkd_loss(*MAPS, data_samples=[SimpleNamespace()] * 2)
     with pytest.raises(ValueError, match='differ in shape'):
         dkd_loss(STUDENT, TEACHER[:, :4], LABELS)
