@@ -88,6 +88,8 @@ def table(channels: int, levels: int) -> dict[str, Row]:
         'AttnFDLoss': on('fpn'),
         'BPKDLoss': on('cls'),
         'CCLoss': on('fpn'),
+        'CIRKDMemoryLoss': on('fpn', **memory),
+        'CIRKDMiniBatchLoss': on('fpn', pool_size=4),
         'CTKDLoss': on('roi_cls', ramp_iterations=100),
         'CWDLoss': on('fpn'),
         'ChannelDistillationLoss': on('fpn'),

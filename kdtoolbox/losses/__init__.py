@@ -7,6 +7,8 @@ from kdtoolbox.losses.attnfd import AttnFDLoss
 from kdtoolbox.losses.bpkd import BPKDLoss
 from kdtoolbox.losses.cc import CCLoss
 from kdtoolbox.losses.channel_distillation import ChannelDistillationLoss, GuidedKDLoss
+from kdtoolbox.losses.cirkd import CIRKDMiniBatchLoss
+from kdtoolbox.losses.cirkd_memory import CIRKDMemoryLoss
 from kdtoolbox.losses.crosskd import (
     CrossKDBoxLoss,
     CrossKDCenternessLoss,
@@ -73,6 +75,8 @@ __all__ = [
     'AttnFDLoss',
     'BPKDLoss',
     'CCLoss',
+    'CIRKDMemoryLoss',
+    'CIRKDMiniBatchLoss',
     'CTKDLoss',
     'CWDLoss',
     'ChannelDistillationLoss',
