@@ -137,6 +137,8 @@ def table(channels: int, levels: int) -> dict[str, Row]:
         'PGDRegLoss': on('fpn', **guides),
         'PKDLoss': on('fpn'),
         'PKTLoss': on('fpn'),
+        'QueryBoxLoss': on('query_box', teacher_cls='teacher.roi_cls'),
+        'QueryClassLoss': on('roi_cls'),
         'RKDLoss': on('fpn'),
         'RMLoss': on('cls'),
         'RoIRegressionLoss': on('roi_box', **labels),

@@ -8,6 +8,7 @@ from kdtoolbox.connectors.norm import NormConnector
 from kdtoolbox.connectors.regressor import RegressorConnector
 from kdtoolbox.connectors.resize import ResizeConnector
 from kdtoolbox.connectors.review import ABFConnector
+from kdtoolbox.connectors.tokens import TokenConnector
 from kdtoolbox.connectors.translator import TranslatorConnector
 
 __all__ = [
@@ -20,5 +21,6 @@ __all__ = [
     'NormConnector',
     'RegressorConnector',
     'ResizeConnector',
+    'TokenConnector',
     'TranslatorConnector',
 ]

@@ -49,6 +49,8 @@ from kdtoolbox.losses.pfi import PFILoss
 from kdtoolbox.losses.pgd import PGDClsLoss, PGDRegLoss
 from kdtoolbox.losses.pkd import PKDLoss, pkd_loss
 from kdtoolbox.losses.pkt import PKTLoss
+from kdtoolbox.losses.query_boxes import QueryBoxLoss
+from kdtoolbox.losses.query_classes import QueryClassLoss
 from kdtoolbox.losses.response import ObjectnessLoss, RoIRegressionLoss
 from kdtoolbox.losses.reviewkd import HCLLoss
 from kdtoolbox.losses.rkd import RKDLoss
@@ -124,6 +126,8 @@ __all__ = [
     'PGDRegLoss',
     'PKDLoss',
     'PKTLoss',
+    'QueryBoxLoss',
+    'QueryClassLoss',
     'RKDLoss',
     'RMLoss',
     'RoIRegressionLoss',

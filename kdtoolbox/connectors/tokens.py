@@ -1,0 +1,119 @@
+"""Lay the tokens of a transformer out as maps."""
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from kdtoolbox.registry import MODELS
+
+Size = tuple[int, int]
+
+
+@MODELS.register_module()
+class TokenConnector(nn.Module):
+    """Turn tokens (N, L, C), row by row as images are flattened, into maps.
+
+    With the wire ``like`` the maps have its heights and widths: a single tensor that
+    holds the tokens of all levels one after the other, as the encoder of a DETR gives
+    it, is cut into the levels of ``like``, and several tensors become a map each.
+    Without it each tensor is a square of its own, as in a ViT or in a block of a Swin
+    on a square image. Nothing is copied.
+
+    Args:
+        levels: Which of the maps make the new wire, in this order; all by default. A
+            DINO of five scales has one before those of a DINO of four.
+        skip: Tokens of each tensor that come before the image, such as the class token
+            of a ViT.
+
+    Example:
+        >>> import torch
+        >>> memory = torch.zeros(2, 8 * 10 + 4 * 5, 16)
+        >>> neck = [torch.zeros(2, 16, 8, 10), torch.zeros(2, 16, 4, 5)]
+        >>> [tuple(level.shape) for level in TokenConnector()([memory], neck)]
+        [(2, 16, 8, 10), (2, 16, 4, 5)]
+        >>> [tuple(x.shape) for x in TokenConnector(skip=1)([torch.zeros(2, 50, 16)])]
+        [(2, 16, 7, 7)]
+    """
+
+    def __init__(self, levels: Sequence[int] | None = None, skip: int = 0) -> None:
+        super().__init__()
+        self.levels = levels
+        self.skip = skip
+
+    def forward(
+        self, tokens: list[Tensor], like: list[Tensor] | None = None
+    ) -> list[Tensor]:
+        """Return tokens (N, L, C) as maps (N, C, H, W).
+
+        Args:
+            tokens: The tokens of all levels in one tensor, or one tensor per level.
+            like: Maps (N, D, H, W) of the same levels, of any number of channels.
+
+        Raises:
+            ValueError: If these are no tokens, they are not as many as the maps have
+                positions or as a square has, or there is no such level.
+        """
+        for level in tokens:
+            if level.dim() != 3:
+                raise ValueError(
+                    f'expected tokens (N, L, C), got {tuple(level.shape)}; record the '
+                    "encoder of a DETR as 'encoder', or a block of a backbone such as "
+                    "'backbone.stages.2.blocks.5'"
+                )
+        tokens = [level[:, self.skip :] for level in tokens]
+        if like is None:
+            sizes = [_square(level.shape[1], self.skip) for level in tokens]
+        else:
+            sizes = [(level.shape[-2], level.shape[-1]) for level in like]
+            if len(tokens) == 1:
+                tokens = _cut(tokens[0], sizes)
+        _check_counts(tokens, sizes)
+        maps = [
+            level.transpose(1, 2).unflatten(2, size)
+            for level, size in zip(tokens, sizes, strict=True)
+        ]
+        return self._select(maps)
+
+    def _select(self, maps: list[Tensor]) -> list[Tensor]:
+        if self.levels is None:
+            return maps
+        known = range(-len(maps), len(maps))
+        missing = [index for index in self.levels if index not in known]
+        if missing:
+            raise ValueError(
+                f'levels={list(self.levels)}: there is no level {missing[0]}, the wire '
+                f'has {len(maps)}; name those from 0 to {len(maps) - 1}'
+            )
+        return [maps[index] for index in self.levels]
+
+
+def _cut(tokens: Tensor, sizes: Sequence[Size]) -> list[Tensor]:
+    counts = [height * width for height, width in sizes]
+    if sum(counts) != tokens.shape[1]:
+        raise ValueError(
+            f'there are {tokens.shape[1]} tokens, but `like` has maps of '
+            f'{list(sizes)}, {sum(counts)} positions; name as `like` the maps that the '
+            "transformer reads, such as the record of 'neck'"
+        )
+    return list(tokens.split(counts, dim=1))
+
+
+def _check_counts(tokens: Sequence[Tensor], sizes: Sequence[Size]) -> None:
+    found = [level.shape[1] for level in tokens]
+    expected = [height * width for height, width in sizes]
+    if found != expected:
+        raise ValueError(
+            f'there are tensors of {found} tokens, but `like` has maps of '
+            f'{list(sizes)}; record the same levels for both wires'
+        )
+
+
+def _square(count: int, skip: int) -> Size:
+    side = math.isqrt(count)
+    if side**2 != count:
+        raise ValueError(
+            f'{count} tokens are no square; name the maps whose size they have as '
+            f'`like`, or set `skip` (now {skip}) to the number of class tokens'
+        )
+    return side, side
