@@ -24,7 +24,7 @@ class ABFConnector(nn.Module):
 
     Args:
         in_channels: Channels of each level, from the shallow to the deep.
-        out_channels: Channels of the new wire.
+        out_channels: Channels of the new wire, or those of each level.
         mid_channels: Channels inside; the authors use 256 for detection.
 
     Example:
@@ -35,22 +35,31 @@ class ABFConnector(nn.Module):
     """
 
     def __init__(
-        self, in_channels: Sequence[int], out_channels: int, mid_channels: int
+        self,
+        in_channels: Sequence[int],
+        out_channels: int | Sequence[int],
+        mid_channels: int,
     ) -> None:
         super().__init__()
         self.in_channels = list(in_channels)
+        widths = out_channels
+        if isinstance(widths, int):
+            widths = [widths] * len(self.in_channels)
+        if len(widths) != len(self.in_channels):
+            raise ValueError(
+                f'ABFConnector: {len(self.in_channels)} in_channels and {len(widths)} '
+                'out_channels; give as many of both, or one number as out_channels'
+            )
         self.inner = nn.ModuleList(
             _conv(width, mid_channels, 1) for width in in_channels
         )
-        self.outer = nn.ModuleList(
-            _conv(mid_channels, out_channels, 3) for _ in in_channels
-        )
+        self.outer = nn.ModuleList(_conv(mid_channels, width, 3) for width in widths)
         self.gates = nn.ModuleList(
             nn.Conv2d(2 * mid_channels, 2, 1) for _ in in_channels[:-1]
         )
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:
-        """Return the levels (N, C, H, W) fused, (N, out_channels, H, W).
+        """Return the levels (N, C, H, W) fused, with `out_channels`.
 
         Raises:
             ValueError: If the wire's levels or channels are not those of the config.

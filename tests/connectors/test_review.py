@@ -118,6 +118,13 @@ def test_one_image_and_the_levels_own_sizes() -> None:
     ]
 
 
+def test_levels_may_have_channels_of_their_own() -> None:
+    outputs = ABFConnector([5, 5, 5], [6, 7, 8], mid_channels=4)(maps())
+    assert [output.shape[1] for output in outputs] == [6, 7, 8]
+    with pytest.raises(ValueError, match=r'3 in_channels and 2 out_channels; give as'):
+        ABFConnector([5, 5, 5], [6, 7], mid_channels=4)
+
+
 def test_another_pyramid_is_refused() -> None:
     with pytest.raises(
         ValueError, match=r'\[5, 5, 5\].*has \[7, 7, 7\]; set in_ch.*7\]'

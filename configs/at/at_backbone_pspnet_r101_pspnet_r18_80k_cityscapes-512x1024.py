@@ -1,0 +1,22 @@
+# AT on the four stages of the backbone.
+_base_ = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
+
+model = dict(
+    _delete_=True,
+    type='kdtoolbox.Distiller',
+    student=_base_.model,
+    teacher=dict(
+        config='mmseg::pspnet/pspnet_r101-d8_4xb2-80k_cityscapes-512x1024.py',
+        checkpoint='https://mmassets.onedl.ai/mmsegmentation/v0.5/pspnet/pspnet_r101-d8_512x1024_80k_cityscapes/pspnet_r101-d8_512x1024_80k_cityscapes_20200606_112211-e1e1100f.pth',
+    ),
+    recorders=dict(student=dict(stages='backbone'), teacher=dict(stages='backbone')),
+    losses=dict(
+        loss_at=dict(
+            type='ATLoss',
+            student='student.stages',
+            teacher='teacher.stages',
+            loss_weight=10000.0,
+        )
+    ),
+)
+custom_hooks = [dict(type='kdtoolbox.ExportStudentHook')]
