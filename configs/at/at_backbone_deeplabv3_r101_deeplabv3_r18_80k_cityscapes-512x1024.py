@@ -1,0 +1,22 @@
+# AT on the four stages of the backbone.
+_base_ = 'mmseg::deeplabv3/deeplabv3_r18-d8_4xb2-80k_cityscapes-512x1024.py'
+
+model = dict(
+    _delete_=True,
+    type='kdtoolbox.Distiller',
+    student=_base_.model,
+    teacher=dict(
+        config='mmseg::deeplabv3/deeplabv3_r101-d8_4xb2-80k_cityscapes-512x1024.py',
+        checkpoint='https://mmassets.onedl.ai/mmsegmentation/v0.5/deeplabv3/deeplabv3_r101-d8_512x1024_80k_cityscapes/deeplabv3_r101-d8_512x1024_80k_cityscapes_20200606_113503-9e428899.pth',
+    ),
+    recorders=dict(student=dict(stages='backbone'), teacher=dict(stages='backbone')),
+    losses=dict(
+        loss_at=dict(
+            type='ATLoss',
+            student='student.stages',
+            teacher='teacher.stages',
+            loss_weight=10000.0,
+        )
+    ),
+)
+custom_hooks = [dict(type='kdtoolbox.ExportStudentHook')]
