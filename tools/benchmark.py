@@ -40,6 +40,9 @@ BINS = 17
 ROIS = 512
 """Sampled regions of each image."""
 
+MASKS = 100
+"""Mask queries of each image."""
+
 Wires = dict[str, list[Tensor]]
 Step = Callable[[], Any]
 
@@ -74,6 +77,7 @@ def table(channels: int, levels: int) -> dict[str, Row]:
     both = dict.fromkeys(['student_channels', 'teacher_channels'], [channels] * levels)
     guides = dict(theirs, teacher_reg='teacher.box')
     regs = dict(student_reg='student.box', teacher_reg='teacher.box')
+    masked = dict(student_cls='student.mask_cls', teacher_cls='teacher.mask_cls')
     memory = dict(num_classes=CLASSES, pixel_slots=500, region_slots=500)
     memory |= dict(student_channels=channels, teacher_channels=channels)
     memory['max_anchors'] = 1024
@@ -125,6 +129,7 @@ def table(channels: int, levels: int) -> dict[str, Row]:
         'LSKDLoss': on('roi_cls'),
         'MGDLoss': Row('fpn', connector=generator, bare=convolutions),
         'MasKDLoss': on('fpn', num_tokens=6, allow_random=True, **pyramid),
+        'MaskQueryLoss': on('masks', **masked),
         'NFDLoss': on('fpn'),
         'NKDLoss': on('roi_cls', **labels),
         'NORMLoss': on('fpn'),
@@ -224,6 +229,9 @@ def _shapes(args: argparse.Namespace, sizes: list[list[int]]) -> dict[str, list]
     }
     # Two layers of a backbone whose stride does not grow, as segmentors have it.
     maps['layers'] = [(args.images, args.channels, *sizes[0])] * 2
+    # One layer of a Mask2Former's decoder.
+    maps['mask_cls'] = [(args.images, MASKS, CLASSES + 1)]
+    maps['masks'] = [(args.images, MASKS, *sizes[0])]
     return maps | {name: [(args.images * ROIS, k)] for name, k in rows.items()}
 
 

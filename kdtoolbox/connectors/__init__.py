@@ -5,6 +5,7 @@ from kdtoolbox.connectors.channel_mlp import ChannelMLPConnector
 from kdtoolbox.connectors.conv import ConvConnector
 from kdtoolbox.connectors.generator import MGDConnector
 from kdtoolbox.connectors.norm import NormConnector
+from kdtoolbox.connectors.query_masks import QueryMaskConnector
 from kdtoolbox.connectors.regressor import RegressorConnector
 from kdtoolbox.connectors.resize import ResizeConnector
 from kdtoolbox.connectors.review import ABFConnector
@@ -19,6 +20,7 @@ __all__ = [
     'FixedCBAMConnector',
     'MGDConnector',
     'NormConnector',
+    'QueryMaskConnector',
     'RegressorConnector',
     'ResizeConnector',
     'TokenConnector',

@@ -37,6 +37,7 @@ from kdtoolbox.losses.ifvd import IFVDLoss
 from kdtoolbox.losses.kd import KDLoss, kd_loss
 from kdtoolbox.losses.ld import LDClsLoss, LDLoss
 from kdtoolbox.losses.lskd import LSKDLoss
+from kdtoolbox.losses.mask_queries import MaskQueryLoss
 from kdtoolbox.losses.maskd import MasKDLoss
 from kdtoolbox.losses.mgd import MGDLoss
 from kdtoolbox.losses.nfd import AngularLoss, NFDLoss
@@ -114,6 +115,7 @@ __all__ = [
     'LSKDLoss',
     'MGDLoss',
     'MasKDLoss',
+    'MaskQueryLoss',
     'NFDLoss',
     'NKDLoss',
     'NORMLoss',

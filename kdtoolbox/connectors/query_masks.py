@@ -1,0 +1,71 @@
+"""Make the masks of Mask2Former's queries (arXiv:2112.01527)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kdtoolbox.registry import MODELS
+
+
+@MODELS.register_module()
+class QueryMaskConnector(nn.Module):
+    """Multiply the queries' mask embeddings with the map of mask features.
+
+    Mask2Former makes its mask logits inside a method of its head, where they cannot be
+    recorded; both factors can. The embeddings of each call, one per layer of the
+    decoder, give a level of the new wire. Nothing is trained.
+
+    The features are averaged before the product. By its linearity that is the same as
+    averaging the mask logits, at a fraction of the time and memory.
+
+    Args:
+        pool: Height and width of the cells that are averaged. The features of
+            Mask2Former have stride 4, which 2 makes a stride of 8.
+
+    Raises:
+        ValueError: If `pool` is not at least 1.
+
+    Example:
+        >>> layers, features = [torch.ones(2, 100, 16)] * 3, torch.ones(2, 16, 8, 10)
+        >>> masks = QueryMaskConnector(pool=2)(layers, [features])
+        >>> [tuple(level.shape) for level in masks]
+        [(2, 100, 4, 5), (2, 100, 4, 5), (2, 100, 4, 5)]
+    """
+
+    def __init__(self, pool: int = 1) -> None:
+        super().__init__()
+        if pool < 1:
+            raise ValueError(f'pool must be at least 1, got {pool}; write pool=2')
+        self.pool = pool
+
+    def forward(self, embeddings: list[Tensor], features: list[Tensor]) -> list[Tensor]:
+        """Return mask logits (N, Q, H / pool, W / pool), one per layer.
+
+        Args:
+            embeddings: For each layer those of its queries (N, Q, C).
+            features: The one map of mask features (N, C, H, W).
+
+        Raises:
+            ValueError: If these are no such tensors, or N or C differ.
+        """
+        _check_factors(embeddings, features)
+        # The last row and column of cells may be smaller: their mean is over what is
+        # there.
+        pooled = functional.avg_pool2d(features[0], self.pool, ceil_mode=True)
+        return [torch.einsum('nqc,nchw->nqhw', x, pooled) for x in embeddings]
+
+
+def _check_factors(embeddings: list[Tensor], features: list[Tensor]) -> None:
+    shapes = [tuple(level.shape) for level in features]
+    if len(features) != 1 or features[0].dim() != 4:
+        raise ValueError(
+            f'expected one map of mask features (N, C, H, W), got {shapes}; record '
+            "'decode_head.pixel_decoder.mask_feature' and name it as `features`"
+        )
+    for level in embeddings:
+        if level.dim() != 3 or level.shape[::2] != features[0].shape[:2]:
+            raise ValueError(
+                f'expected mask embeddings (N, Q, C) for features {shapes[0]}, got '
+                f"{tuple(level.shape)}; record 'decode_head.mask_embed' of the same "
+                'side and name it as `input`'
+            )
