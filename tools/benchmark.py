@@ -110,6 +110,7 @@ def table(channels: int, levels: int) -> dict[str, Row]:
         'DiffKDLoss': on('fpn', channels=channels),
         'FAKDLoss': on('cls', **surrogate),
         'FBKDLoss': on('fpn', **pyramid),
+        'FCFDRegressionLoss': on('roi_box'),
         'FGDLoss': on('fpn', **pyramid),
         'FGFILoss': on('fpn'),
         'FRSFeatureLoss': on('fpn', **theirs),

@@ -220,9 +220,10 @@ class Distiller(BaseModel):
         DDP expects a gradient for each parameter in each step.
         """
         zero = next(self.student.parameters()).new_zeros(())
-        for module in (self.connectors, self.losses):
-            for parameter in module.parameters():
-                zero = zero + 0 * parameter.sum()
+        for name, module in self.named_children():
+            if name != 'student':
+                for parameter in module.parameters():
+                    zero = zero + 0 * parameter.sum()
         return zero
 
     @property

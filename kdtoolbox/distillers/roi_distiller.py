@@ -12,7 +12,9 @@ from kdtoolbox.distillers.wiring import SIDES
 from kdtoolbox.recorders import Recorder, Records
 from kdtoolbox.registry import MODELS
 
-_RESPONSES = ('roi_cls', 'roi_reg')
+RESPONSES = ('roi_cls', 'roi_reg')
+"""Names of the wires of what a box head says about the RoIs."""
+
 _INTERNAL = ('roi_levels', 'rois', 'roi_labels')
 """Records that are there for the distiller alone."""
 
@@ -72,25 +74,17 @@ class RoIDistiller(Distiller):
 
         The student's RoIs are seen by `observe_student`.
         """
-        _check_head(self.student, 'model.student')
-        _check_head(self.teacher.model, 'model.teacher')
-        _check_pair(
-            self.student.roi_head.bbox_head, self.teacher.model.roi_head.bbox_head
-        )
-        for side, named in recorders.items():
-            taken = named.keys() & {*_RESPONSES, *_INTERNAL}
-            if taken:
-                raise ValueError(
-                    f'model.recorders.{side}: RoIDistiller makes {sorted(taken)} '
-                    'itself; choose other names'
-                )
-        levels = 'neck' if self.teacher.model.with_neck else 'backbone'
-        teacher = {**recorders['teacher'], 'roi_levels': levels}
+        check_detectors(self.student, self.teacher.model)
+        check_names(recorders)
+        teacher = {
+            **recorders['teacher'],
+            'roi_levels': levels_of(self.teacher.model),
+        }
         return dict(student=recorders['student'], teacher=teacher)
 
     def wire_sides(self) -> dict[str, set[str]]:
         """Return each wire with the sides it stems from."""
-        made = {f'{side}.{name}': {side} for side in SIDES for name in _RESPONSES}
+        made = {f'{side}.{name}': {side} for side in SIDES for name in RESPONSES}
         # Labels train nothing, and so are no more the student's than a teacher's wire.
         return super().wire_sides() | made | {'roi.labels': {'teacher'}}
 
@@ -98,28 +92,22 @@ class RoIDistiller(Distiller):
         self, inputs: Tensor, data_samples: Sequence
     ) -> tuple[dict[str, Any], Records]:
         """Run the student's own loss; what its box head trains on joins the records."""
-        with _record_rois(self.student.roi_head.bbox_head) as seen:
+        with record_rois(self.student.roi_head.bbox_head) as seen:
             task_losses, records = super().observe_student(inputs, data_samples)
         return task_losses, {**records, **seen}
 
     def collect_wires(self, student: Records, teacher: Records) -> Wires:
         """Return the records and what both box heads say about the student's RoIs."""
         wires = super().collect_wires(student, teacher)
-        roi_head = self.teacher.model.roi_head
         with torch.no_grad():
-            # The RoIs are in pixels of the padded input, which both sides share.
-            answer = roi_head._bbox_forward(
-                tuple(teacher['roi_levels']), student['rois'][0]
+            answers = ask_box_head(
+                'teacher', self.teacher.model, teacher['roi_levels'], student['rois'][0]
             )
-        return wires | {
-            'teacher.roi_cls': [answer['cls_score']],
-            'teacher.roi_reg': [_by_class(roi_head.bbox_head, answer['bbox_pred'])],
-            'roi.labels': student['roi_labels'],
-        }
+        return wires | answers | {'roi.labels': student['roi_labels']}
 
 
 @contextmanager
-def _record_rois(box_head: Any) -> Iterator[Records]:
+def record_rois(box_head: Any) -> Iterator[Records]:
     """Record what the box head's ``loss`` is given in the block.
 
     Not a recorder of its ``loss_cls``: that is not called when no RoI was sampled.
@@ -148,11 +136,55 @@ def _record_rois(box_head: Any) -> Iterator[Records]:
         del box_head.loss
 
 
+def levels_of(detector: Any) -> str:
+    """Return the path of the module whose levels the RoIs are cut from."""
+    return 'neck' if detector.with_neck else 'backbone'
+
+
+def ask_box_head(
+    name: str, detector: Any, levels: Sequence[Tensor], rois: Tensor
+) -> Wires:
+    """Return what a detector's box head says about RoIs as wires of that name.
+
+    Args:
+        name: The first part of the wires' names.
+        detector: A detector that `check_detectors` lets pass.
+        levels: Features (N, C, H, W), what its RoI extractor reads and any others
+            behind that.
+        rois: Image and corners (R, 5), in pixels of the padded input, which both sides
+            share.
+    """
+    roi_head = detector.roi_head
+    answer = roi_head._bbox_forward(tuple(levels), rois)
+    return {
+        f'{name}.roi_cls': [answer['cls_score']],
+        f'{name}.roi_reg': [_by_class(roi_head.bbox_head, answer['bbox_pred'])],
+    }
+
+
 def _by_class(box_head: Any, deltas: Tensor) -> Tensor:
     # A loss on four deltas could not tell which label is the background.
     if box_head.reg_class_agnostic:
         return deltas.repeat(1, box_head.num_classes)
     return deltas
+
+
+def check_names(recorders: Mapping[str, Mapping[str, Recorder]]) -> None:
+    """Raise ValueError for recorders whose names the RoIs' own records have."""
+    for side, named in recorders.items():
+        taken = named.keys() & {*RESPONSES, *_INTERNAL}
+        if taken:
+            raise ValueError(
+                f'model.recorders.{side}: the distiller makes {sorted(taken)} itself; '
+                'choose other names'
+            )
+
+
+def check_detectors(student: Any, teacher: Any) -> None:
+    """Raise ValueError for detectors whose box heads cannot be asked or compared."""
+    _check_head(student, 'model.student')
+    _check_head(teacher, 'model.teacher')
+    _check_pair(student.roi_head.bbox_head, teacher.roi_head.bbox_head)
 
 
 def _check_head(model: Any, where: str) -> None:
@@ -175,7 +207,7 @@ def _check_head(model: Any, where: str) -> None:
         if getattr(type(part), method, None) is not getattr(standard, method):
             kinds = ', '.join(type(x).__name__ for x in (model, roi_head, box_head))
             raise ValueError(
-                f'{where}: RoIDistiller needs a single box head under StandardRoIHead, '
+                f'{where}: expected a single box head under StandardRoIHead, '
                 f'as Faster and Mask R-CNN have it, got {kinds}, where `{method}` is '
                 f'not that of {standard.__name__}. Cascade, double, dynamic, grid and '
                 'PISA heads are not supported: choose another detector, or '
@@ -183,7 +215,7 @@ def _check_head(model: Any, where: str) -> None:
             )
     if not (box_head.with_cls and box_head.with_reg) or box_head.custom_cls_channels:
         raise ValueError(
-            f'{where}.roi_head.bbox_head: RoIDistiller needs box deltas and one logit '
+            f'{where}.roi_head.bbox_head: expected box deltas and one logit '
             'for each class and the background; with_cls=False, with_reg=False and a '
             'loss_cls with channels of its own, such as SeesawLoss, are not supported: '
             "choose another head, or type='kdtoolbox.Distiller' with losses on the neck"
@@ -204,8 +236,8 @@ def _check_pair(student: Any, teacher: Any) -> None:
         if mine[key] != theirs[key]:
             raise ValueError(
                 f'model.student.roi_head.bbox_head: {key}: {mine[key]!r}, the teacher '
-                f'has {theirs[key]!r}; RoIDistiller compares logits and deltas one by '
-                'one. Choose a teacher of the same classes and box coder'
+                f'has {theirs[key]!r}; logits and deltas are compared one by one. '
+                'Choose a teacher of the same classes and box coder'
             )
 
 

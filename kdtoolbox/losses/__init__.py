@@ -24,6 +24,7 @@ from kdtoolbox.losses.dkd import DKDLoss
 from kdtoolbox.losses.dsd import DSDCategoryLoss, DSDPixelLoss
 from kdtoolbox.losses.fakd import FAKDLoss
 from kdtoolbox.losses.fbkd import FBKDLoss
+from kdtoolbox.losses.fcfd import FCFDRegressionLoss
 from kdtoolbox.losses.fgd import FGDLoss, fgd_terms
 from kdtoolbox.losses.fgfi import FGFILoss
 from kdtoolbox.losses.fitnet import FitNetLoss
@@ -96,6 +97,7 @@ __all__ = [
     'DiffKDLoss',
     'FAKDLoss',
     'FBKDLoss',
+    'FCFDRegressionLoss',
     'FGDLoss',
     'FGFILoss',
     'FRSFeatureLoss',

@@ -217,6 +217,13 @@ def test_a_head_of_another_width_is_refused(toy: Toy) -> None:
     total(loss_of(distiller, toy.det_data()), 'loss_cross').backward()
     assert len(distiller.projections) == 2
     assert all(p.grad.any() for p in distiller.projections.parameters())
+    # DDP waits for a gradient of every parameter, also while all weights are 0.
+    distiller.zero_grad()
+    for loss in distiller.losses.values():
+        loss.loss_weight = 0.0
+    everything, _ = distiller.parse_losses(loss_of(distiller, toy.det_data()))
+    everything.backward()
+    assert all(p.grad is not None for p in distiller.projections.parameters())
 
 
 def test_a_head_of_another_family_is_refused(toy: Toy) -> None:
