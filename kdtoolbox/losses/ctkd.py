@@ -34,6 +34,7 @@ class CTKDLoss(nn.Module):
     Args:
         ramp_iterations: The steps I until the gradient is reversed in full. The authors
             take 10 epochs.
+        use_sigmoid: As `read_logits` takes it.
         loss_weight: Factor on the loss.
 
     Raises:
@@ -49,7 +50,12 @@ class CTKDLoss(nn.Module):
 
     iterations: Tensor
 
-    def __init__(self, ramp_iterations: int, loss_weight: float = 1.0) -> None:
+    def __init__(
+        self,
+        ramp_iterations: int,
+        use_sigmoid: bool = False,
+        loss_weight: float = 1.0,
+    ) -> None:
         super().__init__()
         if not (isinstance(ramp_iterations, int) and ramp_iterations > 0):
             raise ValueError(
@@ -59,6 +65,7 @@ class CTKDLoss(nn.Module):
                 'this loss under `losses`'
             )
         self.ramp_iterations = ramp_iterations
+        self.use_sigmoid = use_sigmoid
         self.loss_weight = loss_weight
         self.theta = nn.Parameter(torch.ones(()))
         self.register_buffer('iterations', torch.zeros((), dtype=torch.long))
@@ -84,7 +91,9 @@ class CTKDLoss(nn.Module):
         if self.training and level == 0:
             self.iterations += 1
         with torch.autocast(student.device.type, enabled=False):
-            logits = read_logits(student, teacher, data_samples)
+            logits = read_logits(
+                student, teacher, data_samples, use_sigmoid=self.use_sigmoid
+            )
             tau = self._reverse(self.temperature())
             # The division is here because theta learns from it, on both sides.
             rows = kd_divergence(logits.student / tau, logits.teacher / tau)

@@ -15,6 +15,7 @@ def dist_terms(
     teacher: Tensor,
     tau: float = 1.0,
     data_samples: Sequence[Any] = (),
+    use_sigmoid: bool = False,
     eps: float = 1e-8,
 ) -> dict[str, Tensor]:
     r"""Compare posteriors by Pearson correlation, which no scale or shift changes.
@@ -22,10 +23,10 @@ def dist_terms(
     .. math:: inter = \frac{\tau^2}{R} \sum_r 1 - \rho(P^S_{r,:}, P^T_{r,:}), \quad
         intra = \frac{\tau^2}{K} \sum_k 1 - \rho(P^S_{:,k}, P^T_{:,k})
 
-    With P = softmax(logits / tau). A row r is an RoI or a pixel whose label is not 255:
-    inter compares the K classes of one row, intra all rows of the batch in one class,
-    as in the authors' segmentation code. `eps` is added to the product of norms, so
-    that equal maps give almost 0; what does not vary at all gives 1.
+    With P = softmax(logits / tau), or sigmoid. A row r is an RoI or a pixel whose label
+    is not 255: inter compares the K classes of one row, intra all rows of the batch in
+    one class, as in the authors' segmentation code. `eps` is added to the product of
+    norms, so that equal maps give almost 0; what does not vary at all gives 1.
 
     Deviation: pixels labelled 255 do not count, where the authors' code counts them.
 
@@ -35,6 +36,7 @@ def dist_terms(
         teacher: The same shape; receives no gradient.
         tau: Temperature of both softmaxes, above 0.
         data_samples: As `read_logits` takes them.
+        use_sigmoid: Whether each class has a probability of its own.
         eps: Guards the division.
 
     Returns:
@@ -52,7 +54,10 @@ def dist_terms(
     check_logits(student, teacher, (2, 4), least=3)
     with torch.autocast(student.device.type, enabled=False):
         logits = read_logits(student, teacher, data_samples)
-        mine, theirs = ((x / tau).softmax(1) for x in (logits.student, logits.teacher))
+        mine, theirs = (
+            (x / tau).sigmoid() if use_sigmoid else (x / tau).softmax(1)
+            for x in (logits.student, logits.teacher)
+        )
         counts = logits.valid[:, None].expand_as(mine)
         rows = [axis for axis in range(student.dim()) if axis != 1]
         inter = logits.mean(1 - _correlation(mine, theirs, counts, [1], eps))
@@ -77,13 +82,12 @@ def _correlation(
 class DISTLoss(nn.Module):
     """DIST on the class logits of RoIs or pixels. See `dist_terms`.
 
-    There is no form for sigmoid heads: each of their classes would be a row of two,
-    which say nothing about the relation of classes.
-
     Args:
         beta: Factor on the relations among the classes of a row.
         gamma: Factor on the relations among the rows of a class.
         tau: Temperature. The authors take 1 for segmentation.
+        use_sigmoid: Whether each class has a probability of its own, as in the dense
+            heads of FCOS, ATSS and GFL, which have one prediction per cell.
         loss_weight: Factor on both terms.
 
     Raises:
@@ -101,19 +105,21 @@ class DISTLoss(nn.Module):
         beta: float = 1.0,
         gamma: float = 1.0,
         tau: float = 1.0,
+        use_sigmoid: bool = False,
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
         self.beta = beta
         self.gamma = gamma
         self.tau = check_tau('DISTLoss', tau)
+        self.use_sigmoid = use_sigmoid
         self.loss_weight = loss_weight
 
     def forward(
         self, student: Tensor, teacher: Tensor, data_samples: Sequence[Any] = ()
     ) -> dict[str, Tensor]:
         """Return the weighted terms of logits (R, K) or (N, K, H, W)."""
-        terms = dist_terms(student, teacher, self.tau, data_samples)
+        terms = dist_terms(student, teacher, self.tau, data_samples, self.use_sigmoid)
         return dict(
             inter=self.loss_weight * self.beta * terms['inter'],
             intra=self.loss_weight * self.gamma * terms['intra'],

@@ -23,12 +23,15 @@ def at(step: int, ramp: int = 8, **arguments: float) -> CTKDLoss:
     return loss
 
 
+@pytest.mark.parametrize('use_sigmoid', [False, True])
 @pytest.mark.parametrize('step', [1, 4, 100])
 @pytest.mark.parametrize('pair', [ROWS, MAPS], ids=['rows', 'maps'])
-def test_it_is_kd_at_its_temperature(pair: tuple, step: int) -> None:
+def test_it_is_kd_at_its_temperature(pair: tuple, step: int, use_sigmoid: bool) -> None:
     student, reference = (pair[0].double().requires_grad_() for _ in range(2))
-    value = at(step, loss_weight=3.0)(student, pair[1].double())
-    expected = 3 * kd_loss(reference, pair[1].double(), tau=TAU)
+    loss = at(step, use_sigmoid=use_sigmoid, loss_weight=3.0)
+    value = loss(student, pair[1].double())
+    kd = kd_loss(reference, pair[1].double(), tau=TAU, use_sigmoid=use_sigmoid)
+    expected = 3 * kd
     torch.testing.assert_close(value, expected, rtol=1e-12, atol=0)
     value.backward()
     expected.backward()

@@ -41,11 +41,13 @@ def correlation(first: list, second: list) -> Tensor:
     return dot / (norms[0] * norms[1] + 1e-8)
 
 
-def naive(student: Tensor, teacher: Tensor, tau: float) -> dict[str, Tensor]:
+def naive(
+    student: Tensor, teacher: Tensor, tau: float, use_sigmoid: bool
+) -> dict[str, Tensor]:
     tables = []
     for rows in (student, teacher):
         exps = [(row / tau).exp() for row in rows]
-        tables.append([list(row / row.sum()) for row in exps])
+        tables.append([list(e / (1 + e if use_sigmoid else e.sum())) for e in exps])
     columns = [list(zip(*table, strict=True)) for table in tables]
     inter = [correlation(*rows) for rows in zip(*tables, strict=True)]
     intra = [correlation(*classes) for classes in zip(*columns, strict=True)]
@@ -55,11 +57,12 @@ def naive(student: Tensor, teacher: Tensor, tau: float) -> dict[str, Tensor]:
     )
 
 
-def test_naive_loops_over_pixels_that_count() -> None:
+@pytest.mark.parametrize('use_sigmoid', [False, True])
+def test_naive_loops_over_pixels_that_count(use_sigmoid: bool) -> None:
     student, teacher = MAPS[0].double().requires_grad_(), MAPS[1].double()
     reference = student.detach().clone().requires_grad_()
-    terms = dist_terms(student, teacher, 2.0, samples_of(LABELS))
-    expected = naive(counted(reference), counted(teacher), 2.0)
+    terms = dist_terms(student, teacher, 2.0, samples_of(LABELS), use_sigmoid)
+    expected = naive(counted(reference), counted(teacher), 2.0, use_sigmoid)
     (terms['inter'] + 3 * terms['intra']).backward()
     (expected['inter'] + 3 * expected['intra']).backward()
     for name, term in expected.items():
@@ -96,8 +99,9 @@ def test_nothing_that_counts_gives_zero(samples: list) -> None:
     assert not student.grad.any()
 
 
-def test_contract() -> None:
-    loss = DISTLoss(beta=2.0, tau=2.0, loss_weight=3.0)
+@pytest.mark.parametrize('use_sigmoid', [False, True])
+def test_contract(use_sigmoid: bool) -> None:
+    loss = DISTLoss(beta=2.0, tau=2.0, use_sigmoid=use_sigmoid, loss_weight=3.0)
     # The guard of the division keeps equal maps from exactly 0.
     check_loss(loss, *ROWS, zero_at_equality=False)
     samples = samples_of(LABELS)
@@ -111,5 +115,3 @@ def test_refusals() -> None:
         dist_terms(MAPS[0], MAPS[1][:, :, :5])
     with pytest.raises(ValueError, match='DISTLoss: tau must be .* got -1'):
         DISTLoss(tau=-1)
-    with pytest.raises(TypeError, match='use_sigmoid'):
-        MODELS.build(dict(type='kdtoolbox.DISTLoss', use_sigmoid=True))
