@@ -1,6 +1,5 @@
 """Channel-wise knowledge distillation (arXiv:2011.13256)."""
 
-import math
 from typing import Any
 
 import torch
@@ -8,6 +7,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from kdtoolbox.losses.inputs import at_least_float32, check_maps
+from kdtoolbox.losses.logits import check_tau
 from kdtoolbox.registry import MODELS
 
 
@@ -99,12 +99,7 @@ class CWDLoss(nn.Module):
 
     def __init__(self, tau: float = 1.0, loss_weight: float = 1.0) -> None:
         super().__init__()
-        if not (math.isfinite(tau) and tau > 0):
-            raise ValueError(
-                f'CWDLoss: tau must be a finite number above 0, got {tau!r}; '
-                'write for instance tau=1.0 in the entry of this loss under `losses`'
-            )
-        self.tau = tau
+        self.tau = check_tau('CWDLoss', tau)
         self.loss_weight = loss_weight
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
