@@ -1,0 +1,50 @@
+"""Log what a leak would make grow."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import nn
+
+from kdtoolbox.registry import HOOKS
+
+_PROCESS = Path('/proc/self')
+_TABLES = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks')
+
+
+@HOOKS.register_module()
+class ResourceHook(Hook):
+    """Log ``rss_mb``, ``threads``, ``files`` and ``hooks`` beside the losses.
+
+    Resident memory (MiB), threads and open file handles of this process, as Linux
+    counts them, and the module hooks of the model and its teacher. Over a long run
+    they should stay level; ``tools/soak.py`` measures whether they do.
+    """
+
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        """Note the counts of this iteration."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        for name, value in count_resources(model).items():
+            runner.message_hub.update_scalar(f'train/{name}', value)
+
+
+def count_resources(model: nn.Module) -> dict[str, float]:
+    """Return what this process holds, and the hooks on a model and its teacher."""
+    pages = int((_PROCESS / 'statm').read_text().split()[1])
+    models = [model]
+    if hasattr(model, 'teacher'):
+        models.append(model.teacher.model)
+    return dict(
+        rss_mb=pages * os.sysconf('SC_PAGE_SIZE') / 2**20,
+        threads=len(os.listdir(_PROCESS / 'task')),
+        files=len(os.listdir(_PROCESS / 'fd')),
+        hooks=sum(
+            len(getattr(module, table))
+            for part in models
+            for module in part.modules()
+            for table in _TABLES
+        ),
+    )

@@ -1,0 +1,38 @@
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from kdtoolbox.hooks.resources import count_resources
+
+Toy = SimpleNamespace
+
+
+def test_it_logs_beside_the_losses(toy: Toy, make_runner: Callable) -> None:
+    hook = dict(type='kdtoolbox.ResourceHook')
+    runner = make_runner(toy.distiller(toy.gfl()), custom_hooks=[hook])
+    runner.train()
+    scalars = runner.message_hub.log_scalars
+    for name in ('rss_mb', 'threads', 'files'):
+        assert scalars[f'train/{name}'].current() > 0
+    assert scalars['train/hooks'].current() == 0
+
+
+def test_it_counts_what_is_held(toy: Toy, tmp_path: Path) -> None:
+    model: Any = toy.build_distiller(toy.gfl())
+    before = count_resources(model)
+    model.student.neck.register_forward_hook(print)
+    model.teacher.model.neck.register_forward_pre_hook(print)
+    ready = threading.Event()
+    thread = threading.Thread(target=ready.wait)
+    thread.start()
+    ballast = bytearray(2**26)
+    with (tmp_path / 'file').open('w'):
+        after = count_resources(model)
+    ready.set()
+    thread.join()
+    assert after['hooks'] == before['hooks'] + 2
+    assert after['threads'] == before['threads'] + 1
+    assert after['files'] == before['files'] + 1
+    assert after['rss_mb'] >= before['rss_mb'] + 0.9 * len(ballast) / 2**20

@@ -1,0 +1,67 @@
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdtoolbox.datasets import PRESETS, make_digit_scenes
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope='module')
+def soak() -> Any:
+    spec = spec_from_file_location('soak', ROOT / 'tools/soak.py')
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def lines(count: int = 100, **growth: float) -> list[dict]:
+    level = dict(rss_mb=500.0, threads=3, files=9, hooks=0)
+    return [
+        dict(iter=25 * i, **{k: v + i * growth.get(k, 0) for k, v in level.items()})
+        for i in range(1, count + 1)
+    ]
+
+
+def test_the_slope_is_that_of_the_memory(soak: Any) -> None:
+    report = soak.measure(lines(rss_mb=0.5), minutes=30)
+    assert report['rss_mb_per_1000_iterations'] == pytest.approx(20)
+    assert report['rss_mb_per_hour'] == pytest.approx(100)
+    assert report['threads'] == [3, 3]
+
+
+def test_growth_shows(soak: Any) -> None:
+    report = soak.measure(lines(hooks=2), minutes=30)
+    assert report['hooks'] == [52, 200]
+
+
+def test_too_short_a_run_is_refused(soak: Any) -> None:
+    with pytest.raises(RuntimeError, match='too few'):
+        soak.measure(lines(3), minutes=1)
+
+
+@pytest.mark.e2e
+def test_a_short_soak(
+    soak: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    data = tmp_path / 'digits'
+    make_digit_scenes(data, PRESETS['seg'], train=8, val=2, workers=1)
+    config = tmp_path / 'seg.py'
+    config.write_text(
+        f"_base_ = '{ROOT}/configs/digits/seg_distilled.py'\n"
+        f"root = dict(data_root='{data}/')\n"
+        'train_dataloader = dict(batch_size=1, dataset=root)\n'
+        'val_dataloader = dict(batch_size=2, dataset=root)\n'
+        'test_dataloader = val_dataloader\n'
+        'default_hooks = dict(logger=dict(interval=1))\n'
+        'log_processor = dict(window_size=1)\n'
+    )
+    command = ['soak.py', str(config), '--minutes', '0.5', '--interval', '1000']
+    command += ['--work-dir', str(tmp_path / 'soak')]
+    monkeypatch.setattr(sys, 'argv', command)
+    soak.main()
+    assert 'rss_mb_per_hour' in capsys.readouterr().out
+    assert (tmp_path / 'soak/soak.json').exists()
