@@ -1,97 +1,30 @@
-"""Read the weights of a checkpoint without running what it may hold, and load them."""
+"""The weights of a checkpoint: load them, keep the student's, fit them to a model."""
 
 import os
-import pickle
-import re
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import safetensors.torch
 import torch
-from mmengine.dist import barrier, get_local_rank
-from mmengine.logging import HistoryBuffer
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-_BROKEN = (pickle.UnpicklingError, EOFError, RuntimeError, SafetensorError)
-_FILE_HASH = re.compile(r'-([a-f0-9]{8,})\.(?:pth|pt|safetensors)$')
-
-
-def _history_method(owner: object, name: str) -> object:
-    """Stand in for ``getattr``, which mmengine's log history is pickled with."""
-    if owner is not HistoryBuffer or name not in ('min', 'max', 'mean', 'current'):
-        raise pickle.UnpicklingError(f'getattr({owner!r}, {name!r}) is refused')
-    return getattr(owner, name)
-
-
-def _harmless_globals() -> list:
-    """Return what mmengine's log history in a checkpoint is made of."""
-    core = 'numpy.core' if np.__version__.startswith('1.') else 'numpy._core'
-    multiarray = import_module(f'{core}.multiarray')
-    dtypes = {
-        type(np.dtype(name)) for name in ('float32', 'float64', 'int64', 'uint32')
-    }
-    rebuild = [multiarray._reconstruct, multiarray.scalar]
-    plain = [HistoryBuffer, np.ndarray, np.dtype, *rebuild, *dtypes]
-    # A real `getattr` would let a pickle reach into any module.
-    return [*plain, (_history_method, 'builtins.getattr')]
-
-
-def _fetch(url: str) -> Path:
-    """Download into the cache that torch and mmengine share, once per node."""
-    name = url.rpartition('/')[2].partition('?')[0]
-    path = Path(torch.hub.get_dir()) / 'checkpoints' / name
-    if get_local_rank() == 0 and not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        digest = _FILE_HASH.search(name)
-        torch.hub.download_url_to_file(
-            url, str(path), hash_prefix=digest.group(1) if digest else None
-        )
-    barrier()
-    return path
-
-
-def _locate(source: str) -> Path:
-    if source.startswith('https://'):
-        return _fetch(source)
-    if '://' in source:
-        raise ValueError(
-            f'checkpoint {source!r}: only https:// is fetched; download it and give '
-            'its path'
-        )
-    path = Path(source).expanduser()
-    if not path.is_file():
-        raise ValueError(f'checkpoint {source!r}: there is no such file')
-    return path
+from kdtoolbox.safe_loading import read_checkpoint
+from kdtoolbox.whole_files import write_whole
 
 
 def load_checkpoint(source: str | os.PathLike, trust_pickle: bool = False) -> dict:
     """Return ``dict(state_dict=..., meta=...)`` of a checkpoint, on the CPU.
 
     Args:
-        source: Path or https URL of a ``.pth`` or ``.safetensors`` file. URLs go to
-            torch's cache; a hash in the file name, as OpenMMLab's have, is checked.
+        source: As ``read_checkpoint`` takes it.
         trust_pickle: Allow pickles of any content. They can run any code.
 
     Raises:
-        ValueError: If the file is missing, or holds more than weights and
-            ``trust_pickle`` is not set, or holds no state dict.
+        ValueError: If the file cannot be read, as ``read_checkpoint`` says, or holds no
+            state dict.
     """
-    path = _locate(str(source))
-    try:
-        if path.suffix == '.safetensors':
-            checkpoint: Any = safetensors.torch.load_file(path)
-        else:
-            with torch.serialization.safe_globals(_harmless_globals()):
-                checkpoint = torch.load(
-                    path, map_location='cpu', weights_only=not trust_pickle
-                )
-    except _BROKEN as error:
-        raise ValueError(_why_unread(path, error)) from error
+    checkpoint = read_checkpoint(source, trust_pickle)
     state = checkpoint
     if isinstance(checkpoint, Mapping):
         state = checkpoint.get('state_dict', checkpoint)
@@ -108,23 +41,6 @@ def load_checkpoint(source: str | os.PathLike, trust_pickle: bool = False) -> di
     return dict(state_dict=state, meta=meta)
 
 
-def _why_unread(path: Path, error: Exception) -> str:
-    with path.open('rb') as file:
-        # The first byte of a pickle and of the archives that torch keeps it in.
-        is_pickle = file.read(1) in (b'\x80', b'P')
-    if not (is_pickle and isinstance(error, pickle.UnpicklingError)):
-        reason = str(error).partition('\n')[0]
-        return f"checkpoint '{path}' is damaged or no checkpoint at all ({reason})"
-    found = re.search(
-        r'unsupported (?:global: )?GLOBAL (\S+)', str(error), re.IGNORECASE
-    )
-    return (
-        f"checkpoint '{path}' holds more than weights"
-        f'{f" ({found.group(1)})" if found else ""}, and unpickling it could run code. '
-        'If you trust its source, set `trust_pickle=True` beside `checkpoint`'
-    )
-
-
 def export_student(
     source: str | os.PathLike, target: str | os.PathLike, trust_pickle: bool = False
 ) -> None:
@@ -138,20 +54,16 @@ def export_student(
     """
     checkpoint = load_checkpoint(source, trust_pickle)
     state = select_student(checkpoint['state_dict'])
-    target = Path(target)
-    partial = target.with_name(f'.{target.name}.{os.getpid()}')
-    try:
-        if target.suffix == '.safetensors':
-            # The format takes no tensors that share memory, as tied weights do.
-            tensors = {key: value.clone() for key, value in state.items()}
-            partial.write_bytes(safetensors.torch.save(tensors))
-        else:
-            # The distiller's config would mislead whoever builds a model from it.
-            meta = {k: v for k, v in checkpoint['meta'].items() if k != 'cfg'}
-            torch.save(dict(meta=meta, state_dict=state), partial)
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    if Path(target).suffix == '.safetensors':
+        # The format takes no tensors that share memory, as tied weights do.
+        tensors = {key: value.clone() for key, value in state.items()}
+        with write_whole(target) as file:
+            file.write(safetensors.torch.save(tensors))
+    else:
+        # The distiller's config would mislead whoever builds a model from it.
+        meta = {k: v for k, v in checkpoint['meta'].items() if k != 'cfg'}
+        with write_whole(target) as file:
+            torch.save(dict(meta=meta, state_dict=state), file)
 
 
 def select_student(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

@@ -2,13 +2,28 @@
 
 import argparse
 import os
+import subprocess
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
+from mmengine.dist import init_dist, is_distributed
+from mmengine.utils.dl_utils import set_multi_processing
 from torch import distributed
 
 from kdtoolbox.configuration import load_config
+from kdtoolbox.safe_loading import use_safe_loaders
+from kdtoolbox.whole_files import use_whole_files
+
+_VARIABLES = {
+    'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
+    'mpi': (
+        'OMPI_COMM_WORLD_RANK',
+        'OMPI_COMM_WORLD_SIZE',
+        'OMPI_COMM_WORLD_LOCAL_RANK',
+    ),
+}
+"""Rank, number of processes, and rank within the machine."""
 
 
 def run_parser(description: str | None) -> argparse.ArgumentParser:
@@ -36,8 +51,11 @@ def run_parser(description: str | None) -> argparse.ArgumentParser:
 def run_config(args: argparse.Namespace) -> Config:
     """Return the config that the flags of ``run_parser`` describe.
 
-    The work dir is the flag's, else the config's, else named after the config.
+    The work dir is the flag's, else the config's, else named after the config. From
+    now on mmengine reads checkpoints safely and writes files whole.
     """
+    use_safe_loaders()
+    use_whole_files()
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = load_config(args.config)
     cfg.launcher = args.launcher
@@ -45,14 +63,25 @@ def run_config(args: argparse.Namespace) -> Config:
         _distribute_on_cpu(cfg)
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
+    if args.launcher != 'none':
+        _start_processes(cfg)
     stem = Path(args.config.rpartition('::')[2]).stem
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'./work_dirs/{stem}'
     return cfg
 
 
+def _start_processes(cfg: Config) -> None:
+    """Do what the runner would, so that the processes can agree before it is built."""
+    if not is_distributed():
+        environment = cfg.get('env_cfg') or {}
+        set_multi_processing(**environment.get('mp_cfg', {}), distributed=True)
+        init_dist(cfg.launcher, **environment.get('dist_cfg', {}))
+
+
 def _distribute_on_cpu(cfg: Config) -> None:
     """Start gloo and choose a wrapper; mmengine's own start asks for a CUDA device."""
     if not distributed.is_initialized():
+        _name_as_torchrun(cfg.launcher)
         distributed.init_process_group('gloo')
     cfg.setdefault(
         'model_wrapper_cfg',
@@ -60,3 +89,18 @@ def _distribute_on_cpu(cfg: Config) -> None:
             type='MMDistributedDataParallel', broadcast_buffers=False, device_ids=None
         ),
     )
+
+
+def _name_as_torchrun(launcher: str) -> None:
+    """Set the variables that torch reads from those that a launcher sets."""
+    names = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK')
+    for name, theirs in zip(names, _VARIABLES.get(launcher, ()), strict=False):
+        os.environ[name] = os.environ[theirs]
+    if launcher == 'slurm' and 'MASTER_ADDR' not in os.environ:
+        command = ['scontrol', 'show', 'hostnames', os.environ['SLURM_NODELIST']]
+        # A list, and no shell.
+        hosts = subprocess.run(  # noqa: S603
+            command, check=True, capture_output=True, text=True
+        )
+        os.environ['MASTER_ADDR'] = hosts.stdout.split()[0]
+    os.environ.setdefault('MASTER_PORT', '29500')

@@ -5,9 +5,11 @@ and, through ``locations``, the modules that register the types; no ``custom_imp
 is needed.
 """
 
+from mmengine.registry import DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
 from mmengine.registry import Registry
 
 MODELS = Registry(
@@ -24,4 +26,16 @@ DATASETS = Registry(
     parent=MMENGINE_DATASETS,
     scope='kdtoolbox',
     locations=['kdtoolbox.datasets.digit_segmentation'],
+)
+DATA_SAMPLERS = Registry(
+    'data sampler',
+    parent=MMENGINE_DATA_SAMPLERS,
+    scope='kdtoolbox',
+    locations=['kdtoolbox.datasets.seeded_sampler'],
+)
+OPTIM_WRAPPERS = Registry(
+    'optimizer wrapper',
+    parent=MMENGINE_OPTIM_WRAPPERS,
+    scope='kdtoolbox',
+    locations=['kdtoolbox.mixed_precision'],
 )

@@ -1,12 +1,8 @@
-import argparse
-import hashlib
-import pickle
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from urllib.request import urlopen
 
 import pytest
 import safetensors.torch
@@ -21,16 +17,6 @@ from kdtoolbox.checkpoint import (
 )
 
 WEIGHTS = {'conv.weight': torch.arange(4.0).reshape(2, 2), 'conv.bias': torch.ones(2)}
-
-
-class Touch:
-    """Unpickling it makes a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple:
-        return Path.touch, (self.path,)
 
 
 class Net(nn.Module):
@@ -75,12 +61,6 @@ def test_safetensors(tmp_path: Path) -> None:
     assert_equal(state, WEIGHTS)
 
 
-def test_home_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv('HOME', str(tmp_path))
-    save(WEIGHTS, tmp_path / 'a.pth')
-    assert_equal(load_checkpoint('~/a.pth')['state_dict'], WEIGHTS)
-
-
 def test_real_runner_checkpoint_loads_without_trust(
     toy: SimpleNamespace, make_runner: Callable, tmp_path: Path
 ) -> None:
@@ -94,42 +74,6 @@ def test_real_runner_checkpoint_loads_without_trust(
     load_strictly(toy.build(config), checkpoint['state_dict'], 'epoch_1')
 
 
-def test_malicious_pickle_is_refused_and_does_not_run(tmp_path: Path) -> None:
-    victim = tmp_path / 'victim'
-    path = save(dict(state_dict=WEIGHTS, meta=Touch(victim)), tmp_path / 'a.pth')
-    with pytest.raises(ValueError, match=r'could run code.*`trust_pickle=True`'):
-        load_checkpoint(path)
-    assert not victim.exists()
-    load_checkpoint(path, trust_pickle=True)
-    assert victim.exists()
-
-
-def test_malicious_pickle_in_the_old_format(tmp_path: Path) -> None:
-    victim = tmp_path / 'victim'
-    content = dict(state_dict=WEIGHTS, meta=Touch(victim))
-    torch.save(content, tmp_path / 'a.pth', _use_new_zipfile_serialization=False)
-    (tmp_path / 'b.pth').write_bytes(pickle.dumps(Touch(victim)))
-    for name in ('a.pth', 'b.pth'):
-        with pytest.raises(ValueError, match='could run code'):
-            load_checkpoint(tmp_path / name)
-    assert not victim.exists()
-
-
-def test_trust_pickle_loads_a_custom_object(tmp_path: Path) -> None:
-    meta = dict(args=argparse.Namespace(lr=0.1))
-    path = save(dict(state_dict=WEIGHTS, meta=meta), tmp_path / 'a.pth')
-    with pytest.raises(ValueError, match='argparse.Namespace'):
-        load_checkpoint(path)
-    assert load_checkpoint(path, trust_pickle=True)['meta'] == meta
-
-
-def test_loading_leaves_no_global_trust_behind(tmp_path: Path) -> None:
-    # In no order: torch lists a set.
-    before = set(torch.serialization.get_safe_globals())
-    load_checkpoint(save(WEIGHTS, tmp_path / 'a.pth'))
-    assert set(torch.serialization.get_safe_globals()) == before
-
-
 @pytest.mark.parametrize(
     'content',
     [dict(epoch=1), {}, dict(state_dict={}), [1, 2], torch.ones(2), dict(a=[1])],
@@ -139,79 +83,6 @@ def test_file_without_state_dict(tmp_path: Path, content: Any) -> None:
     path = save(content, tmp_path / 'a.pth')
     with pytest.raises(ValueError, match=r'a\.pth.* holds no state dict'):
         load_checkpoint(path)
-
-
-@pytest.mark.parametrize('content', [b'', b'<html>404</html>', None])
-@pytest.mark.parametrize('trust_pickle', [False, True])
-def test_broken_file_is_named_and_not_trusted(
-    tmp_path: Path, content: bytes | None, trust_pickle: bool
-) -> None:
-    path = save(WEIGHTS, tmp_path / 'broken.pth')
-    path.write_bytes(path.read_bytes()[:-200] if content is None else content)
-    with pytest.raises(ValueError, match=r'broken\.pth') as caught:
-        load_checkpoint(path, trust_pickle)
-    assert 'trust_pickle=True' not in str(caught.value)
-
-
-def test_broken_safetensors_is_named(tmp_path: Path) -> None:
-    (tmp_path / 'broken.safetensors').write_bytes(b'<html>404</html>')
-    with pytest.raises(ValueError, match=r'broken\.safetensors'):
-        load_checkpoint(tmp_path / 'broken.safetensors')
-
-
-def test_missing_file() -> None:
-    with pytest.raises(ValueError, match=r"'nowhere\.pth': there is no such file"):
-        load_checkpoint('nowhere.pth')
-
-
-@pytest.fixture
-def downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
-    """Replace the network; return the downloads asked for."""
-    asked: list[tuple] = []
-
-    def download(url: str, target: str, hash_prefix: str | None = None) -> None:
-        asked.append((url, target, hash_prefix))
-        torch.save(WEIGHTS, target)
-
-    monkeypatch.setattr(torch.hub, 'download_url_to_file', download)
-    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
-    return asked
-
-
-def test_https_goes_through_the_cache_with_its_hash(
-    tmp_path: Path, downloads: list[tuple]
-) -> None:
-    url = 'https://example.com/a/gfl_r50_fpn_1x_coco_20200629_121244-25944287.pth?x=1'
-    for _ in range(2):
-        assert_equal(load_checkpoint(url)['state_dict'], WEIGHTS)
-    name = url.rpartition('/')[2].removesuffix('?x=1')
-    assert downloads == [(url, str(tmp_path / f'hub/checkpoints/{name}'), '25944287')]
-
-
-def test_https_without_a_hash(downloads: list[tuple]) -> None:
-    load_checkpoint('https://example.com/epoch_12.pth')
-    assert downloads[0][2] is None
-
-
-def test_download_with_a_wrong_hash_is_not_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = save(WEIGHTS, tmp_path / 'source.pth')
-    right = hashlib.sha256(source.read_bytes()).hexdigest()[:8]
-    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
-    monkeypatch.setattr(torch.hub, 'urlopen', lambda *_: urlopen(source.as_uri()))
-    with pytest.raises(RuntimeError, match='invalid hash value'):
-        load_checkpoint('https://example.com/net-00000000.pth')
-    assert files_of(tmp_path / 'hub/checkpoints') == []
-    load_checkpoint(f'https://example.com/net-{right}.pth')
-    assert files_of(tmp_path / 'hub/checkpoints') == [f'net-{right}.pth']
-
-
-@pytest.mark.parametrize('scheme', ['http', 'ftp', 's3', 'file'])
-def test_other_schemes_are_refused(scheme: str, downloads: list[tuple]) -> None:
-    with pytest.raises(ValueError, match='only https:// is fetched'):
-        load_checkpoint(f'{scheme}://example.com/a.pth')
-    assert not downloads
 
 
 def test_load_strictly_fills_the_model() -> None:
@@ -309,21 +180,11 @@ def test_failing_export_leaves_the_target_as_it_was(
     source = save(distilled(Net()), tmp_path / 'epoch_3.pth')
     (tmp_path / name).write_text('old')
 
-    def half(path: Path) -> None:
-        path.write_text('half')
+    def fill_the_disk(descriptor: int) -> None:
         raise OSError('No space left on device')
 
-    monkeypatch.setattr(torch, 'save', lambda content, path: half(path))
-    monkeypatch.setattr(Path, 'write_bytes', lambda path, content: half(path))
+    monkeypatch.setattr('os.fsync', fill_the_disk)
     with pytest.raises(OSError, match='No space'):
         export_student(source, tmp_path / name)
     assert (tmp_path / name).read_text() == 'old'
     assert files_of(tmp_path) == sorted(['epoch_3.pth', name])
-
-
-def test_export_refuses_what_it_cannot_trust(tmp_path: Path) -> None:
-    content = distilled(Net()) | dict(extra=Touch(tmp_path / 'victim'))
-    source = save(content, tmp_path / 'epoch_3.pth')
-    with pytest.raises(ValueError, match='could run code'):
-        export_student(source, tmp_path / 'out.pth')
-    assert files_of(tmp_path) == ['epoch_3.pth']

@@ -29,6 +29,7 @@ from kdtoolbox.checkpoint import load_checkpoint, load_strictly
 from kdtoolbox.configuration import load_config
 from kdtoolbox.datasets import PRESETS, make_digit_scenes
 from kdtoolbox.recorders import record
+from kdtoolbox.safe_loading import use_safe_loaders
 from kdtoolbox.teacher import build_model
 from kdtoolbox.visualization import Panel, draw_map, draw_sample, save_panels
 
@@ -67,7 +68,7 @@ class Job:
 
     def running(self) -> bool:
         """Return whether it still runs, and raise if it failed."""
-        assert self.process is not None
+        assert self.process is not None  # noqa: S101  start has made it
         if self.process.poll():
             log = self.work_dir / 'output.log'
             tail = '\n'.join(log.read_text().splitlines()[-15:])
@@ -280,6 +281,7 @@ def main() -> None:
     parser.add_argument('--seeds', type=int, nargs='+', default=[0])
     parser.add_argument('--work-dir', type=Path, default=ROOT / 'work_dirs/demo')
     args = parser.parse_args()
+    use_safe_loaders()
     # The configs name data and teachers from the root of the repo.
     os.chdir(ROOT)
     if not Path(config_of(args.task, 'distilled', args.method)).is_file():

@@ -4,6 +4,7 @@ import argparse
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from kdtoolbox.checkpoint import export_student
@@ -21,10 +22,12 @@ def main() -> None:
     os.chdir(ROOT)
     # Sums of floats depend on the number of threads; one gives the shipped weights.
     environment = dict(os.environ, OMP_NUM_THREADS='1', MKL_NUM_THREADS='1')
+    # A training enters no folder with results.
+    folders = Path('work_dirs/teachers', time.strftime('%Y%m%d_%H%M%S'))
     runs = []
     for task in args.tasks:
         make_digit_scenes(f'data/digits_{task}', PRESETS[task])
-        folder = Path(f'work_dirs/teachers/{task}')
+        folder = folders / task
         command = [
             sys.executable,
             'tools/train.py',

@@ -1,0 +1,219 @@
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from kdtoolbox import resuming
+from kdtoolbox.resuming import Checkpoint, named_checkpoint, newest_checkpoint
+
+
+def save(path: Path, number: int = 0, **changes: Any) -> Path:
+    """Write a checkpoint like mmengine's, and the note of it."""
+    content = dict(
+        meta=dict(epoch=number, iter=number, seed=7),
+        state_dict=dict(weight=torch.arange(1000.0)),
+        message_hub={},
+        optimizer={},
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({k: v for k, v in (content | changes).items() if v is not None}, path)
+    # Each is written a second after the one before.
+    os.utime(path, (1e9 + number, 1e9 + number))
+    (path.parent / 'last_checkpoint').write_text(str(path))
+    return path
+
+
+def flip(path: Path) -> Path:
+    """Change one bit of the weights."""
+    content = bytearray(path.read_bytes())
+    where = content.index(torch.tensor(500.0).numpy().tobytes())
+    content[where + 2] ^= 1
+    path.write_bytes(content)
+    return path
+
+
+def cut(path: Path) -> Path:
+    path.write_bytes(path.read_bytes()[:-100])
+    return path
+
+
+def empty(path: Path) -> Path:
+    path.write_bytes(b'')
+    return path
+
+
+def zero(path: Path) -> Path:
+    """What some file systems leave of a file that was written before a crash."""
+    path.write_bytes(bytes(path.stat().st_size))
+    return path
+
+
+@pytest.fixture
+def work_dir(tmp_path: Path) -> Path:
+    for number in (8, 9, 10):
+        save(tmp_path / f'iter_{number}.pth', number)
+    save(tmp_path / 'best_iter_12.pth', 12, optimizer=None)
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'iter_10.pth'))
+    torch.save({}, tmp_path / 'student_iter_10.pth')
+    return tmp_path
+
+
+def newest(work_dir: Path, **cfg: Any) -> str | None:
+    found = newest_checkpoint(Config(dict(work_dir=str(work_dir), **cfg)))
+    return found and Path(found.path).name
+
+
+def test_the_newest_is_found_with_its_meta(work_dir: Path) -> None:
+    found = newest_checkpoint(Config(dict(work_dir=str(work_dir))))
+    meta = dict(epoch=10, iter=10, seed=7)
+    assert found == Checkpoint(str(work_dir / 'iter_10.pth'), meta)
+
+
+@pytest.mark.parametrize('damage', [flip, cut, empty, zero])
+def test_a_damaged_checkpoint_is_told_and_the_one_before_it_is_used(
+    damage: Any, work_dir: Path, capsys: pytest.CaptureFixture
+) -> None:
+    damage(work_dir / 'iter_10.pth')
+    assert newest(work_dir) == 'iter_9.pth'
+    told = capsys.readouterr().out
+    assert "iter_10.pth' is damaged" in told
+    assert "iter_9.pth' is resumed from instead" in told
+    damage(work_dir / 'iter_9.pth')
+    assert newest(work_dir) == 'iter_8.pth'
+    told = capsys.readouterr().out
+    assert "iter_10.pth' is damaged" in told
+    assert "iter_9.pth' is damaged" in told
+    damage(work_dir / 'iter_8.pth')
+    with pytest.raises(ValueError, match=r'nothing in .* can be resumed from') as error:
+        newest(work_dir)
+    for number in (8, 9, 10):
+        assert f"iter_{number}.pth' is damaged" in str(error.value)
+
+
+def test_a_flipped_bit_is_nothing_that_torch_sees(work_dir: Path) -> None:
+    # Why the checksums are compared here.
+    state = torch.load(flip(work_dir / 'iter_10.pth'))['state_dict']
+    assert not torch.equal(state['weight'], torch.arange(1000.0))
+
+
+@pytest.mark.parametrize(
+    'note', ['', '\n', 'iter_', '/nowhere/iter_7.pth', '\0' * 40, '\xff\xfe']
+)
+def test_what_last_checkpoint_says_does_not_hurt(note: str, work_dir: Path) -> None:
+    (work_dir / 'last_checkpoint').write_bytes(note.encode('latin1'))
+    assert newest(work_dir) == 'iter_10.pth'
+    (work_dir / 'last_checkpoint').unlink()
+    assert newest(work_dir) == 'iter_10.pth'
+
+
+def test_a_kill_before_the_note_loses_nothing(work_dir: Path) -> None:
+    (work_dir / 'last_checkpoint').write_text(str(work_dir / 'iter_9.pth'))
+    assert newest(work_dir) == 'iter_10.pth'
+
+
+def test_a_course_that_was_left_is_not_returned_to(work_dir: Path) -> None:
+    # Resumed from iter_8 and come to iter_9 again.
+    os.utime(work_dir / 'iter_9.pth', (2e9, 2e9))
+    (work_dir / 'last_checkpoint').write_text(str(work_dir / 'iter_9.pth'))
+    assert newest(work_dir) == 'iter_9.pth'
+
+
+def test_without_any_checkpoint_there_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert newest(tmp_path) is None
+    assert newest(tmp_path / 'not there') is None
+    save(tmp_path / 'best_1.pth')
+    (tmp_path / 'last_checkpoint').write_text('')
+    assert newest(tmp_path) is None
+    assert not capsys.readouterr().out
+
+
+def test_checkpoints_that_are_gone_are_missed(tmp_path: Path) -> None:
+    save(tmp_path / 'iter_1.pth').unlink()
+    with pytest.raises(ValueError, match=r'iter_1\.pth.* is gone; bring it back'):
+        newest(tmp_path)
+
+
+@pytest.mark.parametrize('key', ['optimizer', 'message_hub', 'meta', 'state_dict'])
+def test_a_checkpoint_without_what_a_run_needs(key: str, tmp_path: Path) -> None:
+    save(tmp_path / 'epoch_1.pth')
+    save(tmp_path / 'epoch_2.pth', 2, **{key: None})
+    assert newest(tmp_path) == 'epoch_1.pth'
+    with pytest.raises(ValueError, match=key):
+        named_checkpoint(str(tmp_path / 'epoch_2.pth'))
+
+
+def test_one_that_is_not_trusted_is_not_passed_over(work_dir: Path) -> None:
+    save(work_dir / 'iter_11.pth', 11, extra=Path('a'))
+    with pytest.raises(ValueError, match='could run code'):
+        newest(work_dir)
+
+
+def test_out_dir_of_the_checkpoint_hook(tmp_path: Path) -> None:
+    hooks = dict(default_hooks=dict(checkpoint=dict(out_dir=str(tmp_path / 'out'))))
+    work_dir = tmp_path / 'run'
+    work_dir.mkdir()
+    assert newest(work_dir, **hooks) is None
+    path = save(tmp_path / 'out/run/epoch_3.pth', 3)
+    assert newest(work_dir, **hooks) == 'epoch_3.pth'
+    # Without the config's word the note tells.
+    assert newest(work_dir) is None
+    (work_dir / 'last_checkpoint').write_text(str(path))
+    assert newest(work_dir) == 'epoch_3.pth'
+    cut(path)
+    save(tmp_path / 'out/run/epoch_2.pth', 2)
+    (work_dir / 'last_checkpoint').write_text(str(path))
+    assert newest(work_dir) == 'epoch_2.pth'
+
+
+def test_a_moved_work_dir(work_dir: Path, tmp_path_factory: Any) -> None:
+    moved = tmp_path_factory.mktemp('moved')
+    for path in work_dir.iterdir():
+        (moved / path.name).write_bytes(path.read_bytes())
+    save(work_dir / 'iter_11.pth', 11)
+    found = newest_checkpoint(Config(dict(work_dir=str(moved))))
+    assert found is not None
+    assert found.path == str(moved / 'iter_10.pth')
+
+
+def test_a_named_checkpoint_that_is_damaged_tells_the_whole_ones(
+    work_dir: Path,
+) -> None:
+    path = flip(work_dir / 'iter_10.pth')
+    cut(work_dir / 'iter_8.pth')
+    with pytest.raises(ValueError, match=r"iter_10\.pth' is damaged") as error:
+        named_checkpoint(str(path))
+    beside = str(error.value).partition('beside it: ')[2]
+    assert beside == str(work_dir / 'iter_9.pth')
+
+
+def test_the_other_processes_get_what_the_first_has_found(
+    work_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = [Checkpoint('theirs', {}), ValueError('theirs')]
+
+    def receive(outcome: list) -> None:
+        outcome[0] = answers.pop(0)
+
+    monkeypatch.setattr(resuming, 'is_main_process', lambda: False)
+    monkeypatch.setattr(resuming, 'broadcast_object_list', receive)
+    assert newest(work_dir) == 'theirs'
+    with pytest.raises(ValueError, match='theirs'):
+        newest(work_dir)
+
+
+def test_the_first_process_sends_its_error_too(
+    work_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list = []
+    monkeypatch.setattr(resuming, 'broadcast_object_list', sent.extend)
+    newest(work_dir)
+    for path in work_dir.glob('iter_*.pth'):
+        empty(path)
+    with pytest.raises(ValueError, match='can be resumed from'):
+        newest(work_dir)
+    assert [type(outcome) for outcome in sent] == [Checkpoint, ValueError]
