@@ -1,7 +1,9 @@
 """The teacher: built from its config, loaded strictly, frozen and hidden."""
 
+import copy
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 
 import torch
 from mmengine.model import BaseModel
@@ -40,7 +42,7 @@ class Teacher:
     """A frozen model that its owner does not own.
 
     It is no ``nn.Module``, so that the student's ``state_dict``, optimizer, EMA and
-    DDP never meet it; a deepcopy, as EMA makes, shares it.
+    DDP never meet it. A deepcopy, as EMA makes, shares it until one of the two moves.
 
     Args:
         config: The teacher's config: ``package::path``, a file or a dict.
@@ -72,6 +74,35 @@ class Teacher:
 
     def __deepcopy__(self, memo: dict) -> 'Teacher':
         return self
+
+    @torch.no_grad()
+    def moved(self, fn: Callable[[Tensor], Tensor]) -> 'Teacher':
+        """Return the teacher with all tensors as ``fn`` makes them.
+
+        It is this one where nothing changes, and a new one otherwise: copies of the
+        owner that share this one have to find it as it was.
+
+        Raises:
+            ValueError: If tensors leave the device 'meta', which holds no values.
+        """
+        made: dict[int, Tensor] = {}
+        for tensor in chain(self.model.parameters(), self.model.buffers()):
+            new = fn(tensor)
+            if tensor.is_meta and not new.is_meta:
+                raise ValueError(
+                    "model.teacher has no weights on the device 'meta', and no "
+                    "checkpoint of the student's training brings them; build the "
+                    'distiller on another device'
+                )
+            if new is not tensor:
+                is_parameter = isinstance(tensor, nn.Parameter)
+                made[id(tensor)] = nn.Parameter(new, False) if is_parameter else new
+        if not made:
+            return self
+        teacher = copy.copy(self)
+        # Told what each tensor becomes, the copy allocates none of its own.
+        teacher.model = copy.deepcopy(self.model, made)
+        return teacher
 
     @torch.no_grad()
     def observe(

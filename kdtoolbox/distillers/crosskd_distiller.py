@@ -84,14 +84,19 @@ class CrossKDDistiller(Distiller):
     ) -> dict[str, Mapping[str, Recorder]]:
         """Return the recorders with those of the two heads."""
         mine = _split(self.student, self.stage, 'model.student')
-        self._head = _split(self.teacher.model, self.stage, 'model.teacher')
-        _check_pair(mine, self._head, self._projection is not None)
-        towers = self._head.sources('bbox_head')
-        predictions = self._head.prediction_sources('bbox_head')
+        theirs = self._head
+        _check_pair(mine, theirs, self._projection is not None)
+        towers = theirs.sources('bbox_head')
+        predictions = theirs.prediction_sources('bbox_head')
         return dict(
             student={**recorders['student'], **mine.sources('bbox_head')},
             teacher={**recorders['teacher'], **towers, **predictions},
         )
+
+    @property
+    def _head(self) -> SplitHead:
+        """The teacher's head; not kept, since a teacher that moves is another one."""
+        return _split(self.teacher.model, self.stage, 'model.teacher')
 
     def wire_sides(self) -> dict[str, set[str]]:
         """Return each wire with the sides it stems from."""

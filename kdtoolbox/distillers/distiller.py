@@ -1,17 +1,18 @@
 """A student, a hidden teacher, and losses on the wires between them."""
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from mmengine.model import BaseModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdtoolbox.dense_targets import record_targets
+from kdtoolbox.distillers.comparison import compare, context_of, explained
+from kdtoolbox.distillers.finite import IMAGES, Seen, check_finite, finite_step
 from kdtoolbox.distillers.inheritance import inherit
+from kdtoolbox.distillers.watching import Watch, trained_wires
 from kdtoolbox.distillers.wiring import (
-    CONTEXT,
     SIDES,
     build_section,
     check_wiring,
@@ -78,7 +79,9 @@ class Distiller(BaseModel):
             self.student, self.recorders['student'], 'model.recorders.student'
         )
         self.teacher.check(self.recorders['teacher'])
-        check_wiring(self.wire_sides(), self._connections, self._comparisons)
+        wiring = self.wire_sides(), self._connections, self._comparisons
+        check_wiring(*wiring)
+        self._watch = Watch(trained_wires(*wiring))
         self._to_teacher = Renormalization(
             self.data_preprocessor, self.teacher.model.data_preprocessor
         )
@@ -125,26 +128,41 @@ class Distiller(BaseModel):
 
         Raises:
             ValueError: If a distillation loss has the name of a student's loss.
+            NonFiniteError: If an image, a wire or a loss is not finite.
         """
-        if not any(loss.loss_weight for loss in self.losses.values()):
+        with finite_step(data_samples) as seen:
+            seen[IMAGES] = inputs
+            if any(loss.loss_weight for loss in self.losses.values()):
+                return self._losses(inputs, data_samples, seen)
             task_losses = self.student(inputs, data_samples, mode='loss')
-            return _merge(task_losses, {name: self._zero() for name in self.losses})
+            zeros = {name: self._zero() for name in self.losses}
+            seen |= _own(task_losses) | {
+                f'model.losses.{key}': zeros[key] for key in zeros
+            }
+            return _merge(task_losses, zeros)
+
+    def _losses(
+        self, inputs: Tensor, data_samples: Sequence, seen: Seen
+    ) -> dict[str, Any]:
         # First the teacher: its activations are gone before the student's exist.
         teacher_records = self.teacher.observe(
             self.recorders['teacher'],
             self._to_teacher(inputs, data_samples),
             data_samples,
         )
-        wanted = any('targets' in _context_of(loss) for loss in self.losses.values())
+        seen |= self._places(_wires_of('teacher', teacher_records))
+        wanted = any('targets' in context_of(loss) for loss in self.losses.values())
         with record_targets(self.student, wanted) as targets:
             task_losses, student_records = self.observe_student(inputs, data_samples)
+        seen |= self._places(_wires_of('student', student_records)) | _own(task_losses)
         context = dict(
             data_samples=data_samples,
             batch_input_shape=tuple(inputs.shape[-2:]),
             targets=targets.read(data_samples) if wanted else None,
         )
         wires = self.collect_wires(student_records, teacher_records)
-        return _merge(task_losses, self.distill(wires, context))
+        seen |= self._places(wires)
+        return _merge(task_losses, self.distill(wires, context, seen))
 
     def observe_student(
         self, inputs: Tensor, data_samples: Sequence
@@ -156,7 +174,11 @@ class Distiller(BaseModel):
             require_grad=torch.is_grad_enabled(),
             where='model.recorders.student',
         ) as records:
-            task_losses = self.student(inputs, data_samples, mode='loss')
+            try:
+                task_losses = self.student(inputs, data_samples, mode='loss')
+            except Exception:
+                check_finite(self._places(_wires_of('student', records)), data_samples)
+                raise
         return task_losses, records
 
     def collect_wires(self, student: Records, teacher: Records) -> Wires:
@@ -166,53 +188,41 @@ class Distiller(BaseModel):
             student: The student's records.
             teacher: The teacher's records, without gradient.
         """
-        wires = {f'student.{name}': levels for name, levels in student.items()}
-        return wires | {f'teacher.{name}': levels for name, levels in teacher.items()}
+        return _wires_of('student', student) | _wires_of('teacher', teacher)
 
-    def distill(self, wires: Wires, context: Mapping[str, Any]) -> dict[str, Tensor]:
+    def distill(
+        self, wires: Wires, context: Mapping[str, Any], seen: Seen | None = None
+    ) -> dict[str, Tensor]:
         """Return the weighted distillation losses, levels summed.
 
         Args:
             wires: What `collect_wires` returns.
             context: ``data_samples``, ``batch_input_shape`` and ``targets`` of the
                 batch, for the losses that name them.
+            seen: Takes what connectors and losses make, level by level.
 
         Raises:
             ValueError: If the wires of a loss have different numbers of levels.
         """
-        wires = dict(wires)
+        seen = {} if seen is None else seen
+        active = [name for name, loss in self.losses.items() if loss.loss_weight]
+        wires = dict(self._watch.follow(wires, active))
         for name, connector in self.connectors.items():
+            where = f'model.connectors.{name}'
             sources = [wires[wire] for wire in self._connections[name].values()]
-            wires[name] = _explained(f'model.connectors.{name}', connector, *sources)
+            wires[name] = seen[where] = explained(where, connector, *sources)
         distilled: dict[str, Tensor] = {}
         for name, loss in self.losses.items():
-            if loss.loss_weight:
-                distilled |= self._compare(name, loss, wires, context)
+            if name in active:
+                ends = self._comparisons[name]
+                terms = compare(
+                    f'model.losses.{name}', loss, ends, wires, context, seen
+                )
+                self._watch.see(name, terms.values())
+                distilled |= {name + key: term for key, term in terms.items()}
             else:
-                distilled[name] = self._zero()
+                distilled[name] = seen[f'model.losses.{name}'] = self._zero()
         return distilled
-
-    def _compare(
-        self, name: str, loss: nn.Module, wires: Wires, context: Mapping[str, Any]
-    ) -> dict[str, Tensor]:
-        where = f'model.losses.{name}'
-        ends = {key: wires[wire] for key, wire in self._comparisons[name].items()}
-        counts = {self._comparisons[name][key]: len(end) for key, end in ends.items()}
-        if len(set(counts.values())) > 1:
-            told = ', '.join(f'{wire} has {n} levels' for wire, n in counts.items())
-            raise ValueError(f'{where}: {told}; record the same levels on both sides')
-        read = {key: context[key] for key in _context_of(loss) if key != 'level'}
-        if not getattr(loss, 'per_level', True):
-            return _terms(name, _explained(where, loss, **ends, **read))
-        total: dict[str, Tensor] = {}
-        for level, tensors in enumerate(zip(*ends.values(), strict=True)):
-            if 'level' in _context_of(loss):
-                read['level'] = level
-            arguments = dict(zip(ends, tensors, strict=True), **read)
-            value = _explained(f'{where}, level {level}', loss, **arguments)
-            for key, term in _terms(name, value).items():
-                total[key] = total[key] + term if key in total else term
-        return total
 
     def _zero(self) -> Tensor:
         """Return a zero that reaches every trainable parameter of the distillation.
@@ -225,6 +235,14 @@ class Distiller(BaseModel):
                 for parameter in module.parameters():
                     zero = zero + 0 * parameter.sum()
         return zero
+
+    def _places(self, wires: Wires) -> Seen:
+        """Return the wires by what an error calls them."""
+        known = {f'{side}.{name}' for side in SIDES for name in self.recorders[side]}
+        return {
+            f'model.recorders.{wire}' if wire in known else f'wire {wire}': levels
+            for wire, levels in wires.items()
+        }
 
     @property
     def detector(self) -> BaseModel:
@@ -244,7 +262,8 @@ class Distiller(BaseModel):
 
     def _apply(self, fn: Callable, recurse: bool = True) -> 'Distiller':
         super()._apply(fn, recurse)
-        self.teacher.model._apply(fn, recurse)
+        if recurse:
+            self.teacher = self.teacher.moved(fn)
         return self
 
 
@@ -269,18 +288,10 @@ def _merge(task: Mapping[str, Any], distilled: Mapping[str, Tensor]) -> dict[str
     return {**task, **distilled}
 
 
-def _context_of(loss: nn.Module) -> list[str]:
-    return [key for key in inspect.signature(loss.forward).parameters if key in CONTEXT]
+def _own(task: Mapping[str, Any]) -> Seen:
+    # What is logged beside the losses, such as an accuracy, trains nothing.
+    return {f"the student's own {key}": task[key] for key in task if 'loss' in key}
 
 
-def _terms(name: str, value: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
-    if isinstance(value, Tensor):
-        return {name: value}
-    return {f'{name}.{key}': term for key, term in value.items()}
-
-
-def _explained(where: str, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    try:
-        return module(*args, **kwargs)
-    except ValueError as error:
-        raise ValueError(f'{where}: {error}') from error
+def _wires_of(side: str, records: Records) -> Wires:
+    return {f'{side}.{name}': levels for name, levels in records.items()}

@@ -8,6 +8,7 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
+from kdtoolbox.distillers.finite import IMAGES, Seen, finite_step
 from kdtoolbox.losses.receptive_tokens import ReceptiveTokens, dice_similarity
 from kdtoolbox.recorders import check_recorders, find_modules
 from kdtoolbox.registry import MODELS
@@ -82,8 +83,20 @@ class TokenTrainer(BaseModel):
 
         Raises:
             ValueError: If the maps are not those of the config.
+            NonFiniteError: If an image, a map, a mask or a loss is not finite.
         """
-        with self._masking() as masks:
+        with finite_step(data_samples) as seen:
+            seen[IMAGES] = inputs
+            losses = self._losses(inputs, data_samples, seen)
+            seen |= {f'loss {key}': losses[key] for key in losses if 'loss' in key}
+        return losses
+
+    def _losses(
+        self, inputs: Tensor, data_samples: Sequence, seen: Seen
+    ) -> dict[str, Any]:
+        maps = seen[f'model.source {self.source!r}'] = []
+        with self._masking(maps) as masks:
+            seen['the masks of the tokens'] = masks
             losses = self.teacher.model(inputs, data_samples, mode='loss')
         num_levels = len(self.tokens.vectors)
         if len(masks) != num_levels:
@@ -96,12 +109,17 @@ class TokenTrainer(BaseModel):
         return {**losses, 'loss_similarity': similarity}
 
     @contextmanager
-    def _masking(self) -> Iterator[list[Tensor]]:
-        """Mask the maps while the block runs; yield the masks, level by level."""
+    def _masking(self, maps: list[Tensor]) -> Iterator[list[Tensor]]:
+        """Mask the maps while the block runs; yield the masks, level by level.
+
+        Args:
+            maps: Takes them as they were.
+        """
         model = self.teacher.model
         masks: list[Tensor] = []
 
         def replace(module: nn.Module, args: Any, output: Any) -> Any:
+            maps.extend([output] if isinstance(output, Tensor) else output)
             if isinstance(output, Tensor):
                 return self._mask(output, masks)
             return type(output)([self._mask(level, masks) for level in output])
@@ -132,7 +150,8 @@ class TokenTrainer(BaseModel):
 
     def _apply(self, fn: Callable, recurse: bool = True) -> 'TokenTrainer':
         super()._apply(fn, recurse)
-        self.teacher.model._apply(fn, recurse)
+        if recurse:
+            self.teacher = self.teacher.moved(fn)
         return self
 
 

@@ -21,7 +21,7 @@ class ClassLogits:
 
     Attributes:
         student: (R, K) or (N, K, H, W), float32 or wider.
-        teacher: The same shape, detached.
+        teacher: The same shape, detached. What does not count is finite on both sides.
         valid: Which rows (R,) or pixels (N, H, W) count.
         labels: Their classes, long; 0 where nothing counts. None if there are none.
     """
@@ -78,6 +78,8 @@ def read_logits(
         valid = (labels != IGNORED) | (student.shape[1] > IGNORED)
         labels = labels.where(valid, 0)
     student, teacher = at_least_float32(student, teacher)
+    if labels is not None:
+        student, teacher = (_filled(x, valid) for x in (student, teacher))
     if not use_sigmoid:
         return ClassLogits(student, teacher, valid, labels)
     classes = torch.arange(student.shape[1], device=student.device)
@@ -107,6 +109,17 @@ def require_labels(owner: str, logits: ClassLogits) -> Tensor:
             "labels, such as labels='roi.labels'"
         )
     return logits.labels
+
+
+def _filled(logits: Tensor, valid: Tensor) -> Tensor:
+    """Return the logits with harmless ones in place of what does not count.
+
+    An infinite one would make the gradient NaN even where its loss is masked; equal
+    ones have no deviation to divide by.
+    """
+    dtype, device = logits.dtype, logits.device
+    ramp = torch.linspace(0, 1, logits.shape[1], dtype=dtype, device=device)
+    return logits.where(valid[:, None], ramp.reshape(1, -1, *[1] * (logits.dim() - 2)))
 
 
 def _two_classes(logits: Tensor) -> Tensor:

@@ -6,10 +6,13 @@ import torch
 from golden import waves
 from torch import Tensor
 
+from kdtoolbox import losses
 from kdtoolbox.losses.kd import KDLoss, kd_loss
 from kdtoolbox.losses.logits import pixel_labels, read_logits
 from kdtoolbox.testing import check_loss
 
+LOSSES = ['CTKDLoss', 'DISTLoss', 'DKDLoss', 'GuidedKDLoss', 'KDLoss', 'LSKDLoss']
+LOSSES += ['NKDLoss', 'NormKDLoss', 'SDDLoss', 'SphericalKDLoss', 'TTMLoss', 'WSLDLoss']
 MAPS = waves((2, 4, 6, 5), 0.37, 0.11), 1.3 * waves((2, 4, 6, 5), 0.23, 0.17, 0.4)
 
 
@@ -49,6 +52,31 @@ def test_an_infinite_logit_of_an_ignored_pixel_changes_nothing() -> None:
     expected = kd_loss(MAPS[0], teacher, 1.0, samples_of(labels))
     teacher[0, :, 0, 0] = math.inf
     assert kd_loss(MAPS[0], teacher, 1.0, samples_of(labels)) == expected
+
+
+@pytest.mark.parametrize('broken', [(math.inf, 0), (math.nan, 0), (math.inf, 1)])
+@pytest.mark.parametrize('kind', LOSSES)
+def test_no_logit_of_an_ignored_pixel_reaches_the_gradient(
+    kind: str, broken: tuple[float, int]
+) -> None:
+    number, side = broken
+    labels = (torch.arange(60) % 4).reshape(2, 6, 5)
+    labels[0, 1, :3] = 255
+    gradients = []
+    for value in (0.5, number):
+        maps = [x.clone() for x in MAPS]
+        maps[side][:, 0].masked_fill_(labels == 255, value)
+        arguments = dict(ramp_iterations=4) if kind == 'CTKDLoss' else {}
+        loss = getattr(losses, kind)(**arguments)
+        student = maps[0].requires_grad_()
+        found = loss(student, maps[1], data_samples=samples_of(labels))
+        terms = [found] if isinstance(found, Tensor) else [*found.values()]
+        with torch.autograd.set_detect_anomaly(True):
+            torch.stack(terms).sum().backward()
+        own = [parameter.grad for parameter in loss.parameters()]
+        gradients.append([student.grad, *own])
+    assert all(map(torch.equal, *gradients))
+    assert gradients[0][0].any()
 
 
 def test_labels_are_the_nearest_ones() -> None:

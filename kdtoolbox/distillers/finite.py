@@ -1,0 +1,171 @@
+"""Stop a step whose numbers are not finite, and say where they went wrong."""
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import get_rank
+from torch import Tensor
+
+Seen = dict[str, Any]
+"""What a step has made, in the order in which numbers flow through it: for each name a
+tensor, or a list of one per level."""
+
+IMAGES = 'the images of the batch'
+
+_CURES = {
+    IMAGES: 'look at their files and at the transforms of the pipeline',
+    'teacher.': 'look at the checkpoint and the normalisation of model.teacher; where '
+    "float16 overflows set optim_wrapper.dtype='bfloat16'",
+    '': 'go on from an earlier checkpoint with a lower learning rate or loss_weight, '
+    'or with optim_wrapper.clip_grad=dict(max_norm=35); where float16 overflows set '
+    "optim_wrapper.dtype='bfloat16'",
+}
+
+
+class NonFiniteError(ValueError):
+    """A NaN or Inf in the images, records, connectors or losses of a step.
+
+    Attributes:
+        report: What ``json`` takes: the ``message``; the ``tensors`` in the order of
+            the data path, each with its name, shape, type, number of NaN and Inf and
+            range of what is finite; the meta information of the ``samples``.
+    """
+
+    def __init__(self, message: str, report: dict | None = None) -> None:
+        super().__init__(message)
+        self.report = report or {}
+
+    def write(self, folder: str | Path, iteration: int) -> None:
+        """Write the report into a folder and name its file in the message."""
+        path = Path(folder) / f'nonfinite_iter_{iteration}_rank_{get_rank()}.json'
+        partial = Path(f'{path}.{os.getpid()}.partial')
+        partial.write_text(json.dumps(self.report, indent=1))
+        os.replace(partial, path)
+        self.args = (f'{self}\nThe batch and all ranges are in {path}',)
+
+
+@contextmanager
+def finite_step(data_samples: Sequence[Any]) -> Iterator[Seen]:
+    """Check at the end of the block what it has put into the dict that it gets.
+
+    Also when it ends in an error: what stumbles over a NaN, as an assigner does, tells
+    neither its origin nor the batch.
+
+    Args:
+        data_samples: The batch's samples, for the report.
+
+    Raises:
+        NonFiniteError: If anything is not finite.
+
+    Example:
+        >>> with finite_step([]) as seen:
+        ...     seen['model.connectors.a'] = [torch.ones(2), torch.zeros(3)]
+        ...     seen['model.losses.loss_a'] = torch.tensor(float('nan'))
+        Traceback (most recent call last):
+        ...
+        kdtoolbox.distillers.finite.NonFiniteError: model.losses.loss_a: NaN. ...
+    """
+    seen: Seen = {}
+    try:
+        yield seen
+    except Exception:
+        check_finite(seen, data_samples)
+        raise
+    check_finite(seen, data_samples)
+
+
+@torch.no_grad()
+def check_finite(seen: Seen, data_samples: Sequence[Any]) -> None:
+    """Raise NonFiniteError if a tensor is not finite; waits for the device once."""
+    tensors = dict(_tensors(seen))
+    extremes: dict[tuple, list[Tensor]] = defaultdict(list)
+    # A connector may hand on what it was given.
+    for tensor in {id(tensor): tensor for tensor in tensors.values()}.values():
+        # NaN and Inf survive it, and unlike a sum it cannot overflow.
+        ends = torch.aminmax(tensor) if tensor.dim() else [tensor]
+        extremes[tensor.dtype, tensor.device] += ends
+    flags = [torch.stack(ends).isfinite().all() for ends in extremes.values()]
+    if flags and not torch.stack([flag.to(flags[0].device) for flag in flags]).all():
+        raise _explain(tensors, data_samples)
+
+
+def _tensors(seen: Seen) -> Iterator[tuple[str, Tensor]]:
+    for name, value in seen.items():
+        levels = {name: value}
+        if isinstance(value, Sequence):
+            levels = {f'{name}, level {level}': x for level, x in enumerate(value)}
+        for place, x in levels.items():
+            if isinstance(x, Tensor) and x.is_floating_point() and x.numel():
+                yield place, x
+
+
+def _explain(tensors: Mapping[str, Tensor], samples: Sequence[Any]) -> NonFiniteError:
+    told = [_describe(name, tensor, len(samples)) for name, tensor in tensors.items()]
+    metas = [_meta(sample) for sample in samples]
+    first, *others = [x for x in told if x['nan'] or x['inf']]
+    message = f'{first["name"]}: {_count(first)}'
+    if first['images']:
+        paths = [f'{i} ({metas[i].get("img_path")})' for i in first['images']]
+        message += f', in image {", ".join(paths)}'
+    cure = next(cure for key, cure in _CURES.items() if key in first['name'])
+    message += f'. No weight has moved in this step; {cure}'
+    if others:
+        message += f'. Not finite either: {_grouped(x["name"] for x in others)}'
+    report = dict(message=message, tensors=told, samples=metas)
+    return NonFiniteError(message, report)
+
+
+def _grouped(names: Iterable[str]) -> str:
+    levels: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        place, told, level = name.partition(', level ')
+        levels[place + told].append(level)
+    return '; '.join(place + ', '.join(found) for place, found in levels.items())
+
+
+def _describe(name: str, tensor: Tensor, num_images: int) -> dict[str, Any]:
+    # Not where the memory may be scarce.
+    tensor = tensor.cpu()
+    finite = tensor.isfinite()
+    values = tensor[finite]
+    images = []
+    # Rows of RoIs or queries are no images, however many there are.
+    if tensor.dim() > 2 and len(tensor) == num_images:
+        images = (~finite.flatten(1).all(1)).nonzero().flatten().tolist()
+    return dict(
+        name=name,
+        shape=list(tensor.shape),
+        dtype=str(tensor.dtype),
+        nan=int(tensor.isnan().sum()),
+        inf=int(tensor.isinf().sum()),
+        min=float(values.min()) if values.numel() else None,
+        max=float(values.max()) if values.numel() else None,
+        images=images,
+    )
+
+
+def _count(told: Mapping[str, Any]) -> str:
+    kinds = {kind: told[kind.lower()] for kind in ('NaN', 'Inf')}
+    found = [kind for kind, number in kinds.items() if number]
+    if not told['shape']:
+        return found[0]
+    numbers = ' and '.join(f'{kinds[kind]} {kind}' for kind in found)
+    return f'{numbers} among {torch.Size(told["shape"]).numel()} values'
+
+
+def _meta(sample: Any) -> dict[str, Any]:
+    meta = dict(getattr(sample, 'metainfo', {}))
+    objects = getattr(sample, 'gt_instances', None)
+    if objects is not None:
+        meta['num_boxes'] = len(objects)
+    return json.loads(json.dumps(meta, default=_plain, skipkeys=True))
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, 'tolist') else str(value)
