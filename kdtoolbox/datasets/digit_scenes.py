@@ -17,7 +17,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from pycocotools import mask as coco_mask
 
 CLASSES = tuple('0123456789')
 BACKGROUND = len(CLASSES)
@@ -167,6 +166,9 @@ def _render(seed: int, split: str, index: int, style: SceneStyle) -> dict:
 
 
 def _annotation(digit: dict) -> dict:
+    # Not on top: a training of mmseg imports the package's samplers without it.
+    from pycocotools import mask as coco_mask
+
     rle = coco_mask.encode(np.asfortranarray(digit['mask']))
     return dict(
         category_id=digit['label'] + 1,

@@ -1,0 +1,204 @@
+"""Check before a training starts what is cheap to know of its data."""
+
+import math
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from mmengine.dataset import BaseDataset
+from mmengine.dist import is_main_process
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import nn
+
+from kdtoolbox.datasets.annotations import explain_failure, first_of, missing_classes
+from kdtoolbox.datasets.reading import read_samples
+
+# Of RPNs one is the object and of these the boundary, whatever the classes.
+_OTHER_HEADS = ('rpn_head', 'semantic_head')
+_BOUNDARY_HEAD = 'STDCHead'
+
+
+def check_data(runner: Runner) -> None:
+    """Refuse data that would fail, or teach something else, in the middle of a run.
+
+    Builds the data sets for training and validation as the runner would next, looks
+    through their wrappers, and reads no image. Data sets of unknown kind pass.
+
+    Args:
+        runner: A runner that has not started.
+
+    Raises:
+        ValueError: If an annotation file is damaged, a data set is empty, files are
+            missing, boxes are no boxes, or the classes of data, annotation and heads
+            differ. It names the place and the line that mends it.
+    """
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    for split in ('train', 'val'):
+        root = f'{split}_dataloader.dataset'
+        try:
+            loop = getattr(runner, f'{split}_loop')
+        except Exception as error:
+            loader = runner.cfg.get(f'{split}_dataloader') or {}
+            explain_failure(loader.get('dataset'), root, error)
+            raise
+        if loop is None:
+            continue
+        dataset = loop.dataloader.dataset
+        if split == 'val':
+            # Training samples come through `SeededSampler`, which does the same.
+            dataset.__getitems__ = partial(read_samples, dataset)
+        # The others would repeat it; an error of one process ends the run.
+        if is_main_process():
+            for where, leaf in leaves(dataset, root):
+                check_dataset(leaf, where)
+                check_heads(model, leaf, where)
+
+
+def leaves(dataset: Any, where: str) -> Iterator[tuple[str, BaseDataset]]:
+    """Yield the data sets of mmengine's kind within wrappers, with their place."""
+    if isinstance(dataset, BaseDataset):
+        yield where, dataset
+    for index, part in enumerate(getattr(dataset, 'datasets', ())):
+        yield from leaves(part, f'{where}.datasets[{index}]')
+    if hasattr(dataset, 'dataset'):
+        yield from leaves(dataset.dataset, f'{where}.dataset')
+
+
+def check_dataset(dataset: BaseDataset, where: str) -> None:
+    """Refuse a data set that is empty, incomplete, or has impossible boxes.
+
+    Args:
+        dataset: The data set, without wrappers.
+        where: Its place in the config.
+
+    Raises:
+        ValueError: As `check_data` tells.
+    """
+    _check_classes(dataset, where)
+    images, labels, boxes = [], [], None
+    for index in range(len(dataset)):
+        info = dataset.get_data_info(index)
+        images.append(info.get('img_path'))
+        labels.append(info.get('seg_map_path'))
+        if 'instances' in info:
+            boxes = (boxes or 0) + _count_boxes(info, where)
+    if not images:
+        raise ValueError(f'{where} is empty; no image is left behind its `filter_cfg`')
+    if boxes == 0:
+        raise ValueError(
+            f'{where}: none of its {len(images)} images has a box, other than of '
+            'crowds, in one of its classes; correct `metainfo.classes` or `ann_file`. '
+            '`tools/check_dataset.py CONFIG` tells why boxes are dropped'
+        )
+    if is_local(dataset):
+        _check_files(images, 'images', where)
+        if any('Annotations' in type(t).__name__ for t in transforms_of(dataset)):
+            _check_files(labels, 'label maps', where)
+
+
+def check_heads(model: nn.Module, dataset: BaseDataset, where: str) -> None:
+    """Refuse a model whose heads know another number of classes than the data.
+
+    Args:
+        model: The model that trains; of a distiller the student's heads are compared.
+        dataset: The data set, without wrappers.
+        where: Its place in the config.
+
+    Raises:
+        ValueError: If the numbers differ.
+    """
+    classes = dataset.metainfo.get('classes')
+    if classes is None or 'thing_classes' in dataset.metainfo:
+        return
+    for path, head in model.named_modules():
+        # Heads of several stages are numbered.
+        name = path.rstrip('.0123456789').rpartition('.')[2]
+        if not name.endswith('_head') or name in _OTHER_HEADS:
+            continue
+        count = getattr(head, 'num_classes', None)
+        if count in (None, len(classes)) or type(head).__name__ == _BOUNDARY_HEAD:
+            continue
+        raise ValueError(
+            f'{where} has {len(classes)} classes and `model.{path}` {count}; set '
+            f'`model.{path}.num_classes={len(classes)}`, or list the {count} classes '
+            f'as `{where}.metainfo.classes`'
+        )
+
+
+def transforms_of(dataset: BaseDataset) -> Sequence[Any]:
+    """Return the transforms of a data set's own pipeline."""
+    return getattr(dataset.pipeline, 'transforms', ())
+
+
+def is_local(dataset: BaseDataset) -> bool:
+    """Tell whether the files of a data set are read from this machine's disks."""
+    readers = [dataset, *transforms_of(dataset)]
+    backends = [getattr(reader, 'backend_args', None) or {} for reader in readers]
+    return all(backend.get('backend', 'local') == 'local' for backend in backends)
+
+
+def missing_files(paths: Iterable[str]) -> list[str]:
+    """Return the paths of which there is no file; lists each folder once.
+
+    Example:
+        >>> missing_files([__file__, f'{__file__}.gone']) == [f'{__file__}.gone']
+        True
+    """
+    folders = defaultdict(list)
+    for path in paths:
+        folders[os.path.dirname(path)].append(path)
+    missing = []
+    for folder, members in folders.items():
+        there = set(os.listdir(folder or '.')) if os.path.isdir(folder or '.') else ()
+        missing += [path for path in members if os.path.basename(path) not in there]
+    return missing
+
+
+def _check_classes(dataset: BaseDataset, where: str) -> None:
+    classes = dataset.metainfo.get('classes')
+    if isinstance(classes, str):
+        raise ValueError(
+            f'{where}.metainfo.classes is the text {classes!r}; a single class needs a '
+            f"comma: `classes=('{classes}',)`"
+        )
+    found = getattr(dataset, 'cat_ids', None)
+    # mmdet numbers those that it finds, so that one gap moves all classes behind it.
+    if found is not None and classes is not None and len(found) != len(classes):
+        raise ValueError(
+            f'{where}: {len(classes)} classes are listed and {len(found)} categories '
+            f'of {dataset.ann_file} have their names{missing_classes(dataset)}. List '
+            'as `metainfo.classes` what the file calls them, each once'
+        )
+
+
+def _count_boxes(info: dict, where: str) -> int:
+    """Return the number of boxes to learn; refuse those that are none."""
+    count = 0
+    for instance in info['instances']:
+        box = instance.get('bbox')
+        if box is None:
+            continue
+        x1, y1, x2, y2 = box
+        width, height = info.get('width', math.inf), info.get('height', math.inf)
+        inside = x1 < width and y1 < height and x2 > 0 and y2 > 0
+        if not (all(map(math.isfinite, box)) and x1 < x2 and y1 < y2 and inside):
+            raise ValueError(
+                f'{where}: the box {tuple(box)} of {info.get("img_path")} is not '
+                'finite, has no area or lies outside of its image; correct it in '
+                'the annotation'
+            )
+        count += not instance.get('ignore_flag')
+    return count
+
+
+def _check_files(paths: list[str | None], kind: str, where: str) -> None:
+    missing = missing_files(path for path in paths if path and '://' not in path)
+    if missing:
+        raise ValueError(
+            f'{where}: {len(missing)} of {len(paths)} {kind} are missing: '
+            f'{first_of(missing)}; correct `data_root` or `data_prefix` there, or '
+            'fetch the files'
+        )

@@ -1,0 +1,233 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from broken_data import (
+    BOX,
+    SEG_CLASSES,
+    build_dataset,
+    write_coco,
+    write_seg,
+)
+from mmengine.registry import DefaultScope
+from torch import nn
+
+from kdtoolbox.datasets import inspection
+from kdtoolbox.datasets.inspection import check_data, check_dataset, check_heads, leaves
+
+SPLIT = 'train_dataloader.dataset'
+
+
+def check(config: dict, scope: str = 'mmdet') -> None:
+    check_dataset(build_dataset(config, scope), SPLIT)
+
+
+def rewrite(config: dict, **changes: Any) -> None:
+    path = Path(config['data_root']) / 'ann.json'
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.fixture
+def start() -> Callable[[dict], None]:
+    """A function that checks a training on this data set before it starts."""
+
+    class Lazy(SimpleNamespace):
+        # As a runner does it: the data set is built when the loop is asked for.
+        @property
+        def train_loop(self) -> Any:
+            dataset = build_dataset(self.cfg['train_dataloader']['dataset'], self.scope)
+            return SimpleNamespace(dataloader=SimpleNamespace(dataset=dataset))
+
+    def run(config: dict, scope: str = 'mmdet', model: Any = None) -> None:
+        cfg = dict(train_dataloader=dict(dataset=config))
+        runner = Lazy(cfg=cfg, scope=scope, model=model or nn.Module(), val_loop=None)
+        with DefaultScope.overwrite_default_scope(scope):
+            check_data(runner)
+
+    return run
+
+
+def test_good_data_pass(tmp_path: Path, start: Callable) -> None:
+    start(write_coco(tmp_path / 'det', [[BOX], []]))
+    start(write_seg(tmp_path / 'seg'), 'mmseg')
+
+
+def test_a_cut_annotation_is_named(tmp_path: Path, start: Callable) -> None:
+    config = write_coco(tmp_path / 'data')
+    path = tmp_path / 'data' / 'ann.json'
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ValueError, match=rf'{SPLIT}: {path} of 200 bytes is no whole'):
+        start(config)
+    path.write_bytes(b'\xff\xfe\x00')
+    with pytest.raises(ValueError, match='no whole JSON file'):
+        start(config)
+
+
+def test_an_annotation_that_lacks_keys_is_named(
+    tmp_path: Path, start: Callable
+) -> None:
+    config = write_coco(tmp_path / 'data')
+    rewrite(config, images=[dict(id=0, file_name='0.png')])
+    with pytest.raises(ValueError, match=r"image 0 has no \['height', 'width'\]"):
+        start(config)
+
+
+def test_a_missing_annotation_or_folder_is_named(
+    tmp_path: Path, start: Callable
+) -> None:
+    config = write_coco(tmp_path / 'data')
+    with pytest.raises(ValueError, match='gone.json does not exist; correct `ann_file'):
+        start(config | dict(ann_file='gone.json'))
+    config = write_seg(tmp_path / 'seg')
+    prefix = dict(img_path='gone', seg_map_path='labels')
+    with pytest.raises(ValueError, match=r'does not exist; correct `data_prefix.img_p'):
+        start(config | dict(data_prefix=prefix), 'mmseg')
+
+
+def test_an_empty_dataset_is_refused(tmp_path: Path, start: Callable) -> None:
+    config = write_coco(tmp_path / 'data')
+    strict = config | dict(filter_cfg=dict(filter_empty_gt=True, min_size=100))
+    with pytest.raises(ValueError, match=f"{SPLIT} is empty.*'min_size': 100"):
+        start(strict)
+    with pytest.raises(ValueError, match='is empty'):
+        check(strict | dict(serialize_data=False))
+    config = write_seg(tmp_path / 'seg') | dict(img_suffix='.jpg')
+    with pytest.raises(ValueError, match=r'is empty.*`img_suffix`'):
+        start(config, 'mmseg')
+
+
+def test_an_error_that_the_data_do_not_explain_stays(
+    tmp_path: Path, start: Callable
+) -> None:
+    with pytest.raises(TypeError, match='nonsense'):
+        start(write_coco(tmp_path / 'data') | dict(nonsense=1))
+
+
+def test_missing_classes_are_listed(tmp_path: Path) -> None:
+    config = write_coco(tmp_path / 'data', categories=('a', 'c', 'x'))
+    told = '3 classes.*2 categories.*without a category: b; .*without a class: x'
+    with pytest.raises(ValueError, match=told):
+        check(config)
+
+
+def test_categories_of_one_name_are_refused(tmp_path: Path) -> None:
+    config = write_coco(tmp_path / 'data', categories=('a', 'b', 'b', 'c'))
+    with pytest.raises(ValueError, match='named twice: b'):
+        check(config)
+
+
+def test_a_class_without_comma_is_refused(tmp_path: Path) -> None:
+    config = write_coco(tmp_path / 'data') | dict(metainfo=dict(classes='abc'))
+    with pytest.raises(ValueError, match=r"`classes=\('abc',\)`"):
+        check(config)
+
+
+@pytest.mark.parametrize(
+    'changes', [dict(category_id=9), dict(iscrowd=1), dict(area=0)]
+)
+def test_data_without_any_box_are_refused(changes: dict, tmp_path: Path) -> None:
+    config = write_coco(tmp_path / 'data', **changes)
+    with pytest.raises(ValueError, match='none of its 2 images has a box'):
+        check(config)
+
+
+def test_an_infinite_box_that_mmdet_keeps_is_refused(tmp_path: Path) -> None:
+    box = (5, 5, float('inf'), 9)
+    config = write_coco(tmp_path / 'data', [[BOX], [box]], area=9)
+    with pytest.raises(ValueError, match='1.png is not finite'):
+        check(config)
+
+
+@pytest.mark.parametrize(
+    'box', [[5, 5, 5, 9], [9, 5, 5, 9], [70, 5, 80, 9], [-9, 5, 0, 9]]
+)
+def test_a_box_of_another_format_is_checked_too(box: list) -> None:
+    info = dict(img_path='a.png', height=64, width=64, instances=[dict(bbox=box)])
+    with pytest.raises(ValueError, match='no area or lies outside'):
+        inspection._count_boxes(info, SPLIT)
+
+
+def test_missing_files_are_counted(tmp_path: Path) -> None:
+    config = write_coco(tmp_path / 'data', [[BOX]] * 3)
+    for index in (1, 2):
+        (tmp_path / 'data' / 'images' / f'{index}.png').unlink()
+    with pytest.raises(ValueError, match=r'2 of 3 images are missing: .*1.png, .*2'):
+        check(config)
+
+
+def test_missing_label_maps_are_counted(tmp_path: Path) -> None:
+    config = write_seg(tmp_path / 'data')
+    (tmp_path / 'data' / 'labels' / '1.png').unlink()
+    with pytest.raises(ValueError, match='1 of 2 label maps are missing'):
+        check(config, 'mmseg')
+    images_alone = [t for t in config['pipeline'] if t['type'] != 'LoadAnnotations']
+    check(config | dict(pipeline=images_alone), 'mmseg')
+
+
+def test_files_elsewhere_are_not_looked_for(tmp_path: Path) -> None:
+    config = write_coco(tmp_path / 'data')
+    (tmp_path / 'data' / 'images' / '0.png').unlink()
+    remote = dict(type='LoadImageFromFile', backend_args=dict(backend='petrel'))
+    check(config | dict(pipeline=[remote]))
+
+
+def test_wrappers_are_looked_through(tmp_path: Path, start: Callable) -> None:
+    parts = [write_coco(tmp_path / name, [[BOX]]) for name in ('one', 'two')]
+    both = dict(type='ConcatDataset', datasets=parts)
+    config = dict(type='RepeatDataset', times=2, dataset=both)
+    wrapped = build_dataset(config, 'mmdet')
+    places = [where for where, _ in leaves(wrapped, SPLIT)]
+    assert places == [f'{SPLIT}.dataset.datasets[{i}]' for i in (0, 1)]
+    assert list(leaves([1, 2], SPLIT)) == []
+    start(config)
+    (tmp_path / 'two' / 'ann.json').write_text('{')
+    with pytest.raises(ValueError, match=rf'datasets\[1\]: {tmp_path}/two/ann.json'):
+        start(config)
+
+
+def heads(**counts: int) -> nn.Module:
+    model = nn.Module()
+    for name, count in counts.items():
+        head = nn.Module()
+        head.num_classes = count
+        model.add_module(name, nn.ModuleList([head]) if name == 'bbox_head' else head)
+    return model
+
+
+def test_heads_of_other_classes_are_refused(tmp_path: Path, start: Callable) -> None:
+    config = write_coco(tmp_path / 'data')
+    start(config, model=heads(bbox_head=3, rpn_head=1, loss_cls=80))
+    told = r'3 classes and `model.bbox_head.0` 80; set `model.bbox_head.0.num_classes=3'
+    with pytest.raises(ValueError, match=told):
+        start(config, model=heads(rpn_head=1, bbox_head=80))
+
+
+def test_the_student_of_a_distiller_is_compared(
+    tmp_path: Path, toy: SimpleNamespace
+) -> None:
+    config = write_seg(tmp_path / 'data')
+    model = toy.build_distiller(toy.segmentor())
+    check_heads(model, build_dataset(config, 'mmseg'), SPLIT)
+    fewer = config | dict(metainfo=dict(classes=SEG_CLASSES[:3]))
+    with pytest.raises(ValueError, match=r'`model.student.decode_head` 4; set'):
+        check_heads(model, build_dataset(fewer, 'mmseg'), SPLIT)
+
+
+def test_one_process_checks(
+    tmp_path: Path, start: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = write_coco(tmp_path / 'data', category_id=9)
+    monkeypatch.setattr(inspection, 'is_main_process', lambda: False)
+    start(config)
+
+
+def test_a_corrupt_image_of_the_validation_is_named_too(tmp_path: Path) -> None:
+    config = write_coco(tmp_path / 'data', image=b'text')
+    dataset = build_dataset(config, 'mmdet')
+    loop = SimpleNamespace(dataloader=SimpleNamespace(dataset=dataset))
+    check_data(SimpleNamespace(model=nn.Module(), train_loop=None, val_loop=loop))
+    with pytest.raises(ValueError, match='images/1.png: .*failed to load'):
+        dataset.__getitems__([1])

@@ -1,0 +1,243 @@
+import pickle
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mmengine.dataset import (
+    BaseDataset,
+    ConcatDataset,
+    DefaultSampler,
+    InfiniteSampler,
+    RepeatDataset,
+)
+from mmengine.registry import DATA_SAMPLERS
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
+
+from kdtoolbox.datasets.seeded_sampler import SeededIndex, SeededSampler, load_seeded
+
+SHUFFLED = dict(type='DefaultSampler', shuffle=True)
+
+
+class Draws(Dataset):
+    """A data set whose samples are an index and what three libraries draw."""
+
+    metainfo: dict = {}
+
+    def __init__(self) -> None:
+        self.pipeline = lambda: (
+            random.random(),
+            np.random.rand(),
+            float(torch.rand(())),
+        )
+
+    def full_init(self) -> None:
+        pass
+
+    def get_data_info(self, index: int) -> dict:
+        return dict(width=1 + index % 2, height=1)
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> tuple:
+        assert type(index) is int
+        return index, *self.pipeline()
+
+
+class Numbers(BaseDataset):
+    def load_data_list(self) -> list[dict]:
+        return [dict(number=number) for number in range(8)]
+
+
+def draw(sample: dict) -> dict:
+    return dict(sample, drawn=random.random())
+
+
+class Mix:
+    def get_indexes(self, dataset: Dataset) -> list[int]:
+        return [random.randrange(len(dataset)) for _ in range(3)]
+
+    def __call__(self, sample: dict) -> dict:
+        return dict(drawn=np.random.rand() + sample['mix_results'][2]['drawn'])
+
+
+class Stream(Sampler):
+    """An endless stream that can be entered anywhere, as InfiniteSampler's may."""
+
+    def __init__(self, dataset: Dataset, seed: int) -> None:
+        self.size, self.start = len(dataset), 0
+
+    def skip(self, num_samples: int) -> None:
+        self.start = num_samples
+
+    def __iter__(self) -> Iterator[int]:
+        position = self.start
+        while True:
+            yield position * 3 % self.size
+            position += 1
+
+    def __len__(self) -> int:
+        return self.size
+
+
+class Frames(Stream):
+    def __iter__(self) -> Iterator[Any]:
+        yield (0, 1)
+        yield np.int64(2)
+
+
+def build(sampler: dict = SHUFFLED, dataset: Any = None, seed: int | None = 3) -> Any:
+    dataset = Draws() if dataset is None else dataset
+    config = dict(type='kdtoolbox.SeededSampler', sampler=sampler)
+    return DATA_SAMPLERS.build(config, default_args=dict(dataset=dataset, seed=seed))
+
+
+def epoch_of(sampler: SeededSampler, epoch: int, **options: Any) -> list:
+    sampler.set_epoch(epoch)
+    loader = DataLoader(sampler.dataset, 3, sampler=sampler, collate_fn=list, **options)
+    return [sample for batch in loader for sample in batch]
+
+
+def test_it_follows_the_sampler_of_the_config() -> None:
+    for config, kind in (
+        (SHUFFLED, DefaultSampler),
+        (dict(type='InfiniteSampler'), InfiniteSampler),
+    ):
+        dataset = Draws()
+        plain, sampler = kind(dataset, seed=3), build(config, dataset)
+        assert sampler.dataset is dataset
+        assert len(sampler) == len(plain)
+        assert hasattr(sampler, 'skip') == hasattr(plain, 'skip')
+        assert isinstance(sampler, Sampler)
+        for epoch in (0, 4):
+            plain.set_epoch(epoch)
+            sampler.set_epoch(epoch)
+            pairs = zip(plain, sampler, range(8), strict=False)
+            assert all(mine == theirs for theirs, mine, _ in pairs)
+
+
+def test_random_augmentation_does_not_depend_on_the_number_of_workers() -> None:
+    plans = [dict(), dict(num_workers=1), dict(num_workers=2, persistent_workers=True)]
+    runs = [[epoch_of(build(), epoch, **plan) for epoch in (0, 1)] for plan in plans]
+    assert runs[0] == runs[1] == runs[2]
+    first, second = runs[0]
+    drawn = {draw for sample in first + second for draw in sample[1:]}
+    assert len(drawn) == 3 * 16
+    # From whatever epoch on.
+    assert epoch_of(build(), 1) == second
+    assert epoch_of(build(seed=4), 0) != first
+
+
+def test_loading_leaves_the_random_state_of_the_process() -> None:
+    random.seed(0), np.random.seed(0), torch.manual_seed(0)
+    expected = random.random(), np.random.rand(), torch.rand(2).tolist()
+    random.seed(0), np.random.seed(0), torch.manual_seed(0)
+    load_seeded(Draws(), list(build()))
+    assert (random.random(), np.random.rand(), torch.rand(2).tolist()) == expected
+
+
+def test_a_failing_sample_leaves_it_too() -> None:
+    def fail() -> None:
+        raise ValueError(f'no image {random.random()}')
+
+    dataset = Draws()
+    dataset.pipeline = fail
+    random.seed(0)
+    state = random.getstate()
+    with pytest.raises(ValueError, match='no image'):
+        load_seeded(dataset, list(build(dataset=dataset)))
+    assert random.getstate() == state
+
+
+def test_skipping_enters_the_stream_as_if_it_had_been_walked() -> None:
+    config = dict(type=Stream)
+    walked, skipped = build(config), build(config)
+    assert not hasattr(build(), 'skip')
+    skipped.skip(5)
+    walk = [
+        (int(index), index.place) for index, _ in zip(walked, range(9), strict=False)
+    ]
+    rest = [
+        (int(index), index.place) for index, _ in zip(skipped, range(4), strict=False)
+    ]
+    assert rest == walk[5:]
+    assert len({place for _, place in walk}) == 9
+
+
+def test_processes_draw_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = epoch_of(build(), 0)
+    monkeypatch.setattr('kdtoolbox.datasets.seeded_sampler.get_rank', lambda: 1)
+    theirs = epoch_of(build(), 0)
+    assert [sample[0] for sample in mine] == [sample[0] for sample in theirs]
+    assert not {s[1] for s in mine} & {s[1] for s in theirs}
+
+
+def test_what_is_no_integer_passes_unchanged() -> None:
+    first, second = build(dict(type=Frames))
+    assert first == (0, 1)
+    assert type(first) is tuple
+    assert second == 2
+    assert second.place == (3, 0, 0, 1)
+
+
+def test_a_seed_is_drawn_where_none_is_given() -> None:
+    np.random.seed(5)
+    first = list(build(seed=None))
+    np.random.seed(5)
+    again = build(seed=None)
+    assert first == list(again)
+    assert again.sampler.seed == again.seed
+    assert build(dict(SHUFFLED, seed=7)).sampler.seed == 7
+
+
+def test_batch_samplers_read_through_it() -> None:
+    from mmdet.datasets.samplers import AspectRatioBatchSampler
+
+    sampler = build()
+    for batches in (
+        BatchSampler(sampler, 2, False),
+        AspectRatioBatchSampler(sampler, 2),
+    ):
+        loader = DataLoader(sampler.dataset, batch_sampler=batches, collate_fn=list)
+        assert sorted(sample for batch in loader for sample in batch) == sorted(
+            epoch_of(build(), 0)
+        )
+
+
+def test_a_changed_pipeline_is_used() -> None:
+    sampler = build()
+    before = epoch_of(sampler, 0)
+    pipeline = sampler.dataset.pipeline
+    sampler.dataset.pipeline = lambda: pipeline()[:1]
+    assert epoch_of(sampler, 0) == [sample[:2] for sample in before]
+
+
+def test_wrapped_data_sets() -> None:
+    from mmdet.datasets import MultiImageMixDataset
+
+    part = Numbers(pipeline=[draw])
+    wrapped = [
+        ConcatDataset([part, part]),
+        RepeatDataset(part, 2),
+        MultiImageMixDataset(part, [dict(type=Mix)]),
+    ]
+    for dataset in wrapped:
+        samples = epoch_of(build(dataset=dataset), 0)
+        draws = {draw for sample in samples for draw in sample.values()}
+        assert len(draws) >= len(dataset) == len(samples)
+        assert samples == epoch_of(build(dataset=dataset), 0, num_workers=1)
+
+
+def test_workers_that_are_spawned_get_a_copy_that_works() -> None:
+    sampler = build()
+    del sampler.dataset.pipeline
+    sampler.dataset.pipeline = random.random
+    indices = list(sampler)
+    dataset, copied = pickle.loads(pickle.dumps((sampler.dataset, indices)))
+    assert dataset.__getitems__.args[0] is dataset
+    assert all(type(index) is SeededIndex for index in copied)
+    dataset.pipeline = sampler.dataset.pipeline = lambda: [random.random()]
+    assert dataset.__getitems__(copied) == sampler.dataset.__getitems__(indices)

@@ -1,0 +1,289 @@
+"""What data sets hold beside good data: it trains, or one error names it."""
+
+import copy
+import io
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from broken_data import (
+    BOX,
+    DET_PIPELINE,
+    SEG_PIPELINE,
+    build_dataset,
+    encoded,
+    labels,
+    noise,
+    write_coco,
+    write_seg,
+)
+from mmengine.dataset import pseudo_collate
+from mmengine.optim import OptimWrapper
+from mmengine.registry import DefaultScope
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from kdtoolbox.datasets.reading import read_samples
+
+ROOT = Path(__file__).resolve().parents[1]
+DETECTORS = ('gfl', 'crosskd', 'roi')
+CUT = encoded(noise(64, 64, 3))[:4000]
+
+
+def ends(name: str) -> dict:
+    return dict(student=f'student.{name}', teacher=f'teacher.{name}')
+
+
+def dense_losses() -> dict:
+    """Return the losses that read boxes or targets of a dense head."""
+    guides = dict(teacher_cls='teacher.cls', teacher_reg='teacher.reg')
+    own = dict(student_cls='student.cls', student_reg='student.reg')
+    return dict(
+        loss_fgd=dict(type='FGDLoss', **ends('fpn'), channels=8, num_levels=3),
+        loss_fgfi=dict(type='FGFILoss', **ends('fpn')),
+        loss_pgd_cls=dict(
+            type='PGDClsLoss', **ends('cls_tower'), **guides, level_weights=[1, 1, 1]
+        ),
+        loss_pgd_reg=dict(type='PGDRegLoss', **ends('reg_tower'), **guides),
+        loss_gid=dict(type='GIDLoss', **ends('fpn'), **own, **guides),
+        loss_ld=dict(type='LDLoss', **ends('reg'), student_cls='student.cls'),
+        loss_defeat=dict(type='DeFeatLoss', **ends('fpn')),
+        loss_rm=dict(type='RMLoss', **ends('cls')),
+    )
+
+
+def pixel_losses() -> dict:
+    """Return the losses that read the labels of pixels."""
+    names = ('KD', 'DKD', 'NKD', 'WSLD', 'DIST', 'BPKD', 'DSDCategory')
+    losses = {f'loss_{n}': dict(type=f'{n}Loss', **ends('logits')) for n in names}
+    memory = dict(num_classes=4, student_channels=8, teacher_channels=8)
+    critic = dict(num_classes=4, critic_weight=0.004)
+    return losses | dict(
+        loss_ifvd=dict(type='IFVDLoss', **ends('features')),
+        loss_idd=dict(type='IDDLoss', **ends('features')),
+        loss_cirkd=dict(type='CIRKDMiniBatchLoss', **ends('features')),
+        loss_memory=dict(type='CIRKDMemoryLoss', **ends('features'), **memory),
+        loss_skd=dict(type='SKDHolisticLoss', **ends('logits'), **critic),
+    )
+
+
+@pytest.fixture(scope='module')
+def distillers(toy: SimpleNamespace) -> dict[str, Any]:
+    """Return distillers of all kinds of task, to be copied."""
+    scopes = dict(DefaultScope._instance_dict)
+    dense = dict(fpn='neck', cls='bbox_head.gfl_cls', reg='bbox_head.scales.*')
+    dense |= dict(
+        cls_tower='bbox_head.cls_convs[-1]', reg_tower='bbox_head.reg_convs[-1]'
+    )
+    pixels = dict(logits='decode_head.conv_seg', features='decode_head.bottleneck')
+    roi = dict(**ends('roi_cls'), labels='roi.labels')
+    cross = dict(student='cross.reg', teacher='teacher.reg', teacher_cls='teacher.cls')
+    empty = dict(student={}, teacher={})
+    made = dict(
+        gfl=toy.build_distiller(
+            toy.gfl(), recorders=dict.fromkeys(empty, dense), losses=dense_losses()
+        ),
+        crosskd=toy.build_distiller(
+            toy.gfl(),
+            type='kdtoolbox.CrossKDDistiller',
+            stage=1,
+            recorders=empty,
+            losses=dict(
+                loss_cross_cls=dict(
+                    type='CrossKDClsLoss', student='cross.cls', teacher='teacher.cls'
+                ),
+                loss_cross_reg=dict(type='CrossKDDistributionLoss', **cross),
+            ),
+        ),
+        roi=toy.build_distiller(
+            toy.faster_rcnn(),
+            type='kdtoolbox.RoIDistiller',
+            recorders=empty,
+            losses={
+                f'loss_{name}': dict(type=f'{name}Loss', **roi)
+                for name in ('DKD', 'NKD', 'DeFeatRoI')
+            },
+        ),
+        seg=toy.build_distiller(
+            toy.segmentor(),
+            recorders=dict.fromkeys(empty, pixels),
+            losses=pixel_losses(),
+        ),
+    )
+    DefaultScope._instance_dict.clear()
+    DefaultScope._instance_dict.update(scopes)
+    return made
+
+
+@pytest.fixture
+def train(distillers: dict[str, Any]) -> Callable[..., dict]:
+    """A function that trains a copy for one step and returns what was logged."""
+
+    def step(name: str, config: dict) -> dict:
+        for seed in (random.seed, np.random.seed, torch.manual_seed):
+            seed(0)
+        model = copy.deepcopy(distillers[name]).train()
+        before = copy.deepcopy(model.student.state_dict())
+        optimizer = OptimWrapper(torch.optim.SGD(model.parameters(), lr=1e-3))
+        dataset = build_dataset(config, 'mmseg' if name == 'seg' else 'mmdet')
+        batch = pseudo_collate(read_samples(dataset, range(len(dataset))))
+        with DefaultScope.overwrite_default_scope('mmdet'):
+            logs = model.train_step(batch, optimizer)
+        bad = {key: float(v) for key, v in logs.items() if not torch.isfinite(v).all()}
+        assert not bad
+        after = model.student.state_dict()
+        assert all(torch.isfinite(value.float()).all() for value in after.values())
+        assert any(not torch.equal(after[key], before[key]) for key in before)
+        return logs
+
+    return step
+
+
+def large(pipeline: list[dict], scale: tuple[int, int]) -> list[dict]:
+    """Return a pipeline that resizes to the usual scale of its task."""
+    return [t | dict(scale=scale) if 'Resize' in t['type'] else t for t in pipeline]
+
+
+@pytest.mark.parametrize('name', DETECTORS)
+@pytest.mark.parametrize('boxes', [[[], []], [[], [BOX]]], ids=['all', 'some'])
+def test_images_without_boxes_train(
+    boxes: list, name: str, train: Callable, tmp_path: Path
+) -> None:
+    train(name, write_coco(tmp_path / 'data', boxes))
+
+
+@pytest.mark.parametrize('name', DETECTORS)
+def test_crowd_and_tiny_and_outside_boxes_train(
+    name: str, train: Callable, tmp_path: Path
+) -> None:
+    strange = [
+        # The second covers the centre of one anchor.
+        [(5, 5, 1, 1), (7.5, 7.5, 1, 1), (63, 63, 1, 1), (5.5, 5.5, 1, 30)],
+        [(100, 100, 20, 20), (-30, -30, 10, 10)],
+        [(50, 50, 100, 100), (-30, -30, 60, 60), (-1e6, -1e6, 2e6, 2e6)],
+        [(5, 5, 0, 0), (30, 30, -20, -20), (float('nan'), 5, 20, 20)],
+        [(5, 5, float('nan'), 20), BOX, BOX],
+    ]
+    train(name, write_coco(tmp_path / 'boxes', strange))
+    train(name, write_coco(tmp_path / 'crowd', iscrowd=1))
+
+
+def palette(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).convert('P').save(buffer, 'PNG')
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize('name', ['gfl', 'seg'])
+@pytest.mark.parametrize(
+    'image',
+    [
+        noise(64, 64),
+        noise(64, 64, dtype=np.uint16),
+        noise(64, 64, 3, dtype=np.uint16),
+        noise(64, 64, 4),
+        palette(noise(64, 64)),
+    ],
+    ids=['gray', 'gray16', 'rgb16', 'rgba', 'palette'],
+)
+def test_gray_and_16_bit_and_palette_images_train(
+    image: Any, name: str, train: Callable, tmp_path: Path
+) -> None:
+    write = write_seg if name == 'seg' else write_coco
+    train(name, write(tmp_path / 'data', image=image))
+
+
+def test_a_mask_of_ignored_pixels_alone_trains(train: Callable, tmp_path: Path) -> None:
+    config = write_seg(tmp_path / 'data', label=np.full((64, 64), 255, np.uint8))
+    logs = train('seg', config)
+    counted = {'loss_DKD', 'loss_ifvd', 'loss_cirkd', 'decode.loss_ce'}
+    assert counted <= logs.keys()
+    assert all(logs[name] == 0 for name in counted)
+
+
+@pytest.mark.parametrize('size', [(1, 1000), (1000, 1)])
+def test_an_image_of_1_by_1000_pixels_trains(
+    size: tuple[int, int], train: Callable, tmp_path: Path
+) -> None:
+    image = noise(*size, 3)
+    box = (0, 0, size[1] // 2 + 1, size[0] // 2 + 1)
+    config = write_coco(tmp_path / 'det', [[box], [box]], image)
+    train('gfl', config | dict(pipeline=large(DET_PIPELINE, (1333, 800))))
+    # mmseg takes a label map of one row or column for a list.
+    twice = 2 * size[0], 2 * size[1]
+    config = write_seg(tmp_path / 'seg', noise(*twice, 3), labels(*twice))
+    train('seg', config | dict(pipeline=large(SEG_PIPELINE, (2048, 1024))))
+
+
+@pytest.mark.parametrize('image', [b'', CUT, b'text'], ids=['empty', 'cut', 'text'])
+def test_a_corrupt_image_is_named(image: bytes, tmp_path: Path) -> None:
+    config = write_coco(tmp_path / 'data', image=image)
+    with pytest.raises(ValueError, match=r'images/1.png: .*tools/check_dataset.py'):
+        read_samples(build_dataset(config, 'mmdet'), [1])
+
+
+def test_an_error_crosses_from_a_worker_with_the_name(tmp_path: Path) -> None:
+    dataset = build_dataset(write_coco(tmp_path / 'data', image=CUT), 'mmdet')
+    dataset.__getitems__ = partial(read_samples, dataset)
+    loader = DataLoader(dataset, num_workers=1, collate_fn=pseudo_collate)
+    with pytest.raises(ValueError, match=r'images/0.png: .*failed to load image'):
+        next(iter(loader))
+
+
+def test_an_image_too_thin_to_resize_is_named(tmp_path: Path) -> None:
+    config = write_coco(tmp_path / 'data', image=noise(1, 1000, 3))
+    with pytest.raises(ValueError, match=r'images/1.png: error: OpenCV'):
+        read_samples(build_dataset(config, 'mmdet'), [1])
+
+
+@pytest.mark.parametrize(
+    ('label', 'told'),
+    [
+        (b'', 'UnidentifiedImageError'),
+        (encoded(labels())[:90], 'OSError|SyntaxError'),
+        (labels(32, 48), 'its image'),
+        (labels(1, 64), 'not enough values to unpack'),
+        (np.repeat(labels()[..., None], 3, axis=2), 'not one label per pixel'),
+        (labels() + 3, r'holds \[4, 5, 6\]; there are 4 classes'),
+    ],
+    ids=['empty', 'cut', 'size', 'row', 'colours', 'values'],
+)
+def test_a_wrong_label_map_is_named(label: Any, told: str, tmp_path: Path) -> None:
+    np.random.seed(0)
+    config = write_seg(tmp_path / 'data', label=label)
+    # Without the crop, which might leave the wrong pixels out.
+    pipeline = [t for t in config['pipeline'] if t['type'] != 'RandomCrop']
+    dataset = build_dataset(config | dict(pipeline=pipeline), 'mmseg')
+    with pytest.raises(ValueError, match=f'labels/0.png: .*({told})'):
+        read_samples(dataset, [0])
+
+
+@pytest.mark.e2e
+def test_a_cut_annotation_file_is_one_clear_error_at_start(tmp_path: Path) -> None:
+    write_coco(tmp_path / 'data')
+    annotation = tmp_path / 'data' / 'ann.json'
+    content = annotation.read_text()
+    annotation.write_text(content[: len(content) // 2])
+    dataset = dict(data_root=str(tmp_path / 'data'), ann_file='ann.json')
+    dataset |= dict(data_prefix=dict(img='images'))
+    config = tmp_path / 'cut.py'
+    config.write_text(
+        f"_base_ = '{ROOT}/configs/digits/det_student.py'\n"
+        f'train_dataloader = dict(dataset={json.dumps(dataset)})\n'
+    )
+    command = [sys.executable, 'tools/train.py', str(config), '--work-dir', tmp_path]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 1
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith('ValueError: train_dataloader.dataset')
+    assert str(annotation) in last
+    assert 'no whole JSON' in last
