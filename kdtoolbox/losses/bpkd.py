@@ -140,7 +140,7 @@ def bpkd_terms(
 def _shares(maps: Tensor, data_samples: Sequence[Any], radius: int) -> Tensor:
     size = data_samples[0].gt_sem_seg.data.shape[-2:]
     labels = pixel_labels(data_samples, size, maps.device)
-    assert labels is not None  # The caller has refused samples without them.
+    assert labels is not None  # noqa: S101  the caller has refused samples without
     return edge_shares(labels, maps.shape[1], maps.shape[2:], radius).to(maps.dtype)
 
 

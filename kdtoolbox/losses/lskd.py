@@ -1,5 +1,6 @@
 """KD of standardised logits (LSKD, arXiv:2403.01427)."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,25 @@ from torch import Tensor, nn
 from kdtoolbox.losses.kd import kd_divergence
 from kdtoolbox.losses.logits import check_logits, check_tau, read_logits
 from kdtoolbox.registry import MODELS
+
+
+def deviations(logits: Tensor) -> Tensor:
+    """Return the standard deviation of each row over the classes, of divisor K - 1.
+
+    Args:
+        logits: (R, K) or (N, K, H, W), K at least 2.
+
+    Returns:
+        The deviations, with an axis of length 1 for the classes.
+
+    Example:
+        >>> deviations(torch.tensor([[1.0, 2.0, 3.0]]))
+        tensor([[1.]])
+    """
+    centred = logits - logits.mean(1, keepdim=True)
+    # Not `std`, which warns where there are no rows.
+    norms = torch.linalg.vector_norm(centred, dim=1, keepdim=True)
+    return norms / math.sqrt(logits.shape[1] - 1)
 
 
 def standardize(logits: Tensor, eps: float = 1e-7) -> Tensor:
@@ -25,8 +45,8 @@ def standardize(logits: Tensor, eps: float = 1e-7) -> Tensor:
         >>> standardize(torch.tensor([[1.0, 2.0, 3.0]])).round(decimals=3)
         tensor([[-1.,  0.,  1.]])
     """
-    mean, std = logits.mean(1, keepdim=True), logits.std(1, keepdim=True)
-    return (logits - mean) / (std + eps)
+    centred = logits - logits.mean(1, keepdim=True)
+    return centred / (deviations(logits) + eps)
 
 
 def lskd_loss(

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from kdtoolbox.losses.kd import kd_divergence
 from kdtoolbox.losses.logits import check_logits, check_tau, read_logits
+from kdtoolbox.losses.lskd import deviations
 from kdtoolbox.registry import MODELS
 
 
@@ -53,7 +54,7 @@ def normkd_loss(
     with torch.autocast(student.device.type, enabled=False):
         logits = read_logits(student, teacher, data_samples)
         pair = logits.student, logits.teacher
-        mine, theirs = (tau * x.std(1, keepdim=True).clamp(min=eps) for x in pair)
+        mine, theirs = (tau * deviations(x).clamp(min=eps) for x in pair)
         divergence = kd_divergence(pair[0] / mine, pair[1] / theirs)
         return logits.mean(theirs[:, 0] ** 2 * divergence)
 

@@ -1,3 +1,5 @@
+import warnings
+
 import pytest
 import torch
 from golden import assert_golden, load_golden, waves
@@ -72,6 +74,12 @@ def test_rows_without_spread_stay_finite() -> None:
     value.backward()
     assert value.isfinite()
     assert student.grad.isfinite().all()
+
+
+def test_no_rows_give_zero_without_a_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert lskd_loss(ROWS[0][:0], ROWS[1][:0]) == 0
 
 
 def test_contract() -> None:

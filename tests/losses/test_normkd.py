@@ -1,3 +1,5 @@
+import warnings
+
 import pytest
 import torch
 from golden import waves
@@ -75,6 +77,12 @@ def test_rows_without_spread_stay_finite(side: int) -> None:
     value.backward()
     assert value.isfinite()
     assert student.grad.isfinite().all()
+
+
+def test_no_rows_give_zero_without_a_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert normkd_loss(ROWS[0][:0], ROWS[1][:0]) == 0
 
 
 def test_contract() -> None:
