@@ -1,6 +1,7 @@
 """Observe named submodules of a model during one forward."""
 
 import difflib
+import importlib
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -109,6 +110,11 @@ def find_modules(model: nn.Module, path: str, where: str) -> dict[str, nn.Module
             for key, child in module.named_children()
             if fnmatchcase(key, _positive(part, module))
         }
+    if hasattr(model, '_orig_mod'):
+        raise ValueError(
+            f'{where}: torch.compile has wrapped the model, which renames its modules '
+            'and weights; compile it in place, `model.compile()`'
+        )
     if not found:
         names = [name for name, _ in model.named_modules() if name]
         close = difflib.get_close_matches('.'.join(parts), names, n=4, cutoff=0.4)
@@ -117,6 +123,15 @@ def find_modules(model: nn.Module, path: str, where: str) -> dict[str, nn.Module
             f'nearest: {", ".join(close) or "none"}'
         )
     return found
+
+
+def heed_hooks() -> None:
+    """Let code that torch.compile makes from now on notice hooks that come and go.
+
+    By default it keeps the hooks that a module had when it was compiled, so that a
+    recording that begins later sees nothing.
+    """
+    importlib.import_module('torch._dynamo').config.skip_nnmodule_hook_guards = False
 
 
 def _positive(part: str, module: nn.Module) -> str:
@@ -212,7 +227,8 @@ class _Observer:
             raise ValueError(
                 f'{self.where}: {", ".join(map(repr, silent))} was not called in this '
                 'forward. Heads are often entered through `.forward`, `.loss` or '
-                '`.predict`, past their hooks: record a module inside or before it'
+                '`.predict`, past their hooks: record a module inside or before it. '
+                'Before torch.compile call kdtoolbox.recorders.heed_hooks()'
             )
         for tensor, (path, version) in zip(self.tensors, self._sources, strict=True):
             if _version(tensor) != version:

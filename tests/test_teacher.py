@@ -114,18 +114,64 @@ def test_it_is_frozen_in_eval_and_records_without_gradient(toy: Toy) -> None:
     assert not any(tensor.requires_grad for tensor in records['fpn'])
 
 
-def test_dropout_is_off_whoever_trains_the_model(toy: Toy) -> None:
-    teacher = Teacher(toy.segmentor(), allow_random=True)
+NOISY = {
+    'dropout': 'backbone',
+    'swin': 'backbone.stages.1.blocks.0',
+    'mit': 'backbone.layers.1.1.0',
+}
+
+
+def noisy(toy: Toy, kind: str) -> dict:
+    """Return a segmentor with dropout, for transformers with DropPath too."""
+    config = toy.segmentor()
+    small = dict(embed_dims=8, drop_path_rate=0.5, drop_rate=0.3)
+    if kind == 'swin':
+        backbone = dict(
+            type='SwinTransformer', depths=(1, 2), num_heads=(1, 2), window_size=4
+        )
+        backbone |= dict(small, embed_dims=16, strides=(4, 2), out_indices=(0, 1))
+        widths = [16, 32]
+    if kind == 'mit':
+        backbone = dict(type='MixVisionTransformer', in_channels=3, num_stages=2)
+        backbone |= dict(num_layers=[1, 2], num_heads=[1, 2], sr_ratios=[8, 4])
+        backbone |= dict(small, patch_sizes=[7, 3], strides=[4, 2], out_indices=(0, 1))
+        widths = [8, 16]
+    if kind != 'dropout':
+        del config['model']['auxiliary_head']
+        head = config['model']['decode_head']
+        head |= dict(in_channels=widths[1], in_index=1)
+        config['model']['backbone'] = backbone
+    return config
+
+
+@pytest.mark.parametrize('kind', NOISY)
+@pytest.mark.parametrize('of', ['', 'backbone', 'decode_head', 'within'])
+def test_two_teacher_forwards_on_one_batch_agree(toy: Toy, kind: str, of: str) -> None:
+    """Whatever part of the model was set to training in between."""
+    teacher = Teacher(noisy(toy, kind), allow_random=True)
+    path = NOISY[kind] if of == 'within' else of
     inputs = batch(teacher, toy.seg_data())
-    recorders = {'logits': 'decode_head.conv_seg'}
     before = copy.deepcopy(teacher.model.state_dict())
     maps = []
     for _ in range(2):
-        teacher.model.train()
-        maps += teacher.observe(recorders, **inputs)['logits']
+        teacher.model.get_submodule(path).train()
+        records = teacher.observe({'x': 'decode_head.conv_seg'}, **inputs)
+        maps += records['x']
     assert torch.equal(*maps)
     after = teacher.model.state_dict()
     assert all(torch.equal(after[key], before[key]) for key in before)
+
+
+@pytest.mark.parametrize('kind', NOISY)
+def test_these_models_are_noisy_in_training(toy: Toy, kind: str) -> None:
+    model = Teacher(noisy(toy, kind), allow_random=True).model
+    inputs = model.data_preprocessor(toy.seg_data(), training=True)
+    for part in (model.backbone, model.decode_head)[kind == 'dropout' :]:
+        model.eval()
+        part.train()
+        with torch.no_grad():
+            maps = [model(**inputs, mode='tensor') for _ in range(2)]
+        assert not torch.equal(*maps)
 
 
 def test_deepcopy_shares_it(toy: Toy) -> None:

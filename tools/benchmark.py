@@ -32,6 +32,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from kdtoolbox.distillers import Distiller
+from kdtoolbox.distillers.watching import Watch
 from kdtoolbox.distillers.wiring import build_section, connector_wires, loss_wires
 from kdtoolbox.losses.targets import DenseTargets, pad_boxes
 
@@ -181,6 +182,8 @@ class Losses(Distiller):
         self.losses, self._comparisons = build_section(
             dict(loss=entry), 'losses', loss_wires
         )
+        # What is watched in a run would be measured, too.
+        self._watch = Watch({})
 
 
 @dataclass

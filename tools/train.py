@@ -6,7 +6,12 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from kdtoolbox.command_line import run_config, run_parser
-from kdtoolbox.hooks import RandomStateHook
+from kdtoolbox.datasets.inspection import check_data
+from kdtoolbox.distillers.finite import NonFiniteError
+from kdtoolbox.hooks import BestCheckpointHook, SeedHook, WholeUpdatesHook
+from kdtoolbox.mixed_precision import use_mixed_precision
+from kdtoolbox.recorders import heed_hooks
+from kdtoolbox.work_dir import enter_work_dir
 
 
 def parse_args() -> argparse.Namespace:
@@ -24,7 +29,7 @@ def parse_args() -> argparse.Namespace:
         nargs='?',
         const='auto',
         metavar='CKPT',
-        help='resume from CKPT, or from the last checkpoint of the work dir',
+        help='resume from CKPT, or from the newest whole checkpoint of the work dir',
     )
     return parser.parse_args()
 
@@ -32,8 +37,9 @@ def parse_args() -> argparse.Namespace:
 def configure(args: argparse.Namespace) -> Config:
     cfg = run_config(args)
     if args.amp:
-        cfg.optim_wrapper.type = 'AmpOptimWrapper'
-        cfg.optim_wrapper.loss_scale = 'dynamic'
+        use_mixed_precision(cfg)
+    if cfg.get('compile'):
+        heed_hooks()
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise ValueError(
@@ -42,16 +48,33 @@ def configure(args: argparse.Namespace) -> Config:
                 '`auto_scale_lr = dict(enable=False, base_batch_size=16)`'
             )
         cfg.auto_scale_lr.enable = True
-    if args.resume is not None:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
     return cfg
 
 
+def seed_samples(cfg: Config) -> None:
+    """Let what the loader draws follow from the seed; a dumped config says so."""
+    sampler = cfg.train_dataloader.sampler
+    if sampler.type != 'kdtoolbox.SeededSampler':
+        cfg.train_dataloader.sampler = dict(
+            type='kdtoolbox.SeededSampler', sampler=sampler
+        )
+
+
 def main() -> None:
-    runner = Runner.from_cfg(configure(parse_args()))
-    runner.register_hook(RandomStateHook())
-    runner.train()
+    args = parse_args()
+    cfg = configure(args)
+    enter_work_dir(cfg, args.resume)
+    seed_samples(cfg)
+    runner = Runner.from_cfg(cfg)
+    runner.register_hook(SeedHook())
+    runner.register_hook(WholeUpdatesHook())
+    runner.register_hook(BestCheckpointHook())
+    check_data(runner)
+    try:
+        runner.train()
+    except NonFiniteError as error:
+        error.write(runner.work_dir, runner.iter + 1)
+        raise
 
 
 if __name__ == '__main__':

@@ -1,8 +1,17 @@
 """mmengine hooks of a distillation: the student's export, a loss schedule, resuming."""
 
+from kdtoolbox.hooks.best_checkpoint import BestCheckpointHook
 from kdtoolbox.hooks.export_student import ExportStudentHook
 from kdtoolbox.hooks.loss_weight import LossWeightHook
-from kdtoolbox.hooks.random_state import RandomStateHook
 from kdtoolbox.hooks.resources import ResourceHook
+from kdtoolbox.hooks.seeding import SeedHook
+from kdtoolbox.hooks.whole_updates import WholeUpdatesHook
 
-__all__ = ['ExportStudentHook', 'LossWeightHook', 'ResourceHook', 'RandomStateHook']
+__all__ = [
+    'BestCheckpointHook',
+    'ExportStudentHook',
+    'LossWeightHook',
+    'ResourceHook',
+    'SeedHook',
+    'WholeUpdatesHook',
+]

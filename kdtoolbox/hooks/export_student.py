@@ -48,6 +48,9 @@ class ExportStudentHook(Hook):
             checkpoint = student.with_name(student.name.removeprefix('student_'))
             if checkpoint.exists():
                 self._written[checkpoint] = student
+        # It may have been killed between the two, too.
+        for checkpoint in self._resumed(runner):
+            self._write(checkpoint)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Note that a checkpoint is about to be written."""
@@ -71,15 +74,28 @@ class ExportStudentHook(Hook):
             return
         self._due = False
         for checkpoint in self._checkpoints():
-            student = checkpoint.with_name(f'student_{checkpoint.name}')
-            if (
-                not student.exists()
-                or student.stat().st_mtime_ns < checkpoint.stat().st_mtime_ns
-            ):
-                export_student(checkpoint, student)
-            self._written[checkpoint] = student
+            self._write(checkpoint)
         for checkpoint in [path for path in self._written if not path.exists()]:
             self._written.pop(checkpoint).unlink(missing_ok=True)
+
+    @master_only
+    def _write(self, checkpoint: Path) -> None:
+        student = checkpoint.with_name(f'student_{checkpoint.name}')
+        if (
+            not student.exists()
+            or student.stat().st_mtime_ns < checkpoint.stat().st_mtime_ns
+        ):
+            export_student(checkpoint, student)
+        self._written[checkpoint] = student
+
+    def _resumed(self, runner: Runner) -> list[Path]:
+        """Return the best checkpoint and the one that the run goes on with."""
+        found = self._checkpoints()
+        if runner._resume and runner._load_from is not None:
+            source, folder = Path(runner._load_from), Path(self._saver.out_dir)
+            if source.resolve().parent == folder.resolve():
+                found.append(folder / source.name)
+        return found
 
     def _checkpoints(self) -> list[Path]:
         """Return the last and the best checkpoints, and no other file."""

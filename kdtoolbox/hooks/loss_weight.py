@@ -76,6 +76,6 @@ class LossWeightHook(Hook):
 
     def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Set the weight of this iteration."""
-        assert self._weight is not None
+        assert self._weight is not None  # noqa: S101  before_train has set it
         progress = runner.epoch if self.by_epoch else runner.iter
         self._module.loss_weight = self._weight * self.factor(progress)

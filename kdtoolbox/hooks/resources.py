@@ -7,7 +7,6 @@ from typing import Any
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
-from torch import nn
 
 from kdtoolbox.registry import HOOKS
 
@@ -31,7 +30,7 @@ class ResourceHook(Hook):
             runner.message_hub.update_scalar(f'train/{name}', value)
 
 
-def count_resources(model: nn.Module) -> dict[str, float]:
+def count_resources(model: Any) -> dict[str, float]:
     """Return what this process holds, and the hooks on a model and its teacher."""
     pages = int((_PROCESS / 'statm').read_text().split()[1])
     models = [model]

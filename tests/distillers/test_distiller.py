@@ -1,17 +1,19 @@
 import contextlib
 import copy
+import io
 import json
 import os
+import pickle
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from mmengine.model import ExponentialMovingAverage
+from mmengine.model import ExponentialMovingAverage, MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
@@ -185,16 +187,48 @@ def test_distillation_loss_falls(toy: Toy) -> None:
 # The teacher stays hidden.
 
 
-def test_teacher_is_no_part_of_the_model(toy: Toy) -> None:
+def test_the_teacher_is_absent_from_state_dict_and_optimizer_and_ema_and_ddp(
+    toy: Toy, one_process: None
+) -> None:
     distiller = toy.build_distiller(toy.gfl(), **wide(toy))
-    owned = {id(tensor) for tensor in distiller.teacher.model.parameters()}
-    assert not owned & {id(tensor) for tensor in distiller.parameters()}
-    modules = set(distiller.teacher.model.modules())
-    assert not modules & set(distiller.modules())
-    names = [*distiller.state_dict(), *dict(distiller.named_modules())]
-    assert not [name for name in names if 'teacher' in name]
-    prefixes = {name.partition('.')[0] for name in distiller.state_dict()}
-    assert prefixes == {'student', 'connectors'}
+    teacher = distiller.teacher.model
+    hidden = {id(tensor) for tensor in (*teacher.parameters(), *teacher.buffers())}
+    owned = {id(parameter) for parameter in distiller.parameters()}
+    assert not hidden & {*owned, *map(id, distiller.buffers())}
+    assert not set(teacher.modules()) & set(distiller.modules())
+    average = ExponentialMovingAverage(distiller, update_buffers=True)
+    assert average.module.teacher.model is teacher
+    parallel = MMDistributedDataParallel(distiller)
+    buckets: list[Tensor] = []
+
+    def reduce(
+        _: None, bucket: torch.distributed.GradBucket
+    ) -> torch.futures.Future[Tensor]:
+        buckets.extend(bucket.parameters())
+        future: torch.futures.Future[Tensor] = torch.futures.Future()
+        future.set_result(bucket.buffer())
+        return future
+
+    parallel.register_comm_hook(None, reduce)
+    wrapper = OptimWrapper(torch.optim.SGD(parallel.parameters(), lr=0.1))
+    parallel.train_step(toy.det_data(), wrapper)
+    groups = wrapper.optimizer.param_groups
+    assert {id(p) for group in groups for p in group['params']} == owned
+    assert {id(p) for p in buckets} == owned
+    for model in (distiller, average, parallel):
+        keys = {*model.state_dict(), *dict(model.named_parameters())}
+        assert {
+            key.split('student.')[0] for key in keys if 'connectors' not in key
+        } <= {'', 'module.', 'steps'}
+        assert not [key for key in keys if 'teacher' in key]
+
+
+@pytest.fixture
+def one_process(tmp_path: Path) -> Iterator[None]:
+    store = torch.distributed.FileStore(str(tmp_path / 'store'), 1)
+    torch.distributed.init_process_group('gloo', store=store, rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
 
 
 def test_optimizer_constructor_of_a_runner_does_not_see_it(toy: Toy) -> None:
@@ -217,20 +251,35 @@ def test_ema_shares_it(toy: Toy) -> None:
     assert average.module.teacher is distiller.teacher
     train(distiller, lambda _: toy.det_data(), steps=1)
     average.update_parameters(distiller)
-    assert not [key for key in average.state_dict() if 'teacher' in key]
     with torch.no_grad():
         assert len(average.module.eval().val_step(toy.det_data())) == 2
 
 
-def test_it_is_untouched_by_training(toy: Toy) -> None:
-    teacher = dict(config=toy.gfl(norm_eval=False), allow_random=True)
-    distiller = toy.build_distiller(toy.gfl(norm_eval=False), teacher=teacher)
-    before = state_of(distiller.teacher.model)
-    statistics = state_of(distiller.student.backbone.bn1)['running_mean']
-    train(distiller, lambda step: toy.det_data(seed=step), steps=2)
-    assert_equal(distiller.teacher.model.state_dict(), before)
-    running = distiller.student.backbone.bn1.running_mean
-    assert not torch.equal(running, statistics)
+@TASKS
+def test_the_teacher_is_bit_identical_after_training(toy: Toy, task: str) -> None:
+    """Under weight decay, clipped gradients, EMA and batch norms in training mode."""
+    config = toy.gfl(norm_eval=False) if task == 'det' else toy.segmentor()
+    distiller = toy.build_distiller(config)
+    model = distiller.teacher.model
+    average = ExponentialMovingAverage(distiller, momentum=0.5, update_buffers=True)
+    before = all_tensors(model)
+    counters = [name for name in before if 'num_batches_tracked' in name]
+    student = state_of(distiller.student)
+    for step in range(3):
+        train(distiller, lambda seed: data_of(toy, task, seed), steps=step + 1)
+        average.update_parameters(distiller)
+    assert_equal(all_tensors(model), before)
+    assert all(p.grad is None and not p.requires_grad for p in model.parameters())
+    after = distiller.student.state_dict()
+    assert all(after[name] == 6 for name in counters)
+    changed = [name for name in student if not torch.equal(after[name], student[name])]
+    assert {'weight', 'running_mean'} <= {name.rpartition('.')[2] for name in changed}
+
+
+def all_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return copies, also of the buffers that no checkpoint holds."""
+    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
 def test_it_stays_in_eval_when_the_distiller_trains(toy: Toy) -> None:
@@ -264,6 +313,92 @@ def test_copy_trains_and_its_original_too(toy: Toy) -> None:
     before = state_of(distiller)
     train(copied, lambda _: toy.det_data(), steps=1)
     assert_equal(distiller.state_dict(), before)
+
+
+MOVES = pytest.mark.parametrize('move', ['half', 'bfloat16', 'meta'])
+
+
+def move_to(model: nn.Module, move: str) -> nn.Module:
+    return model.to('meta') if move == 'meta' else getattr(model, move)()
+
+
+def kinds_of(model: nn.Module) -> set:
+    tensors = [*model.parameters(), *model.buffers()]
+    return {(t.dtype, t.device.type) for t in tensors if t.is_floating_point()}
+
+
+@MOVES
+@pytest.mark.parametrize('mover', ['copy', 'original'])
+def test_a_moved_copy_leaves_the_others_teacher_alone(
+    toy: Toy, move: str, mover: str
+) -> None:
+    distiller = toy.build_distiller(toy.gfl())
+    copied = copy.deepcopy(distiller)
+    assert copied.teacher.model is distiller.teacher.model
+    moved, other = distiller, copied
+    if mover == 'copy':
+        moved, other = other, moved
+    before = state_of(other.teacher.model)
+    assert move_to(moved, move) is moved
+    assert (
+        kinds_of(moved.teacher.model)
+        == kinds_of(moved.student)
+        != kinds_of(other.student)
+    )
+    assert kinds_of(other.teacher.model) == {(torch.float32, 'cpu')}
+    assert_equal(other.teacher.model.state_dict(), before)
+    assert loss_of(other, toy.det_data())['loss_cwd'].isfinite()
+
+
+@pytest.mark.parametrize('way', ['pickle', 'torch', 'deepcopy'])
+@pytest.mark.parametrize('model', ['gfl', 'faster_rcnn', 'segmentor'])
+def test_a_distiller_that_was_stored_whole_gives_the_same_losses(
+    toy: Toy, model: str, way: str
+) -> None:
+    task = 'seg' if model == 'segmentor' else 'det'
+    distiller = toy.build_distiller(getattr(toy, model)())
+    train(distiller, lambda step: data_of(toy, task, step), steps=1)
+    if way == 'pickle':
+        stored = pickle.loads(pickle.dumps(distiller))
+    elif way == 'deepcopy':
+        stored = copy.deepcopy(distiller)
+    else:
+        file = io.BytesIO()
+        torch.save(distiller, file)
+        file.seek(0)
+        stored = torch.load(file, weights_only=False)
+    logs = []
+    for built in (distiller, stored):
+        torch.manual_seed(0)
+        logs += train(built, lambda step: data_of(toy, task, step), steps=2)
+    assert logs[2:] == logs[:2]
+    assert_equal(stored.state_dict(), distiller.state_dict())
+
+
+def test_no_values_come_back_from_meta(toy: Toy) -> None:
+    distiller = toy.build_distiller(toy.gfl()).to('meta')
+    with pytest.raises(ValueError, match=r'model\.teacher has no weights.*another'):
+        distiller.to_empty(device='cpu')
+
+
+def test_moving_nowhere_copies_nothing(toy: Toy) -> None:
+    distiller = toy.build_distiller(toy.gfl())
+    teacher, model = distiller.teacher, distiller.teacher.model
+    distiller.to('cpu').float().share_memory()
+    assert distiller.teacher is teacher
+    assert distiller.teacher.model is model
+
+
+@pytest.mark.parametrize('move', ['half', 'bfloat16'])
+def test_a_distiller_moved_to_half_precision_computes_its_losses(
+    toy: Toy, move: str
+) -> None:
+    distiller = move_to(toy.build_distiller(toy.segmentor()), move)
+    batch = distiller.data_preprocessor(toy.seg_data(), training=True)
+    batch['inputs'] = move_to(batch['inputs'], move)
+    losses = distiller(**batch, mode='loss')
+    assert losses['loss_cwd'].isfinite()
+    assert losses['loss_cwd'].dtype == torch.float32
 
 
 # Normalisation.

@@ -101,6 +101,21 @@ def test_exports_of_the_run_before_go_too(
     assert checkpoints(tmp_path) == pairs('epoch_2.pth')
 
 
+def test_resuming_exports_what_a_kill_has_prevented(
+    toy: Toy, make_runner: Callable, tmp_path: Path
+) -> None:
+    train_cfg = dict(by_epoch=True, max_epochs=1)
+    run(make_runner, toy.distiller(toy.gfl()), train_cfg=train_cfg)
+    (tmp_path / 'student_epoch_1.pth').unlink()
+    elsewhere = dict(work_dir=str(tmp_path / 'elsewhere'))
+    for options in (elsewhere, {}):
+        assert not (tmp_path / 'student_epoch_1.pth').exists()
+        source = str(tmp_path / 'epoch_1.pth')
+        model = toy.distiller(toy.gfl())
+        run(make_runner, model, resume=True, load_from=source, **options)
+    assert checkpoints(tmp_path) == pairs('epoch_1.pth', 'epoch_2.pth')
+
+
 def test_best_checkpoint_is_exported_and_replaced(
     toy: Toy, make_runner: Callable, tmp_path: Path
 ) -> None:

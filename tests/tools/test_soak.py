@@ -45,7 +45,11 @@ def test_too_short_a_run_is_refused(soak: Any) -> None:
 
 @pytest.mark.e2e
 def test_a_short_soak(
-    soak: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    soak: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
+    seg_mend: str,
 ) -> None:
     data = tmp_path / 'digits'
     make_digit_scenes(data, PRESETS['seg'], train=8, val=2, workers=1)
@@ -57,7 +61,7 @@ def test_a_short_soak(
         'val_dataloader = dict(batch_size=2, dataset=root)\n'
         'test_dataloader = val_dataloader\n'
         'default_hooks = dict(logger=dict(interval=1))\n'
-        'log_processor = dict(window_size=1)\n'
+        'log_processor = dict(window_size=1)\n' + seg_mend
     )
     command = ['soak.py', str(config), '--minutes', '0.5', '--interval', '1000']
     command += ['--work-dir', str(tmp_path / 'soak')]
