@@ -1,28 +1,34 @@
 # make demo [TASK=det|seg] [METHOD=pkd]       distil on DigitScenes and show the result
 # make test [ARGS='-k packaging']             the whole test suite
 # make check                                  format, lint and types
+# make audit                                  known vulnerabilities of the pins, by PyPI
 # make docs                                   the pages, in docs/_build/html
 # make teachers                               train the shipped teachers again
 #
 # The first of them makes .venv (PYTHON=/path/to/python3.11 chooses the interpreter).
+# STACK=openmmlab takes the original packages instead of the forks: .venv-openmmlab.
 # PY=/path/to/python uses an environment of yours instead and skips the set-up.
 
 TASK := det
 METHOD :=
 ARGS :=
 PYTHON ?=
-STAMP := .venv/.set-up
+STACK := forks
+VENV_forks := .venv
+VENV_openmmlab := .venv-openmmlab
+VENV := $(or $(VENV_$(STACK)),$(error STACK is $(STACK), not forks or openmmlab))
+STAMP := $(VENV)/.set-up
 
 ifeq ($(origin PY),command line)
 # That environment need not have kdtoolbox installed.
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 SET_UP :=
 else
-PY := .venv/bin/python
+PY := $(VENV)/bin/python
 SET_UP := $(STAMP)
 endif
 
-.PHONY: help demo test check docs teachers
+.PHONY: help demo test check audit docs teachers
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -38,6 +44,11 @@ check: $(SET_UP)
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 
+# --strict: what PyPI does not know is no pass.
+audit: $(SET_UP)
+	$(if $(SET_UP),$(PY) -m pip install -q -c requirements/constraints.txt -r requirements/audit.txt)
+	$(PY) -m pip_audit --strict --no-deps --disable-pip -r requirements/constraints.txt
+
 docs: $(SET_UP)
 	$(if $(SET_UP),$(PY) -m pip install -q -c requirements/constraints.txt -r requirements/docs.txt)
 	$(PY) -m sphinx -q -W --keep-going -b html docs docs/_build/html
@@ -46,4 +57,4 @@ teachers: $(SET_UP)
 	$(PY) tools/make_teachers.py
 
 $(STAMP): $(wildcard requirements/*.txt) setup.py tools/set_up.sh
-	@PYTHON='$(PYTHON)' bash tools/set_up.sh
+	@STACK='$(STACK)' PYTHON='$(PYTHON)' bash tools/set_up.sh

@@ -1,3 +1,4 @@
+import os
 import shutil
 import subprocess
 import sys
@@ -40,6 +41,14 @@ def run(*command: str | Path, cwd: Path) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def make(*arguments: str) -> subprocess.CompletedProcess:
+    """Let make tell what it would do."""
+    # This test may run inside `make test PY=...`, which hands its variables down.
+    env = {key: value for key, value in os.environ.items() if 'MAKE' not in key}
+    command = ['make', '-n', *arguments]
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
 
 
 def build(hook: str, tree: Path, out: Path) -> Path:
@@ -94,6 +103,18 @@ def test_every_requirement_is_pinned() -> None:
         if line and not line.startswith('#')
     }
     assert asked <= pins
+
+
+@pytest.mark.parametrize(
+    ('stack', 'venv'), [('forks', '.venv'), ('openmmlab', '.venv-openmmlab')]
+)
+def test_each_stack_has_an_environment_of_its_own(stack: str, venv: str) -> None:
+    plan = make('test', f'STACK={stack}').stdout
+    assert f'{venv}/bin/python -m pytest' in plan
+
+
+def test_an_unknown_stack_is_refused() -> None:
+    assert 'STACK is fork, not forks or openmmlab' in make('test', 'STACK=fork').stderr
 
 
 @pytest.mark.e2e

@@ -1,17 +1,25 @@
 #!/usr/bin/env bash
 # Makes .venv: torch, the pinned OpenMMLab stack with compiled ops, this package (editable).
+# STACK=openmmlab makes .venv-openmmlab with the original packages instead of the forks.
 # Run it through `make`. PYTHON picks the interpreter; PIP_* variables are left alone.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-venv=.venv
+if [[ ${STACK:-forks} == forks ]]; then
+    venv=.venv
+    packages=requirements/mminstall.txt
+else
+    venv=.venv-$STACK
+    packages=requirements/$STACK.txt
+fi
 python=$PWD/$venv/bin/python
 stamp=$venv/.set-up
 constraints=requirements/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 
 pinned() { sed -n "s/^$1==//p" "$constraints"; }
-mmcv=$(pinned onedl-mmcv)
+mmcv_name=$(grep -x '.*mmcv' "$packages")
+mmcv=$(pinned "$mmcv_name")
 
 step() { printf '[set-up] %s\n' "$*"; }
 
@@ -69,7 +77,7 @@ is_there() {
 }
 
 mmcv_is_there() {
-    is_there onedl-mmcv &&
+    is_there "$mmcv_name" &&
         compgen -G "$venv/lib/python3*/site-packages/mmcv/_ext*.so" >/dev/null
 }
 
@@ -108,7 +116,7 @@ build_mmcv() {
     # the time: Python's own add debug symbols. Left to itself mmcv runs four jobs.
     CFLAGS="${CFLAGS:+$CFLAGS }-g0 -O2" MMCV_WITH_OPS=1 MAX_JOBS=${MAX_JOBS:-$(nproc)} \
         pip_install --no-deps --no-build-isolation --force-reinstall \
-        --no-binary onedl-mmcv "$@" onedl-mmcv
+        --no-binary "$mmcv_name" "$@" "$mmcv_name"
 }
 
 ops_work() {
@@ -151,8 +159,8 @@ if ! mmcv_is_there; then
     step "looking for a prebuilt wheel of mmcv $mmcv"
     # No output: that there is none is the usual case. Asked for before the downloads,
     # so that a missing compiler is told at once.
-    "$python" -m pip download -q --no-deps --only-binary onedl-mmcv --dest "$wheels" \
-        --constraint "$constraints" onedl-mmcv >/dev/null 2>&1 || need_compiler
+    "$python" -m pip download -q --no-deps --only-binary "$mmcv_name" --dest "$wheels" \
+        --constraint "$constraints" "$mmcv_name" >/dev/null 2>&1 || need_compiler
 fi
 
 step 'installing the build tools'
@@ -170,7 +178,7 @@ if ! mmcv_is_there; then
     fi
 fi
 step 'installing mmengine, mmdet, mmseg and the tools (about 80 packages)'
-pip_install -q -r requirements/runtime.txt -r requirements/mminstall.txt \
+pip_install -q -r requirements/runtime.txt -r "$packages" \
     -r requirements/optional.txt -r requirements/tests.txt
 keep_headless_opencv
 step 'installing kdtoolbox (editable)'

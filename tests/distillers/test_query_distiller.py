@@ -10,7 +10,8 @@ from torch import Tensor
 
 Toy = SimpleNamespace
 
-LAYERS, QUERIES, CLASSES, DIMS = 2, 10, 3, 16
+# A DINO of mmdet 3.3.0 takes no other width than 256.
+LAYERS, QUERIES, CLASSES, DIMS = 2, 10, 3, 256
 CLS = dict(student='student.query_cls', teacher='teacher.query_cls')
 BOX = dict(student='student.query_box', teacher='teacher.query_box')
 LOSSES = dict(
