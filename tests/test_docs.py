@@ -1,4 +1,5 @@
 import json
+import re
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -57,3 +58,20 @@ def test_a_paper_is_read_from_the_first_line(method_table: Any) -> None:
     text, paper = method_table.title(module)
     assert text == 'Masked generative distillation (MGD)'
     assert paper == '[2205.01529](https://arxiv.org/abs/2205.01529)'
+
+
+def rows_of(page: str, columns: int) -> list[list[str]]:
+    lines = (ROOT / 'docs' / page).read_text().splitlines()
+    cells = [line.strip('|').split('|') for line in lines if line.startswith('| ')]
+    rows = [[cell.strip() for cell in row] for row in cells]
+    return [row for row in rows if len(row) == columns and row[0] != 'promise']
+
+
+def test_every_promise_has_a_test_of_its_name() -> None:
+    rows = rows_of('reliability.md', columns=3)
+    assert len(rows) > 20
+    for promise, path, figure in rows:
+        name = re.sub(r'\W+', '_', promise.lower())
+        source = (ROOT / path.strip('`')).read_text()
+        assert f'\ndef test_{name}(' in source, f'{promise}: no test_{name} in {path}'
+        assert figure, promise

@@ -1,11 +1,7 @@
 import contextlib
 import copy
 import io
-import json
-import os
 import pickle
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +15,6 @@ from torch import Tensor, nn
 
 from kdtoolbox.distillers import Distiller
 
-ROOT = Path(__file__).parents[2]
 Toy = SimpleNamespace
 CWD = dict(type='CWDLoss', student='student.fpn', teacher='teacher.fpn')
 ALIGNED = dict(type='ConvConnector', input='student.fpn')
@@ -773,52 +768,3 @@ def test_mmdet_hook_that_switches_the_head_reaches_the_student(toy: Toy) -> None
     )
     YOLOXModeSwitchHook(num_last_epochs=1).before_train_epoch(runner)
     assert distiller.student.bbox_head.use_l1
-
-
-WORKER = """
-import sys
-import torch
-from mmengine.config import Config
-from mmengine.model import MMDistributedDataParallel
-from mmengine.optim import OptimWrapper
-from mmengine.registry import MODELS
-
-folder, rank = sys.argv[1], int(sys.argv[2])
-store = f'file://{folder}/store'
-torch.distributed.init_process_group('gloo', store, rank=rank, world_size=2)
-data = torch.load(f'{folder}/data_{rank}.pt', weights_only=False)
-for weight in (1.0, 0.0):
-    torch.manual_seed(0)
-    config = Config.fromfile(f'{folder}/model.json').model
-    config.losses.loss_cwd.loss_weight = weight
-    distiller = MODELS.build(config)
-    model = MMDistributedDataParallel(distiller, find_unused_parameters=False)
-    assert not [name for name, _ in model.named_parameters() if 'teacher' in name]
-    wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
-    for step in range(2):
-        log = model.train_step(data, wrapper)
-    content = dict(distiller.named_parameters(), loss=log['loss_cwd'].detach())
-    torch.save(content, f'{folder}/{weight}_{rank}.pt')
-"""
-
-
-@pytest.mark.e2e
-def test_two_ddp_processes_agree(toy: Toy, tmp_path: Path) -> None:
-    """Without `find_unused_parameters`, a connector without gradient stops DDP."""
-    config = toy.distiller(toy.gfl(), **wide(toy))
-    (tmp_path / 'model.json').write_text(json.dumps(dict(model=config)))
-    for rank in range(2):
-        torch.save(toy.det_data(seed=rank), tmp_path / f'data_{rank}.pt')
-    environment = os.environ | dict(GLOO_SOCKET_IFNAME='lo', OMP_NUM_THREADS='1')
-    command = [sys.executable, '-c', WORKER, str(tmp_path)]
-    workers = [
-        subprocess.Popen([*command, str(rank)], cwd=ROOT, env=environment)
-        for rank in range(2)
-    ]
-    assert [worker.wait(timeout=300) for worker in workers] == [0, 0]
-    for weight in (1.0, 0.0):
-        states = [torch.load(tmp_path / f'{weight}_{rank}.pt') for rank in range(2)]
-        losses = [float(state.pop('loss')) for state in states]
-        assert_equal(*states)
-        # The images differ, so that equal weights mean shared gradients.
-        assert (losses[0] != losses[1]) is (weight > 0)

@@ -44,7 +44,7 @@ def test_too_short_a_run_is_refused(soak: Any) -> None:
 
 
 @pytest.mark.e2e
-def test_a_short_soak(
+def test_a_soak_finds_no_growth_of_hooks_and_threads_and_files(
     soak: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
