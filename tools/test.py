@@ -59,6 +59,8 @@ def draw(cfg: Config, args: argparse.Namespace) -> None:
             'or SegVisualizationHook'
         )
     hook.draw, hook.show, hook.wait_time = True, args.show, args.wait_time
+    # mmsegmentation 1.2.2 draws each 50th batch of a test, not only of a validation.
+    hook.interval = 1
     if args.show_dir and cfg.default_scope == 'mmdet':
         hook.test_out_dir = args.show_dir
     elif args.show_dir:
