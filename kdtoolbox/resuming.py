@@ -18,11 +18,9 @@ _NEEDED = ('meta', 'state_dict', 'message_hub', 'optimizer')
 
 
 class Checkpoint(NamedTuple):
-    """A whole checkpoint: where it is and its ``epoch``, ``iter``, ``seed`` and so on.
+    """A whole checkpoint: its file or URL, and what mmengine notes beside the weights.
 
-    Attributes:
-        path: File or URL.
-        meta: What mmengine notes beside the weights.
+    The notes are ``epoch``, ``iter``, ``seed`` and so on.
     """
 
     path: str

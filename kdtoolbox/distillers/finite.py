@@ -1,7 +1,6 @@
 """Stop a step whose numbers are not finite, and say where they went wrong."""
 
 import json
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,6 +10,8 @@ from typing import Any
 import torch
 from mmengine.dist import get_rank
 from torch import Tensor
+
+from kdtoolbox.whole_files import write_whole
 
 Seen = dict[str, Any]
 """What a step has made, in the order in which numbers flow through it: for each name a
@@ -44,9 +45,8 @@ class NonFiniteError(ValueError):
     def write(self, folder: str | Path, iteration: int) -> None:
         """Write the report into a folder and name its file in the message."""
         path = Path(folder) / f'nonfinite_iter_{iteration}_rank_{get_rank()}.json'
-        partial = Path(f'{path}.{os.getpid()}.partial')
-        partial.write_text(json.dumps(self.report, indent=1))
-        os.replace(partial, path)
+        with write_whole(path) as file:
+            file.write(json.dumps(self.report, indent=1).encode())
         self.args = (f'{self}\nThe batch and all ranges are in {path}',)
 
 
