@@ -35,7 +35,16 @@ def test_the_slope_is_that_of_the_memory(soak: Any) -> None:
 
 def test_growth_shows(soak: Any) -> None:
     report = soak.measure(lines(hooks=2), minutes=30)
-    assert report['hooks'] == [52, 200]
+    # The end of the first third after the warm-up, and the beginning of the last.
+    assert report['hooks'] == [2 * 50, 2 * 76]
+
+
+def test_what_comes_and_goes_is_no_growth(soak: Any) -> None:
+    logged = lines()
+    for line in logged[50::2]:
+        line['files'] += 1
+    before, after = soak.measure(logged, minutes=30)['files']
+    assert after <= before
 
 
 def test_too_short_a_run_is_refused(soak: Any) -> None:
