@@ -5,6 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+COLOURS = 3
+"""Channels of an image that have an order to swap; one or four bands have none."""
+
 
 class Renormalization:
     """Turn the batch that the student's preprocessor made into the teacher's.
@@ -15,6 +18,9 @@ class Renormalization:
     Args:
         student: The data preprocessor that makes the batch.
         teacher: The data preprocessor of the teacher's own recipe.
+
+    Raises:
+        ValueError: If the two normalise other numbers of channels.
 
     Example:
         >>> from mmengine.model import ImgDataPreprocessor
@@ -27,8 +33,10 @@ class Renormalization:
     def __init__(self, student: nn.Module, teacher: nn.Module) -> None:
         mean_student, std_student = _statistics(student)
         mean_teacher, std_teacher = _statistics(teacher)
+        if len(mean_student) > 1:
+            _check_channels(len(mean_student), len(mean_teacher))
         self.flip = _swaps_channels(student) != _swaps_channels(teacher)
-        if self.flip:
+        if self.flip and len(mean_student) == COLOURS:
             mean_student, std_student = mean_student.flip(0), std_student.flip(0)
         self.scale = std_student / std_teacher
         self.shift = (mean_student - mean_teacher) / std_teacher
@@ -40,14 +48,18 @@ class Renormalization:
         )
 
     def __call__(self, inputs: Tensor, data_samples: Sequence) -> Tensor:
-        """Return the batch (N, 3, H, W) as the teacher expects it.
+        """Return the batch (N, C, H, W) as the teacher expects it.
 
         Args:
             inputs: The student's batch; it is left as it is.
             data_samples: Their ``img_shape`` tells image from padding, which gets the
                 teacher's value.
+
+        Raises:
+            ValueError: If the teacher normalises another number of channels.
         """
-        if self.flip:
+        _check_channels(inputs.shape[1], len(self.scale))
+        if self.flip and inputs.shape[1] == COLOURS:
             inputs = inputs.flip(1)
         if not self.differs:
             return inputs
@@ -60,11 +72,26 @@ class Renormalization:
 
 
 def _statistics(preprocessor: nn.Module) -> tuple[Tensor, Tensor]:
-    """Return mean and std (3, 1, 1) in the order of the preprocessor's output."""
+    """Return mean and std (C, 1, 1) in the order of the preprocessor's output.
+
+    One value stands for all channels, however many the images have.
+    """
     mean, std = (getattr(preprocessor, name, None) for name in ('mean', 'std'))
     if isinstance(mean, Tensor) and isinstance(std, Tensor):
-        return mean.cpu(), std.cpu()
-    return torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
+        mean, std = torch.broadcast_tensors(mean.cpu(), std.cpu())
+        return mean, std
+    return torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
+
+
+def _check_channels(student: int, teacher: int) -> None:
+    if teacher not in (1, student):
+        raise ValueError(
+            f'the student sees images of {student} channels, `mean` and `std` of the '
+            f"teacher's `data_preprocessor` are for {teacher}; both see the same "
+            f'images: take a teacher that was trained on {student} channels, or load '
+            f"{teacher} and give the student's `data_preprocessor` as many values for "
+            '`mean` and `std`'
+        )
 
 
 def _swaps_channels(preprocessor: nn.Module) -> bool:

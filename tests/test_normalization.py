@@ -87,3 +87,53 @@ def test_mmseg_1_2_names_the_channel_order_without_underscore() -> None:
     convert = Renormalization(build('seg', NONE), original)
     inputs = torch.arange(3.0).reshape(1, 3, 1, 1)
     assert convert(inputs, []).flatten().tolist() == [2, 1, 0]
+
+
+def bands(count: int | None, flip: bool = False) -> nn.Module:
+    """A preprocessor as mmseg's, which takes any number of channels."""
+    made = nn.Module()
+    made.channel_conversion, made.pad_val = flip, 0.0
+    made.mean = made.std = None
+    if count:
+        values = torch.arange(1.0, count + 1).reshape(-1, 1, 1)
+        made.mean, made.std = values, 2 * values
+    return made
+
+
+@pytest.mark.parametrize('channels', [1, 2, 3, 4])
+@pytest.mark.parametrize('sides', [(1, 0), (0, 1), (1, 1), (0, 0)])
+def test_images_may_have_any_number_of_channels(
+    channels: int, sides: tuple[int, int]
+) -> None:
+    raw = torch.arange(2.0 * channels * 6).reshape(2, channels, 2, 3)
+    student, teacher = (bands(channels * side) for side in sides)
+    teacher.mean = None if teacher.mean is None else teacher.mean + 5
+    made = [
+        raw if side.mean is None else (raw - side.mean) / side.std
+        for side in (student, teacher)
+    ]
+    sample = SimpleNamespace(img_shape=(2, 3))
+    found = Renormalization(student, teacher)(made[0], [sample] * 2)
+    torch.testing.assert_close(found, made[1])
+
+
+@pytest.mark.parametrize('channels', [1, 2, 4])
+def test_only_images_of_three_channels_have_an_order(channels: int) -> None:
+    inputs = torch.arange(1.0 * channels).reshape(1, channels, 1, 1)
+    for counts in ((0, 0), (channels, channels)):
+        convert = Renormalization(bands(counts[0]), bands(counts[1], flip=True))
+        assert torch.equal(convert(inputs, []), inputs)
+
+
+@pytest.mark.parametrize('counts', [(3, 4), (4, 3), (2, 3)])
+def test_other_numbers_of_channels_are_refused(counts: tuple[int, int]) -> None:
+    message = f'images of {counts[0]} channels, .* are for {counts[1]}; .* `mean`'
+    with pytest.raises(ValueError, match=message):
+        Renormalization(bands(counts[0]), bands(counts[1]))
+
+
+@pytest.mark.parametrize('count', [0, 1])
+def test_a_grey_batch_under_a_teacher_of_colours_is_refused(count: int) -> None:
+    convert = Renormalization(bands(count), bands(3))
+    with pytest.raises(ValueError, match='images of 1 channels, .* are for 3'):
+        convert(torch.zeros(2, 1, 4, 4), [])

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from kdtoolbox.losses.arguments import check_counts
 from kdtoolbox.registry import MODELS
 
 
@@ -18,10 +19,10 @@ class CBAMConnector(nn.Module):
     r"""Refine each level by learned gates, then project it to the teacher's width.
 
     .. math:: X' = X \, \sigma(M(mean_{hw} X) + M(max_{hw} X)), \quad
-        X'' = X' \, \sigma(conv_{7 \times 7}[max_c X', mean_c X'])
+        X'' = X' \, \sigma(BN(conv_{7 \times 7}[max_c X', mean_c X']))
 
     with a two-layer perceptron M for each level. A 1x1 convolution without bias and a
-    batch norm bring X'' to `out_channels`; in training the norm needs more than one
+    batch norm bring X'' to `out_channels`; in training both norms need more than one
     value per channel, thus no 1x1 map of a single image.
 
     Args:
@@ -46,6 +47,12 @@ class CBAMConnector(nn.Module):
         reduction: int = 16,
     ) -> None:
         super().__init__()
+        check_counts(
+            'CBAMConnector',
+            in_channels=in_channels,
+            out_channels=out_channels,
+            reduction=reduction,
+        )
         if len(in_channels) != len(out_channels):
             raise ValueError(
                 f'CBAMConnector: expected one of out_channels for each of in_channels, '
@@ -57,7 +64,8 @@ class CBAMConnector(nn.Module):
             _perceptron(width, reduction) for width in in_channels
         )
         self.spatial_gates = nn.ModuleList(
-            nn.Conv2d(2, 1, 7, padding=3, bias=False) for _ in in_channels
+            nn.Sequential(nn.Conv2d(2, 1, 7, padding=3, bias=False), nn.BatchNorm2d(1))
+            for _ in in_channels
         )
         self.projections = nn.ModuleList(
             _projection(*widths)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from kdtoolbox.connectors.conv import ConvConnector
+from kdtoolbox.losses.arguments import check_counts
 from kdtoolbox.registry import MODELS
 
 
@@ -27,6 +28,9 @@ class ChannelMLPConnector(nn.Module):
         out_channels: Channels of the new wire.
         hidden_channels: Width between the layers, by default ``out_channels``.
 
+    Raises:
+        ValueError: If a number is not in the range of its argument.
+
     Example:
         >>> import torch
         >>> connector = ChannelMLPConnector(in_channels=8, out_channels=16)
@@ -42,6 +46,10 @@ class ChannelMLPConnector(nn.Module):
         hidden_channels: int | None = None,
     ) -> None:
         super().__init__()
+        check_counts('ChannelMLPConnector', in_channels=in_channels)
+        check_counts('ChannelMLPConnector', out_channels=out_channels)
+        if hidden_channels is not None:
+            check_counts('ChannelMLPConnector', hidden_channels=hidden_channels)
         width = hidden_channels or out_channels
         shared = isinstance(in_channels, int)
         self.hidden = ConvConnector(in_channels, width, act_cfg=dict(type='ReLU'))

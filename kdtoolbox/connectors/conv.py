@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 
+from kdtoolbox.losses.arguments import check_counts
 from kdtoolbox.registry import MODELS
 
 
@@ -19,6 +20,9 @@ class ConvConnector(nn.Module):
         norm_cfg: Norm behind the convolution, such as ``dict(type='BN')``.
         act_cfg: Activation behind it, such as ``dict(type='ReLU')``.
         kernel_size: Size of the kernel, odd; the maps keep their size.
+
+    Raises:
+        ValueError: If a number is not in the range of its argument.
 
     Example:
         >>> import torch
@@ -37,6 +41,10 @@ class ConvConnector(nn.Module):
         kernel_size: int = 1,
     ) -> None:
         super().__init__()
+        check_counts(
+            'ConvConnector', in_channels=in_channels, out_channels=out_channels
+        )
+        check_counts('ConvConnector', odd=True, kernel_size=kernel_size)
         self.shared = isinstance(in_channels, int)
         widths = [in_channels] if isinstance(in_channels, int) else in_channels
         self.convs = nn.ModuleList(

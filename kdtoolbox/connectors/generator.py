@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from kdtoolbox.losses.arguments import check_counts, check_share
 from kdtoolbox.registry import MODELS
 
 
@@ -42,12 +43,8 @@ class MGDConnector(nn.Module):
 
     def __init__(self, channels: int, num_levels: int, mask_ratio: float) -> None:
         super().__init__()
-        if not 0 <= mask_ratio < 1:
-            raise ValueError(
-                f'MGDConnector: mask_ratio must be at least 0 and below 1, got '
-                f'{mask_ratio!r}; write for instance mask_ratio=0.65 in the entry of '
-                'this connector under `connectors`'
-            )
+        check_counts('MGDConnector', channels=channels, num_levels=num_levels)
+        check_share('MGDConnector', one=False, mask_ratio=mask_ratio)
         self.channels = channels
         self.mask_ratio = mask_ratio
         self.generators = nn.ModuleList(

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kdtoolbox.losses.arguments import check_counts
 from kdtoolbox.registry import MODELS
 
 
@@ -34,8 +35,7 @@ class QueryMaskConnector(nn.Module):
 
     def __init__(self, pool: int = 1) -> None:
         super().__init__()
-        if pool < 1:
-            raise ValueError(f'pool must be at least 1, got {pool}; write pool=2')
+        check_counts('QueryMaskConnector', pool=pool)
         self.pool = pool
 
     def forward(self, embeddings: list[Tensor], features: list[Tensor]) -> list[Tensor]:

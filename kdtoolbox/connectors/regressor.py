@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from kdtoolbox.losses.arguments import check_counts
 from kdtoolbox.registry import MODELS
 
 
@@ -13,6 +14,9 @@ class RegressorConnector(nn.Module):
         in_channels: Channels of the wire.
         out_channels: Channels of the new wire and of the hidden layers.
 
+    Raises:
+        ValueError: If a number is not in the range of its argument.
+
     Example:
         >>> import torch
         >>> [level] = RegressorConnector(8, 16)([torch.zeros(2, 8, 4, 5)])
@@ -22,6 +26,9 @@ class RegressorConnector(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
+        check_counts(
+            'RegressorConnector', in_channels=in_channels, out_channels=out_channels
+        )
         self.in_channels = in_channels
         self.layers = nn.Sequential(
             nn.Conv2d(in_channels, out_channels, 1, bias=False),

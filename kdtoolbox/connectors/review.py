@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kdtoolbox.losses.arguments import check_counts
 from kdtoolbox.registry import MODELS
 
 
@@ -27,6 +28,9 @@ class ABFConnector(nn.Module):
         out_channels: Channels of the new wire, or those of each level.
         mid_channels: Channels inside; the authors use 256 for detection.
 
+    Raises:
+        ValueError: If a number is not in the range of its argument.
+
     Example:
         >>> connector = ABFConnector([8, 8], out_channels=16, mid_channels=4)
         >>> levels = connector([torch.zeros(2, 8, 4, 6), torch.zeros(2, 8, 2, 3)])
@@ -41,6 +45,12 @@ class ABFConnector(nn.Module):
         mid_channels: int,
     ) -> None:
         super().__init__()
+        check_counts(
+            'ABFConnector',
+            in_channels=in_channels,
+            out_channels=out_channels,
+            mid_channels=mid_channels,
+        )
         self.in_channels = list(in_channels)
         widths = out_channels
         if isinstance(widths, int):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from kdtoolbox.losses.arguments import check_counts
 from kdtoolbox.registry import MODELS
 
 Size = tuple[int, int]
@@ -26,6 +27,9 @@ class TokenConnector(nn.Module):
         skip: Tokens of each tensor that come before the image, such as the class token
             of a ViT.
 
+    Raises:
+        ValueError: If a number is not in the range of its argument.
+
     Example:
         >>> import torch
         >>> memory = torch.zeros(2, 8 * 10 + 4 * 5, 16)
@@ -38,6 +42,7 @@ class TokenConnector(nn.Module):
 
     def __init__(self, levels: Sequence[int] | None = None, skip: int = 0) -> None:
         super().__init__()
+        check_counts('TokenConnector', least=0, skip=skip)
         self.levels = levels
         self.skip = skip
 

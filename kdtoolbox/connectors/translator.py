@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kdtoolbox.losses.arguments import check_counts
 from kdtoolbox.registry import MODELS
 
 SLOPE = 0.1
@@ -49,6 +50,9 @@ class TranslatorConnector(nn.Module):
         in_channels: Channels of the wire.
         out_channels: Channels of the factors.
 
+    Raises:
+        ValueError: If a number is not in the range of its argument.
+
     Example:
         >>> import torch
         >>> [level] = TranslatorConnector(8, 4)([torch.zeros(2, 8, 4, 5)])
@@ -58,6 +62,9 @@ class TranslatorConnector(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
+        check_counts(
+            'TranslatorConnector', in_channels=in_channels, out_channels=out_channels
+        )
         widths = [in_channels, in_channels, out_channels, out_channels]
         self.in_channels = in_channels
         self.layers = factor_layers(widths)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from kdtoolbox.losses.arguments import check_above, check_at_least
 from kdtoolbox.losses.inputs import at_least_float32, check_maps
 from kdtoolbox.registry import MODELS
 
@@ -65,11 +66,8 @@ class ABLoss(nn.Module):
 
     def __init__(self, margin: float = 1.0, loss_weight: float = 3e-3) -> None:
         super().__init__()
-        if not margin > 0:
-            raise ValueError(
-                f'ABLoss: margin must be above 0, got {margin!r}; write for instance '
-                'margin=1.0 in the entry of this loss under `losses`'
-            )
+        check_above('ABLoss', 0, margin=margin)
+        check_at_least('ABLoss', 0, loss_weight=loss_weight)
         self.margin = margin
         self.loss_weight = loss_weight
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 
+from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.inputs import at_least_float32, check_maps, check_positions
 from kdtoolbox.registry import MODELS
 
@@ -136,6 +137,9 @@ class AffinityLoss(nn.Module):
             teacher's width.
         loss_weight: Factor on the loss.
 
+    Raises:
+        ValueError: If `loss_weight` is no finite number of at least 0.
+
     Example:
         >>> AffinityLoss()(torch.ones(2, 4, 8, 8), torch.ones(2, 6, 8, 8)) < 1e-6
         tensor(True)
@@ -143,6 +147,7 @@ class AffinityLoss(nn.Module):
 
     def __init__(self, legacy_channels: bool = False, loss_weight: float = 1.0) -> None:
         super().__init__()
+        check_at_least('AffinityLoss', 0, loss_weight=loss_weight)
         self.legacy_channels = legacy_channels
         self.loss_weight = loss_weight
 
@@ -159,6 +164,9 @@ class AdaptationLoss(nn.Module):
     Args:
         loss_weight: Factor on the loss.
 
+    Raises:
+        ValueError: If `loss_weight` is no finite number of at least 0.
+
     Example:
         >>> AdaptationLoss(loss_weight=50.0).loss_weight
         50.0
@@ -166,6 +174,7 @@ class AdaptationLoss(nn.Module):
 
     def __init__(self, loss_weight: float = 50.0) -> None:
         super().__init__()
+        check_at_least('AdaptationLoss', 0, loss_weight=loss_weight)
         self.loss_weight = loss_weight
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:

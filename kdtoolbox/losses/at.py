@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.inputs import at_least_float32, check_positions
 from kdtoolbox.registry import MODELS
 
@@ -54,6 +55,9 @@ class ATLoss(nn.Module):
         loss_weight: Factor on the loss. Published codes use 1000 for classification
             and 10000 for segmentation.
 
+    Raises:
+        ValueError: If `loss_weight` is no finite number of at least 0.
+
     Example:
         >>> ATLoss().loss_weight
         1000.0
@@ -61,6 +65,7 @@ class ATLoss(nn.Module):
 
     def __init__(self, loss_weight: float = 1000.0) -> None:
         super().__init__()
+        check_at_least('ATLoss', 0, loss_weight=loss_weight)
         self.loss_weight = loss_weight
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.inputs import at_least_float32, check_maps
 from kdtoolbox.registry import MODELS
 
@@ -72,6 +73,9 @@ class AttnFDLoss(nn.Module):
         loss_weight: Factor on the loss. The authors use 2 with the norm over a batch of
             6 images, which is as strong as 2 / 6 with one norm per image.
 
+    Raises:
+        ValueError: If `loss_weight` is no finite number of at least 0.
+
     Example:
         >>> AttnFDLoss()(torch.ones(2, 8, 4, 4), torch.full((2, 8, 4, 4), 2.0))
         tensor(0.)
@@ -81,6 +85,7 @@ class AttnFDLoss(nn.Module):
         self, legacy_batch_norm: bool = False, loss_weight: float = 2.0
     ) -> None:
         super().__init__()
+        check_at_least('AttnFDLoss', 0, loss_weight=loss_weight)
         self.legacy_batch_norm = legacy_batch_norm
         self.loss_weight = loss_weight
 

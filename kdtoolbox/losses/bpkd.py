@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kdtoolbox.losses.arguments import check_at_least, check_counts
 from kdtoolbox.losses.cwd import channel_wise_divergence
 from kdtoolbox.losses.kd import kd_divergence
 from kdtoolbox.losses.logits import (
@@ -30,14 +31,14 @@ def edge_shares(
     """Return how much of each cell of a map is the edge of each class.
 
     A pixel is on the edge of a class if the square of 2 * radius + 1 pixels around it
-    has the class and another label too, be it 255: a dilation of the class without its
-    erosion. Pixels labelled 255 are on no edge and are no part of their cell.
+    has the class and another label too, ignored pixels being one more: a dilation of
+    the class without its erosion. They are on no edge and are no part of their cell.
 
     At the size of the labels it holds a float32 map of N * K * H * W and some masks:
     about 120 MB for two Cityscapes crops of 512 x 1024.
 
     Args:
-        labels: Classes (N, H, W), long, or 255.
+        labels: Classes (N, H, W), long, `IGNORED` for pixels of none.
         num_classes: Number of classes K.
         size: Height and width (h, w) of the map.
         radius: In pixels of the labels.
@@ -55,8 +56,8 @@ def edge_shares(
     classes = torch.arange(num_classes + 1, device=labels.device)[:, None, None]
     # What is ignored is one label more, beside which a class has an edge.
     near = _dilate(labels[:, None].where(counted, num_classes) == classes, radius)
-    # In bytes: no window has 256 labels, and the default sum would hold 8 per pixel.
-    mixed = near.sum(1, keepdim=True, dtype=torch.uint8) > 1
+    # In 2 bytes: the default sum would hold 8 per pixel and label.
+    mixed = near.sum(1, keepdim=True, dtype=torch.int16) > 1
     edges = near[:, :-1] & mixed & counted
     shares, counted = (
         functional.adaptive_avg_pool2d(mask.float(), (size[0], size[1]))
@@ -96,7 +97,7 @@ def bpkd_terms(
     Logits outside a mask are 0, so that there each softmax is flat, not empty.
 
     Unverified: the authors published no training code. Read from a re-implementation.
-    Deviation: pixels labelled 255 are left out of both terms.
+    Deviation: ignored pixels are left out of both terms.
 
     Args:
         student: Logits (N, K, h, w).
@@ -167,6 +168,8 @@ class BPKDLoss(nn.Module):
         {'body': tensor(0.), 'edge': tensor(0.)}
     """
 
+    reads_classes = True
+
     def __init__(
         self,
         tau: float = 4.0,
@@ -176,11 +179,14 @@ class BPKDLoss(nn.Module):
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        if not (isinstance(radius, int) and radius > 0):
-            raise ValueError(
-                f'BPKDLoss: radius must be an integer above 0, got {radius!r}; write '
-                'for instance radius=3 in the entry of this loss under `losses`'
-            )
+        check_counts('BPKDLoss', radius=radius)
+        check_at_least(
+            'BPKDLoss',
+            0,
+            body_weight=body_weight,
+            edge_weight=edge_weight,
+            loss_weight=loss_weight,
+        )
         self.tau = check_tau('BPKDLoss', tau)
         self.radius = radius
         self.weights = {'body': body_weight, 'edge': edge_weight}

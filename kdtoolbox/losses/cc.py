@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.rows import check_grid, mean_of_pairs, read_rows
 from kdtoolbox.registry import MODELS
 
@@ -120,6 +121,7 @@ class CCLoss(nn.Module):
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
+        check_at_least('CCLoss', 0, loss_weight=loss_weight)
         if kernel not in ('gaussian', 'bilinear'):
             raise ValueError(
                 f"CCLoss: kernel={kernel!r}; set kernel='gaussian' or kernel='bilinear'"

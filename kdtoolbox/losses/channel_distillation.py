@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.inputs import at_least_float32
 from kdtoolbox.losses.kd import kd_divergence
 from kdtoolbox.losses.logits import check_tau, read_logits, require_labels
@@ -58,7 +59,7 @@ def guided_divergence(
         {\sum_r [argmax(T_r) = y_r]}
 
     Deviation: 0 if the teacher is right nowhere, where the authors' code divides by 0;
-    pixels labelled 255 do not count.
+    ignored pixels do not count.
 
     Args:
         student: Logits (R, K) or (N, K, H, W).
@@ -94,6 +95,9 @@ class ChannelDistillationLoss(nn.Module):
     Args:
         loss_weight: Factor on the loss. The authors use 6 for classification.
 
+    Raises:
+        ValueError: If `loss_weight` is no finite number of at least 0.
+
     Example:
         >>> loss = ChannelDistillationLoss(loss_weight=6.0)
         >>> loss(torch.ones(1, 2, 4, 4), torch.zeros(1, 2, 4, 4))
@@ -102,6 +106,7 @@ class ChannelDistillationLoss(nn.Module):
 
     def __init__(self, loss_weight: float = 6.0) -> None:
         super().__init__()
+        check_at_least('ChannelDistillationLoss', 0, loss_weight=loss_weight)
         self.loss_weight = loss_weight
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
@@ -121,7 +126,7 @@ class GuidedKDLoss(nn.Module):
         loss_weight: Factor on the loss.
 
     Raises:
-        ValueError: If `tau` is not a finite number above 0.
+        ValueError: If `tau` is not a finite number above 0, or a weight is below 0.
 
     Example:
         >>> loss, logits = GuidedKDLoss(tau=4.0), torch.eye(3)
@@ -129,8 +134,11 @@ class GuidedKDLoss(nn.Module):
         tensor(0.)
     """
 
+    reads_classes = True
+
     def __init__(self, tau: float = 1.0, loss_weight: float = 1.0) -> None:
         super().__init__()
+        check_at_least('GuidedKDLoss', 0, loss_weight=loss_weight)
         self.tau = check_tau('GuidedKDLoss', tau)
         self.loss_weight = loss_weight
 

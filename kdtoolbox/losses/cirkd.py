@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kdtoolbox.losses.arguments import check_at_least, check_counts
 from kdtoolbox.losses.inputs import at_least_float32, check_positions
 from kdtoolbox.losses.kd import kd_divergence
 from kdtoolbox.losses.logits import IGNORED, check_tau, pixel_labels
@@ -70,7 +71,7 @@ class CIRKDMiniBatchLoss(nn.Module):
     for the distributions at a ``pool_size`` of 2, and 2.1 GB at 1.
 
     Deviation: the authors pool maps of 256 x 256 and larger alone, by 4.
-    Deviation: pixels labelled 255 are left out of the averages, and squares of them of
+    Deviation: ignored pixels are left out of the averages, and squares of them of
     the relations; the authors count them.
 
     Args:
@@ -79,7 +80,8 @@ class CIRKDMiniBatchLoss(nn.Module):
         loss_weight: Factor on the loss. The paper uses 1.
 
     Raises:
-        ValueError: If `tau` is not a finite number above 0.
+        ValueError: If `tau` is not a finite number above 0, or another number is too
+            small.
 
     Example:
         >>> loss = CIRKDMiniBatchLoss()
@@ -91,6 +93,8 @@ class CIRKDMiniBatchLoss(nn.Module):
         self, tau: float = 0.1, pool_size: int = 2, loss_weight: float = 1.0
     ) -> None:
         super().__init__()
+        check_counts('CIRKDMiniBatchLoss', pool_size=pool_size)
+        check_at_least('CIRKDMiniBatchLoss', 0, loss_weight=loss_weight)
         self.tau = check_tau('CIRKDMiniBatchLoss', tau)
         self.pool_size = pool_size
         self.loss_weight = loss_weight

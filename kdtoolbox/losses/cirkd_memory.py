@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kdtoolbox.losses.arguments import check_at_least, check_counts
 from kdtoolbox.losses.class_queue import ClassQueue
 from kdtoolbox.losses.inputs import at_least_float32, check_positions
 from kdtoolbox.losses.kd import kd_divergence
@@ -66,8 +67,8 @@ class CIRKDMemoryLoss(nn.Module):
     3.4 GB for the 150 classes of ADE20K, where fewer slots are in place. A checkpoint
     has those of the first process.
 
-    Pixels labelled 255 are neither remembered nor compared; the batch norm of the head
-    sees them, as do those of the student.
+    Ignored pixels are neither remembered nor compared; the batch norm of the head sees
+    them in training, as do those of the student.
 
     Deviation: of more than ``max_anchors`` pixels a random part is compared in each
     step; the authors compare all.
@@ -89,7 +90,8 @@ class CIRKDMemoryLoss(nn.Module):
         loss_weight: Factor on both terms. The paper uses 0.1.
 
     Raises:
-        ValueError: If `tau` is not a finite number above 0.
+        ValueError: If `tau` is not a finite number above 0, or another number is too
+            small.
 
     Example:
         >>> loss = CIRKDMemoryLoss(19, 4, 8, pixel_slots=50, region_slots=50)
@@ -111,6 +113,18 @@ class CIRKDMemoryLoss(nn.Module):
         loss_weight: float = 0.1,
     ) -> None:
         super().__init__()
+        check_counts(
+            'CIRKDMemoryLoss',
+            num_classes=num_classes,
+            student_channels=student_channels,
+            teacher_channels=teacher_channels,
+            pixel_slots=pixel_slots,
+            region_slots=region_slots,
+            pixel_keys=pixel_keys,
+            region_keys=region_keys,
+            max_anchors=max_anchors,
+        )
+        check_at_least('CIRKDMemoryLoss', 0, loss_weight=loss_weight)
         self.tau = check_tau('CIRKDMemoryLoss', tau)
         self.num_classes = num_classes
         self.channels = (student_channels, teacher_channels)
@@ -163,7 +177,7 @@ class CIRKDMemoryLoss(nn.Module):
 
         Args:
             teacher: Embeddings (N, C, H, W), float32 or wider.
-            labels: Classes (N, H, W), long, with 255 for no class.
+            labels: Classes (N, H, W), long, with `IGNORED` for no class.
         """
         rows = functional.normalize(teacher, dim=1).flatten(2).transpose(1, 2)
         classes = torch.arange(self.num_classes, device=labels.device)

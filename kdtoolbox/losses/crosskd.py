@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdtoolbox.losses.inputs import at_least_float32, check_maps
+from kdtoolbox.losses.arguments import check_at_least
+from kdtoolbox.losses.distributions import check_distributions
+from kdtoolbox.losses.inputs import at_least_float32, check_predictions
 from kdtoolbox.losses.targets import DenseTargets, flatten_predictions
 from kdtoolbox.registry import MODELS
 
@@ -135,20 +137,26 @@ class CrossKDClsLoss(nn.Module):
     Args:
         loss_weight: Factor on the loss. The paper uses 1, and 0.4 for FCOS.
 
+    Raises:
+        ValueError: If `loss_weight` is no finite number of at least 0.
+
     Example:
         >>> CrossKDClsLoss(loss_weight=0.4).loss_weight
         0.4
     """
 
+    reads_classes = True
+
     def __init__(self, loss_weight: float = 1.0) -> None:
         super().__init__()
+        check_at_least('CrossKDClsLoss', 0, loss_weight=loss_weight)
         self.loss_weight = loss_weight
 
     def forward(
         self, student: Tensor, teacher: Tensor, level: int, targets: DenseTargets
     ) -> Tensor:
         """Compare logit maps (N, A * K, H, W); see `DenseTargets` for the divisor."""
-        check_maps(student, teacher)
+        check_predictions(student, teacher)
         loss = quality_bce_loss(
             flatten_predictions(student, targets.num_classes),
             flatten_predictions(teacher, targets.num_classes),
@@ -170,6 +178,9 @@ class CrossKDDistributionLoss(nn.Module):
     Args:
         loss_weight: Factor on the loss. The paper uses 4.
 
+    Raises:
+        ValueError: If `loss_weight` is no finite number of at least 0.
+
     Example:
         >>> CrossKDDistributionLoss().loss_weight
         4.0
@@ -179,6 +190,7 @@ class CrossKDDistributionLoss(nn.Module):
 
     def __init__(self, loss_weight: float = 4.0) -> None:
         super().__init__()
+        check_at_least('CrossKDDistributionLoss', 0, loss_weight=loss_weight)
         self.loss_weight = loss_weight
 
     def forward(
@@ -192,7 +204,7 @@ class CrossKDDistributionLoss(nn.Module):
         total = divisor = student[0].new_zeros((), dtype=torch.float)
         levels = zip(student, teacher, teacher_cls, strict=True)
         for level, (mine, theirs, logits) in enumerate(levels):
-            check_maps(mine, theirs)
+            check_distributions(mine, theirs, level, targets)
             weight = _confidence(logits, targets, level, mine)
             size = mine.shape[1]
             mine = flatten_predictions(mine, size)
@@ -222,6 +234,7 @@ class CrossKDBoxLoss(nn.Module):
         self, mode: Literal['giou', 'iou'] = 'giou', loss_weight: float = 1.0
     ) -> None:
         super().__init__()
+        check_at_least('CrossKDBoxLoss', 0, loss_weight=loss_weight)
         if mode not in ('giou', 'iou'):
             raise ValueError(f"mode={mode!r}; set mode='giou' or mode='iou'")
         self.mode = mode
@@ -236,7 +249,7 @@ class CrossKDBoxLoss(nn.Module):
         targets: DenseTargets,
     ) -> Tensor:
         """Compare raw box maps (N, A * 4, H, W), with the teacher's logits."""
-        check_maps(student, teacher)
+        check_predictions(student, teacher)
         weight = _confidence(teacher_cls, targets, level, student)
         # Boxes of an image of 1000 pixels lose their digits in half precision.
         with torch.autocast(student.device.type, enabled=False):
@@ -257,6 +270,9 @@ class CrossKDCenternessLoss(nn.Module):
     Args:
         loss_weight: Factor on the loss. The paper uses 1.
 
+    Raises:
+        ValueError: If `loss_weight` is no finite number of at least 0.
+
     Example:
         >>> CrossKDCenternessLoss().loss_weight
         1.0
@@ -264,13 +280,14 @@ class CrossKDCenternessLoss(nn.Module):
 
     def __init__(self, loss_weight: float = 1.0) -> None:
         super().__init__()
+        check_at_least('CrossKDCenternessLoss', 0, loss_weight=loss_weight)
         self.loss_weight = loss_weight
 
     def forward(
         self, student: Tensor, teacher: Tensor, level: int, targets: DenseTargets
     ) -> Tensor:
         """Compare logit maps (N, A, H, W)."""
-        check_maps(student, teacher)
+        check_predictions(student, teacher)
         with torch.autocast(student.device.type, enabled=False):
             mine, theirs = (
                 flatten_predictions(x, 1)[..., 0]

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.kd import kd_divergence
 from kdtoolbox.losses.logits import read_logits
 from kdtoolbox.registry import MODELS
@@ -23,7 +24,7 @@ class CTKDLoss(nn.Module):
     parameter theta is multiplied by :math:`\lambda_i = -(1 - \cos(\pi \, \min(i / I,
     1))) / 2`, so that theta goes the other way, at step i of the first I with a growing
     share of its gradient. The factor tau^2 is part of what theta learns from. A row is
-    an RoI or a pixel whose label is not 255, and R is their number.
+    an RoI or a pixel that is not ignored, and R is their number.
 
     The steps are counted in training mode and kept in checkpoints. Steps in which the
     distillation rests (`loss_weight=0`) do not count.
@@ -50,6 +51,8 @@ class CTKDLoss(nn.Module):
 
     iterations: Tensor
 
+    reads_classes = True
+
     def __init__(
         self,
         ramp_iterations: int,
@@ -57,6 +60,7 @@ class CTKDLoss(nn.Module):
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
+        check_at_least('CTKDLoss', 0, loss_weight=loss_weight)
         if not (isinstance(ramp_iterations, int) and ramp_iterations > 0):
             raise ValueError(
                 'CTKDLoss: ramp_iterations must be an integer above 0, got '

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.inputs import at_least_float32, check_maps
 from kdtoolbox.losses.logits import check_tau
 from kdtoolbox.registry import MODELS
@@ -89,7 +90,7 @@ class CWDLoss(nn.Module):
             50 on features.
 
     Raises:
-        ValueError: If `tau` is not a finite number above 0.
+        ValueError: If `tau` is not a finite number above 0, or a weight is below 0.
 
     Example:
         >>> loss = CWDLoss(tau=4.0, loss_weight=3.0)
@@ -99,6 +100,7 @@ class CWDLoss(nn.Module):
 
     def __init__(self, tau: float = 1.0, loss_weight: float = 1.0) -> None:
         super().__init__()
+        check_at_least('CWDLoss', 0, loss_weight=loss_weight)
         self.tau = check_tau('CWDLoss', tau)
         self.loss_weight = loss_weight
 

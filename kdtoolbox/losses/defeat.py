@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.inputs import at_least_float32, check_maps
 from kdtoolbox.losses.logits import check_labels, check_logits
 from kdtoolbox.losses.targets import pad_boxes
@@ -184,6 +185,9 @@ class DeFeatLoss(nn.Module):
         background_weight: Factor on the background, whose mean has far more cells.
         loss_weight: Factor on both terms.
 
+    Raises:
+        ValueError: If a number is not in the range of its argument.
+
     Example:
         >>> loss = DeFeatLoss(foreground_weight=2.0)
         >>> loss.foreground_weight, loss.background_weight
@@ -199,6 +203,13 @@ class DeFeatLoss(nn.Module):
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
+        check_at_least(
+            'DeFeatLoss',
+            0,
+            foreground_weight=foreground_weight,
+            background_weight=background_weight,
+            loss_weight=loss_weight,
+        )
         self.foreground_weight = foreground_weight
         self.background_weight = background_weight
         self.loss_weight = loss_weight
@@ -241,11 +252,16 @@ class DeFeatRoILoss(nn.Module):
         background_weight: Factor on the others.
         loss_weight: Factor on both terms.
 
+    Raises:
+        ValueError: If a number is not in the range of its argument.
+
     Example:
         >>> loss, logits = DeFeatRoILoss(), torch.ones(6, 5)
         >>> loss(logits, logits, torch.arange(6) % 5)
         {'foreground': tensor(0.), 'background': tensor(0.)}
     """
+
+    reads_classes = True
 
     def __init__(
         self,
@@ -254,6 +270,13 @@ class DeFeatRoILoss(nn.Module):
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
+        check_at_least(
+            'DeFeatRoILoss',
+            0,
+            foreground_weight=foreground_weight,
+            background_weight=background_weight,
+            loss_weight=loss_weight,
+        )
         self.foreground_weight = foreground_weight
         self.background_weight = background_weight
         self.loss_weight = loss_weight

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kdtoolbox.losses.arguments import check_at_least, check_counts
 from kdtoolbox.losses.inputs import at_least_float32, check_maps
 from kdtoolbox.registry import MODELS
 
@@ -127,10 +128,15 @@ class DiffKDLoss(nn.Module):
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        if not 1 <= steps <= TIMES // 2:
+        check_counts('DiffKDLoss', channels=channels)
+        check_at_least(
+            'DiffKDLoss', 0, noise_weight=noise_weight, loss_weight=loss_weight
+        )
+        if not (isinstance(steps, int) and 1 <= steps <= TIMES // 2):
             raise ValueError(
-                f'DiffKDLoss: steps must be from 1 to {TIMES // 2}, got {steps}; write '
-                'for instance steps=5 in the entry of this loss under `losses`'
+                f'DiffKDLoss: steps must be an integer from 1 to {TIMES // 2}, got '
+                f'{steps!r}; write for instance steps=5 in the entry of this loss '
+                'under `losses`'
             )
         self.channels = channels
         self.steps = steps

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.logits import check_logits, check_tau, read_logits
 from kdtoolbox.registry import MODELS
 
@@ -23,12 +24,12 @@ def dist_terms(
     .. math:: inter = \frac{\tau^2}{R} \sum_r 1 - \rho(P^S_{r,:}, P^T_{r,:}), \quad
         intra = \frac{\tau^2}{K} \sum_k 1 - \rho(P^S_{:,k}, P^T_{:,k})
 
-    With P = softmax(logits / tau), or sigmoid. A row r is an RoI or a pixel whose label
-    is not 255: inter compares the K classes of one row, intra all rows of the batch in
+    With P = softmax(logits / tau), or sigmoid. A row r is an RoI or a pixel that is not
+    ignored: inter compares the K classes of one row, intra all rows of the batch in
     one class, as in the authors' segmentation code. `eps` is added to the product of
     norms, so that equal maps give almost 0; what does not vary at all gives 1.
 
-    Deviation: pixels labelled 255 do not count, where the authors' code counts them.
+    Deviation: ignored pixels do not count, where the authors' code counts them.
 
     Args:
         student: Logits (R, K) or (N, K, H, W), K at least 3: in two classes any row
@@ -91,7 +92,7 @@ class DISTLoss(nn.Module):
         loss_weight: Factor on both terms.
 
     Raises:
-        ValueError: If `tau` is not a finite number above 0.
+        ValueError: If `tau` is not a finite number above 0, or a weight is below 0.
 
     Example:
         >>> loss = DISTLoss(beta=1.0, gamma=1.0)
@@ -99,6 +100,8 @@ class DISTLoss(nn.Module):
         >>> {k: round(float(v), 4) for k, v in loss(maps, 2 * maps).items()}
         {'inter': 0.0108, 'intra': 0.0124}
     """
+
+    reads_classes = True
 
     def __init__(
         self,
@@ -109,6 +112,7 @@ class DISTLoss(nn.Module):
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
+        check_at_least('DISTLoss', 0, beta=beta, gamma=gamma, loss_weight=loss_weight)
         self.beta = beta
         self.gamma = gamma
         self.tau = check_tau('DISTLoss', tau)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.logits import check_tau, read_logits, require_labels
 from kdtoolbox.registry import MODELS
 
@@ -26,8 +27,8 @@ def dkd_loss(
         \beta \, KL(q^T_r \,\|\, q^S_r)
 
     With p = softmax(logits / tau) and the row's label y, b is (p_y, 1 - p_y) and q the
-    softmax over the classes other than y. A row is an RoI or a pixel whose label is not
-    255, and R is their number. The background of RoIs is a class like any other.
+    softmax over the classes other than y. A row is an RoI or a pixel that is not
+    ignored, and R is their number. The background of RoIs is a class like any other.
 
     Deviation: class y is taken out of the logits, and b stays a logarithm, where the
     authors' code subtracts 1000 from its logit and takes the logarithm of b. The values
@@ -93,13 +94,15 @@ class DKDLoss(nn.Module):
         loss_weight: Factor on both.
 
     Raises:
-        ValueError: If `tau` is not a finite number above 0.
+        ValueError: If `tau` is not a finite number above 0, or a weight is below 0.
 
     Example:
         >>> loss = DKDLoss(alpha=1.0, beta=8.0, tau=4.0)
         >>> loss(torch.ones(6, 5), torch.ones(6, 5), torch.arange(6) % 5)
         tensor(0.)
     """
+
+    reads_classes = True
 
     def __init__(
         self,
@@ -109,6 +112,7 @@ class DKDLoss(nn.Module):
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
+        check_at_least('DKDLoss', 0, alpha=alpha, beta=beta, loss_weight=loss_weight)
         self.alpha = alpha
         self.beta = beta
         self.tau = check_tau('DKDLoss', tau)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.inputs import at_least_float32
 from kdtoolbox.losses.logits import check_logits, check_tau, read_logits
 from kdtoolbox.registry import MODELS
@@ -99,6 +100,9 @@ class DSDPixelLoss(nn.Module):
     Args:
         loss_weight: Factor on the loss. CIRKD's code has 1000.
 
+    Raises:
+        ValueError: If `loss_weight` is no finite number of at least 0.
+
     Example:
         >>> DSDPixelLoss().loss_weight
         1000.0
@@ -108,6 +112,7 @@ class DSDPixelLoss(nn.Module):
 
     def __init__(self, loss_weight: float = 1000.0) -> None:
         super().__init__()
+        check_at_least('DSDPixelLoss', 0, loss_weight=loss_weight)
         self.loss_weight = loss_weight
 
     def forward(self, student: list[Tensor], teacher: list[Tensor]) -> Tensor:
@@ -159,7 +164,7 @@ def dsd_category_loss(
 
     The mean squared difference of `class_similarity` over images and pairs of classes.
 
-    Deviation: pixels labelled 255 do not count, where the known code counts them.
+    Deviation: ignored pixels do not count, where the known code counts them.
 
     Args:
         student: Logits (N, K, H, W).
@@ -200,15 +205,18 @@ class DSDCategoryLoss(nn.Module):
         loss_weight: Factor on the loss. CIRKD's code has 10.
 
     Raises:
-        ValueError: If `tau` is not a finite number above 0.
+        ValueError: If `tau` is not a finite number above 0, or a weight is below 0.
 
     Example:
         >>> DSDCategoryLoss()(torch.ones(2, 19, 8, 8), torch.ones(2, 19, 8, 8))
         tensor(0.)
     """
 
+    reads_classes = True
+
     def __init__(self, tau: float = 4.0, loss_weight: float = 10.0) -> None:
         super().__init__()
+        check_at_least('DSDCategoryLoss', 0, loss_weight=loss_weight)
         self.tau = check_tau('DSDCategoryLoss', tau)
         self.loss_weight = loss_weight
 

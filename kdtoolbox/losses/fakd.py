@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kdtoolbox.losses.arguments import check_at_least, check_counts
 from kdtoolbox.losses.kd import kd_divergence
 from kdtoolbox.losses.logits import check_tau, read_logits, require_labels
 from kdtoolbox.registry import MODELS
@@ -89,6 +90,8 @@ class FAKDLoss(nn.Module):
     variances: Tensor
     steps: Tensor
 
+    reads_classes = True
+
     def __init__(
         self,
         num_classes: int,
@@ -99,10 +102,14 @@ class FAKDLoss(nn.Module):
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        if ramp_iters < 1:
+        check_counts('FAKDLoss', channels=channels)
+        check_counts('FAKDLoss', least=2, num_classes=num_classes)
+        check_at_least('FAKDLoss', 0, strength=strength, loss_weight=loss_weight)
+        if not (isinstance(ramp_iters, int) and ramp_iters > 0):
             raise ValueError(
-                f'FAKDLoss: ramp_iters must be at least 1, got {ramp_iters!r}; write '
-                'the iterations of the training, such as ramp_iters=80000'
+                f'FAKDLoss: ramp_iters must be an integer of at least 1, got '
+                f'{ramp_iters!r}; write the iterations of the training, such as '
+                'ramp_iters=80000'
             )
         self.ramp_iters = ramp_iters
         self.strength = strength

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 
+from kdtoolbox.losses.arguments import check_at_least, check_counts
 from kdtoolbox.losses.inputs import at_least_float32, check_maps
 from kdtoolbox.registry import MODELS
 
@@ -86,6 +87,9 @@ class FBKDLoss(nn.Module):
         nonlocal_weight: Factor on the non-local relations.
         loss_weight: Factor on all terms.
 
+    Raises:
+        ValueError: If a number is not in the range of its argument.
+
     Example:
         >>> loss = FBKDLoss(channels=8, num_levels=1)
         >>> sorted(loss(torch.ones(1, 8, 4, 4), torch.zeros(1, 8, 4, 4), level=0))
@@ -103,6 +107,17 @@ class FBKDLoss(nn.Module):
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
+        check_counts('FBKDLoss', num_levels=num_levels)
+        check_counts('FBKDLoss', least=2, channels=channels)
+        check_at_least(
+            'FBKDLoss',
+            0,
+            feature_weight=feature_weight,
+            channel_weight=channel_weight,
+            spatial_weight=spatial_weight,
+            nonlocal_weight=nonlocal_weight,
+            loss_weight=loss_weight,
+        )
         self.weights = {
             'feature': feature_weight,
             'channel': channel_weight,

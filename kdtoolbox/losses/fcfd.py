@@ -6,6 +6,7 @@ The paths that give them are `kdtoolbox.distillers.FCFDDistiller`.
 import torch
 from torch import Tensor, nn
 
+from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.inputs import at_least_float32
 from kdtoolbox.registry import MODELS
 
@@ -52,14 +53,20 @@ class FCFDRegressionLoss(nn.Module):
     Args:
         loss_weight: Factor on the loss. The authors use 1.
 
+    Raises:
+        ValueError: If `loss_weight` is no finite number of at least 0.
+
     Example:
         >>> loss = FCFDRegressionLoss()
         >>> loss(torch.ones(6, 8), torch.ones(6, 8))
         tensor(0.)
     """
 
+    reads_classes = True
+
     def __init__(self, loss_weight: float = 1.0) -> None:
         super().__init__()
+        check_at_least('FCFDRegressionLoss', 0, loss_weight=loss_weight)
         self.loss_weight = loss_weight
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:

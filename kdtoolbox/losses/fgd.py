@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from kdtoolbox.losses.arguments import check_above, check_at_least, check_counts
 from kdtoolbox.losses.inputs import at_least_float32, check_maps
 from kdtoolbox.losses.targets import pad_boxes
 from kdtoolbox.registry import MODELS
@@ -254,6 +255,9 @@ class FGDLoss(nn.Module):
         legacy_img_shape: Scale the boxes as the authors' code does.
         loss_weight: Factor on all terms.
 
+    Raises:
+        ValueError: If a number is not in the range of its argument.
+
     Example:
         >>> loss = FGDLoss(channels=256, num_levels=5)
         >>> len(loss.contexts)
@@ -273,6 +277,18 @@ class FGDLoss(nn.Module):
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
+        check_counts('FGDLoss', num_levels=num_levels)
+        check_counts('FGDLoss', least=2, channels=channels)
+        check_above('FGDLoss', 0, temperature=temperature)
+        check_at_least(
+            'FGDLoss',
+            0,
+            foreground_weight=foreground_weight,
+            background_weight=background_weight,
+            attention_weight=attention_weight,
+            relation_weight=relation_weight,
+            loss_weight=loss_weight,
+        )
         self.channels = channels
         self.temperature = temperature
         self.weights = dict(

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdtoolbox.losses.arguments import check_at_least, check_share
 from kdtoolbox.losses.defeat import decoupled_error, pyramid_levels, squared_distances
 from kdtoolbox.losses.targets import DenseTargets, pad_boxes
 from kdtoolbox.registry import MODELS
@@ -120,6 +121,9 @@ class FGFILoss(nn.Module):
             smaller, and its weights larger.
         loss_weight: Factor on the loss. The authors use 0.01.
 
+    Raises:
+        ValueError: If a number is not in the range of its argument.
+
     Example:
         >>> FGFILoss().loss_weight
         0.01
@@ -134,6 +138,8 @@ class FGFILoss(nn.Module):
         loss_weight: float = 0.01,
     ) -> None:
         super().__init__()
+        check_share('FGFILoss', one=False, threshold=threshold)
+        check_at_least('FGFILoss', 0, loss_weight=loss_weight)
         self.threshold = threshold
         self.legacy_defeat = legacy_defeat
         self.loss_weight = loss_weight

@@ -5,6 +5,7 @@ The regressor is a `kdtoolbox.connectors.ConvConnector`.
 
 from torch import Tensor, nn
 
+from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.mgd import summed_squared_error
 from kdtoolbox.registry import MODELS
 
@@ -43,6 +44,9 @@ class FitNetLoss(nn.Module):
         loss_weight: Factor on the loss. Published codes use 100 for classification and
             10 for segmentation.
 
+    Raises:
+        ValueError: If `loss_weight` is no finite number of at least 0.
+
     Example:
         >>> FitNetLoss(loss_weight=10.0).loss_weight
         10.0
@@ -50,6 +54,7 @@ class FitNetLoss(nn.Module):
 
     def __init__(self, loss_weight: float = 1.0) -> None:
         super().__init__()
+        check_at_least('FitNetLoss', 0, loss_weight=loss_weight)
         self.loss_weight = loss_weight
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:

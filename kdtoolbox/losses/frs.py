@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdtoolbox.losses.inputs import at_least_float32, check_maps
+from kdtoolbox.losses.arguments import check_at_least
+from kdtoolbox.losses.inputs import at_least_float32, check_maps, check_predictions
 from kdtoolbox.registry import MODELS
 
 
@@ -84,7 +85,7 @@ def weighted_logit_error(student: Tensor, teacher: Tensor) -> Tensor:
         >>> weighted_logit_error(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2))
         tensor(0.6931)
     """
-    check_maps(student, teacher)
+    check_predictions(student, teacher)
     with torch.autocast(student.device.type, enabled=False):
         student, teacher = at_least_float32(student, teacher)
         entropy = functional.binary_cross_entropy_with_logits(
@@ -112,6 +113,9 @@ class FRSFeatureLoss(nn.Module):
         loss_weight: Factor on the loss. The authors use 0.002 for Faster R-CNN, 0.005
             for RetinaNet, 0.01 for FCOS and 0.1 for GFL.
 
+    Raises:
+        ValueError: If `loss_weight` is no finite number of at least 0.
+
     Example:
         >>> FRSFeatureLoss().loss_weight
         0.005
@@ -119,6 +123,7 @@ class FRSFeatureLoss(nn.Module):
 
     def __init__(self, loss_weight: float = 0.005) -> None:
         super().__init__()
+        check_at_least('FRSFeatureLoss', 0, loss_weight=loss_weight)
         self.loss_weight = loss_weight
 
     def forward(self, student: Tensor, teacher: Tensor, teacher_cls: Tensor) -> Tensor:
@@ -137,13 +142,19 @@ class FRSLogitLoss(nn.Module):
         loss_weight: Factor on the loss. The authors use 0.1 for the RPN of Faster
             R-CNN, 0.02 for RetinaNet and 0.05 for FCOS and GFL.
 
+    Raises:
+        ValueError: If `loss_weight` is no finite number of at least 0.
+
     Example:
         >>> FRSLogitLoss().loss_weight
         0.02
     """
 
+    reads_classes = True
+
     def __init__(self, loss_weight: float = 0.02) -> None:
         super().__init__()
+        check_at_least('FRSLogitLoss', 0, loss_weight=loss_weight)
         self.loss_weight = loss_weight
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.inputs import at_least_float32
 from kdtoolbox.registry import MODELS
 
@@ -57,6 +58,9 @@ class FSPLoss(nn.Module):
     Args:
         loss_weight: Factor on the loss. RepDistiller uses 50 for classification.
 
+    Raises:
+        ValueError: If `loss_weight` is no finite number of at least 0.
+
     Example:
         >>> loss, maps = FSPLoss(), torch.ones(1, 2, 4, 4)
         >>> loss(maps, 2 * maps, maps, maps)
@@ -65,6 +69,7 @@ class FSPLoss(nn.Module):
 
     def __init__(self, loss_weight: float = 1.0) -> None:
         super().__init__()
+        check_at_least('FSPLoss', 0, loss_weight=loss_weight)
         self.loss_weight = loss_weight
 
     def forward(

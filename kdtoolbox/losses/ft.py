@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.connectors.translator import factor_layers
+from kdtoolbox.losses.arguments import check_at_least, check_counts
 from kdtoolbox.losses.inputs import at_least_float32, check_maps
 from kdtoolbox.registry import MODELS
 
@@ -90,6 +91,9 @@ class FTLoss(nn.Module):
         reconstruction_weight: Factor on the reconstruction, beside ``loss_weight``.
         loss_weight: Factor on both. Published codes use 200.
 
+    Raises:
+        ValueError: If a number is not in the range of its argument.
+
     Example:
         >>> FTLoss(channels=8, factor_channels=4).loss_weight
         200.0
@@ -103,6 +107,13 @@ class FTLoss(nn.Module):
         loss_weight: float = 200.0,
     ) -> None:
         super().__init__()
+        check_counts('FTLoss', channels=channels, factor_channels=factor_channels)
+        check_at_least(
+            'FTLoss',
+            0,
+            reconstruction_weight=reconstruction_weight,
+            loss_weight=loss_weight,
+        )
         self.paraphraser = Paraphraser(channels, factor_channels)
         self.channels = channels
         self.factor_channels = factor_channels

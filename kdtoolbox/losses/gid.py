@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdtoolbox.losses.inputs import at_least_float32, check_maps
+from kdtoolbox.losses.arguments import check_at_least
+from kdtoolbox.losses.inputs import at_least_float32, check_maps, check_predictions
 from kdtoolbox.losses.pooling import pool_boxes
 from kdtoolbox.losses.targets import DenseTargets, flatten_predictions
 from kdtoolbox.registry import MODELS
@@ -207,12 +208,17 @@ class GIDLoss(nn.Module):
         reg_weight: Factor on the boxes in ``response``.
         loss_weight: Factor on all of them.
 
+    Raises:
+        ValueError: If a number is not in the range of its argument.
+
     Example:
         >>> GIDLoss().relation_weight
         40.0
     """
 
     per_level = False
+
+    reads_classes = True
 
     def __init__(
         self,
@@ -223,6 +229,15 @@ class GIDLoss(nn.Module):
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
+        check_at_least(
+            'GIDLoss',
+            0,
+            feature_weight=feature_weight,
+            relation_weight=relation_weight,
+            cls_weight=cls_weight,
+            reg_weight=reg_weight,
+            loss_weight=loss_weight,
+        )
         self.feature_weight = feature_weight
         self.relation_weight = relation_weight
         self.cls_weight = cls_weight
@@ -246,10 +261,10 @@ class GIDLoss(nn.Module):
             ValueError: If maps that are compared differ in shape, features and logits
                 in size, or the head has points instead of anchors.
         """
-        features = _paired(student, teacher)
-        logits = _paired(student_cls, teacher_cls)
-        regs = _paired(student_reg, teacher_reg)
-        _check(features, logits, targets)
+        features = list(zip(student, teacher, strict=True))
+        logits = list(zip(student_cls, teacher_cls, strict=True))
+        regs = list(zip(student_reg, teacher_reg, strict=True))
+        _check(features, logits, regs, targets)
         with torch.autocast(student[0].device.type, enabled=False):
             found = general_instances(logits, regs, targets, batch_input_shape)
             lifted = zip(*(at_least_float32(*pair) for pair in features), strict=True)
@@ -268,21 +283,19 @@ class GIDLoss(nn.Module):
         return {name: self.loss_weight * term for name, term in terms.items()}
 
 
-def _paired(student: list[Tensor], teacher: list[Tensor]) -> list[Pair]:
-    pairs = list(zip(student, teacher, strict=True))
-    for pair in pairs:
-        check_maps(*pair)
-    return pairs
-
-
-def _check(features: list[Pair], logits: list[Pair], targets: DenseTargets) -> None:
+def _check(
+    features: list[Pair], logits: list[Pair], regs: list[Pair], targets: DenseTargets
+) -> None:
     if targets.priors[0].shape[-1] != 4:
         raise ValueError(
             'the student has a head of points; GID matches anchors, such as those of '
             'RetinaHead'
         )
-    for level, pair in enumerate(zip(features, logits, strict=True)):
-        sizes = [tuple(maps.shape[2:]) for maps, _ in pair]
+    for level, found in enumerate(zip(features, logits, regs, strict=True)):
+        check_maps(*found[0])
+        for pair in found[1:]:
+            check_predictions(*pair)
+        sizes = [tuple(maps.shape[2:]) for maps, _ in found]
         if sizes[0] != sizes[1]:
             raise ValueError(
                 f'level {level}: features {sizes[0]} and logits {sizes[1]} differ in '

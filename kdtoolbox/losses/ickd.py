@@ -6,6 +6,7 @@ The embedding of the student is a `kdtoolbox.connectors.ConvConnector` with a no
 import torch
 from torch import Tensor, nn
 
+from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.inputs import at_least_float32
 from kdtoolbox.registry import MODELS
 
@@ -76,6 +77,9 @@ class ICKDLoss(nn.Module):
     Args:
         loss_weight: Factor on the loss. Published values are for classification.
 
+    Raises:
+        ValueError: If `loss_weight` is no finite number of at least 0.
+
     Example:
         >>> ICKDLoss(loss_weight=2.5)(torch.ones(1, 2, 4, 4), torch.ones(1, 2, 3, 3))
         tensor(0.)
@@ -83,6 +87,7 @@ class ICKDLoss(nn.Module):
 
     def __init__(self, loss_weight: float = 1.0) -> None:
         super().__init__()
+        check_at_least('ICKDLoss', 0, loss_weight=loss_weight)
         self.loss_weight = loss_weight
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:

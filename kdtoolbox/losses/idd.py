@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdtoolbox.losses.arguments import check_at_least
+from kdtoolbox.losses.ifvd import CLASSES
 from kdtoolbox.losses.inputs import at_least_float32, check_positions
-from kdtoolbox.losses.logits import IGNORED, pixel_labels
+from kdtoolbox.losses.logits import IGNORED, number_classes, pixel_labels
 from kdtoolbox.registry import MODELS
 
 
@@ -23,10 +25,12 @@ def class_distances(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         features: Features (N, C, H, W), float32 or wider.
-        labels: Classes (N, H, W) from 0 to 254, and 255 for pixels of none.
+        labels: Classes (N, H, W), long, `IGNORED` for pixels of none. An image may
+            show 256 of them.
 
     Returns:
-        The distances (N, 255, 255), and which pairs of classes are in the image.
+        The distances (N, 256, 256) between the classes that each image shows, in their
+        order, and which pairs there are.
 
     Example:
         >>> features = torch.tensor([[3.0, 0.0, 0.0], [0.0, 4.0, 4.0]])[None, :, None]
@@ -36,17 +40,18 @@ def class_distances(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
                 [5., 0.]])
     """
     flat = features.flatten(2)
-    index = labels.flatten(1)[:, None]
-    shape = len(flat), flat.shape[1], IGNORED + 1
+    numbers = number_classes(labels).flatten(1)[:, None]
+    index = numbers.where(numbers != IGNORED, CLASSES)
+    shape = len(flat), flat.shape[1], CLASSES + 1
     sums = flat.new_zeros(shape).scatter_add(2, index.expand_as(flat), flat)
     ones = flat.new_ones(()).expand(index.shape)
-    counts = flat.new_zeros(len(flat), 1, IGNORED + 1).scatter_add(2, index, ones)
-    centers = (sums / counts.clamp(min=1))[..., :IGNORED].transpose(1, 2)
+    counts = flat.new_zeros(len(flat), 1, CLASSES + 1).scatter_add(2, index, ones)
+    centers = (sums / counts.clamp(min=1))[..., :CLASSES].transpose(1, 2)
     # The fast mode takes differences of squares, which near classes do not survive.
     distances = torch.cdist(
         centers, centers, compute_mode='donot_use_mm_for_euclid_dist'
     )
-    present = counts[..., :IGNORED] > 0
+    present = counts[..., :CLASSES] > 0
     return distances, present & present.transpose(1, 2)
 
 
@@ -68,7 +73,7 @@ def idd_loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
         student: Features (N, C, H, W).
         teacher: Features (N, C', H, W); receives no gradient. Distances grow with the
             width, so C' = C or a connector is the fair comparison.
-        labels: Classes (N, H, W), long, 255 for pixels of none.
+        labels: Classes (N, H, W), long, `IGNORED` for pixels of none.
 
     Returns:
         A scalar, float32 or wider; 0 if no image has two classes.
@@ -98,6 +103,9 @@ class IDDLoss(nn.Module):
     Args:
         loss_weight: Factor on the loss.
 
+    Raises:
+        ValueError: If `loss_weight` is no finite number of at least 0.
+
     Example:
         >>> IDDLoss().loss_weight
         0.5
@@ -105,6 +113,7 @@ class IDDLoss(nn.Module):
 
     def __init__(self, loss_weight: float = 0.5) -> None:
         super().__init__()
+        check_at_least('IDDLoss', 0, loss_weight=loss_weight)
         self.loss_weight = loss_weight
 
     def forward(

@@ -10,9 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 
+from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.inputs import at_least_float32, check_positions
-from kdtoolbox.losses.logits import IGNORED, pixel_labels
+from kdtoolbox.losses.logits import IGNORED, number_classes, pixel_labels
 from kdtoolbox.registry import MODELS
+
+CLASSES = 256
+"""The most classes that an image shows; a fixed number asks nothing of the device."""
 
 EPS = 1e-8
 """The least norm of a feature or a centre, as in the authors' code."""
@@ -28,20 +32,22 @@ def class_similarity(features: Tensor, labels: Tensor) -> Tensor:
 
     Args:
         features: Features (N, C, H, W), float32 or wider.
-        labels: Classes (N, H, W) from 0 to 254, and 255 for pixels of none.
+        labels: Classes (N, H, W), long, `IGNORED` for pixels of none. An image may
+            show 256 of them.
 
     Returns:
-        The cosines (N, H, W); those of label 255 mean nothing.
+        The cosines (N, H, W); those of ignored pixels mean nothing.
 
     Example:
         >>> features = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]])[None, :, None]
         >>> class_similarity(features, torch.tensor([[[0, 0, 1]]]))
         tensor([[[0.7071, 0.7071, 1.0000]]])
     """
-    flat = features.flatten(2)
-    index = labels.flatten(1)[:, None].expand_as(flat)
+    flat = features.where((labels != IGNORED)[:, None], 0).flatten(2)
+    numbers = number_classes(labels).flatten(1)[:, None]
+    index = numbers.where(numbers != IGNORED, CLASSES).expand_as(flat)
     # Sums in place of means: the cosine is the same for all multiples of a centre.
-    centers = flat.new_zeros(*flat.shape[:2], IGNORED + 1).scatter_add(2, index, flat)
+    centers = flat.new_zeros(*flat.shape[:2], CLASSES + 1).scatter_add(2, index, flat)
     products = (flat * centers.gather(2, index)).sum(1)
     lengths = vector_norm(centers, dim=1).clamp(min=EPS).gather(1, index[:, 0])
     cosines = products / (vector_norm(flat, dim=1).clamp(min=EPS) * lengths)
@@ -66,7 +72,7 @@ def ifvd_loss(
     Args:
         student: Features (N, C, H, W).
         teacher: Features (N, C', H, W); receives no gradient.
-        labels: Classes (N, H, W), long, 255 for pixels of none.
+        labels: Classes (N, H, W), long, `IGNORED` for pixels of none.
         legacy_count_ignored: Divide by N * H * W as the authors' code does.
 
     Returns:
@@ -100,6 +106,9 @@ class IFVDLoss(nn.Module):
         legacy_count_ignored: As `ifvd_loss` takes it.
         loss_weight: Factor on the loss. The authors use 200, CIRKD's code 20.
 
+    Raises:
+        ValueError: If `loss_weight` is no finite number of at least 0.
+
     Example:
         >>> IFVDLoss().loss_weight
         20.0
@@ -109,6 +118,7 @@ class IFVDLoss(nn.Module):
         self, legacy_count_ignored: bool = False, loss_weight: float = 20.0
     ) -> None:
         super().__init__()
+        check_at_least('IFVDLoss', 0, loss_weight=loss_weight)
         self.legacy_count_ignored = legacy_count_ignored
         self.loss_weight = loss_weight
 

@@ -21,8 +21,51 @@ def check_maps(student: Tensor, teacher: Tensor) -> None:
         raise ValueError(
             f'{shapes} differ in shape; put a ResizeConnector (height, width) or a '
             'ConvConnector (channels) under `connectors` and name it as the input '
-            'of this loss'
+            'of this loss; for class logits take a teacher of the same classes'
         )
+
+
+SAME_CLASSES = (
+    "take a teacher trained on the student's classes, with the same `num_classes` in "
+    'its head, or distil features instead of predictions, such as those of the neck by '
+    "type='kdtoolbox.PKDLoss'"
+)
+"""What to do where the predictions of two heads are not of the same classes."""
+
+SAME_HEADS = (
+    'both heads need the same classes, anchors per cell and values per anchor: take a '
+    "teacher with the student's type of `bbox_head`, `num_classes` and "
+    '`anchor_generator`, or distil features instead, such as those of the neck by '
+    "type='kdtoolbox.PKDLoss'"
+)
+"""What to do where the predictions of two dense heads are not of the same things."""
+
+
+def check_predictions(student: Tensor, teacher: Tensor, cure: str = SAME_HEADS) -> None:
+    """Refuse anything but the predictions of two dense heads that are alike.
+
+    Other than features, predictions of other channels have other meanings, which no
+    connector brings together.
+
+    Args:
+        student: A map (N, D, H, W).
+        teacher: The same shape.
+        cure: What to do where the channels differ.
+
+    Raises:
+        ValueError: If a map is not 4-D or the two shapes differ.
+
+    Example:
+        >>> check_predictions(torch.ones(1, 80, 4, 4), torch.ones(1, 80, 4, 4))
+    """
+    shapes = f'student {tuple(student.shape)} and teacher {tuple(teacher.shape)}'
+    if student.dim() != 4 or teacher.dim() != 4:
+        raise ValueError(f'expected maps of shape (N, D, H, W), got {shapes}')
+    if student.shape == teacher.shape:
+        return
+    if student.shape[1] == teacher.shape[1]:
+        cure = 'record the same levels of two heads with the same strides'
+    raise ValueError(f'{shapes} differ in shape; {cure}')
 
 
 def check_positions(student: Tensor, teacher: Tensor) -> None:

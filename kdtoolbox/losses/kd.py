@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.logits import check_tau, read_logits
 from kdtoolbox.registry import MODELS
 
@@ -50,7 +51,7 @@ def kd_loss(
     A row is an RoI or a pixel, so that the divisor is N * H * W for maps, as in CIRKD's
     segmentation code.
 
-    Deviation: pixels labelled 255 do not count, where all known codes count them.
+    Deviation: ignored pixels do not count, where all known codes count them.
 
     Args:
         student: Logits (R, K) or (N, K, H, W).
@@ -87,7 +88,7 @@ class KDLoss(nn.Module):
         loss_weight: Factor on the loss.
 
     Raises:
-        ValueError: If `tau` is not a finite number above 0.
+        ValueError: If `tau` is not a finite number above 0, or a weight is below 0.
 
     Example:
         >>> loss = KDLoss(tau=4.0)
@@ -95,10 +96,13 @@ class KDLoss(nn.Module):
         tensor(0.)
     """
 
+    reads_classes = True
+
     def __init__(
         self, tau: float = 1.0, use_sigmoid: bool = False, loss_weight: float = 1.0
     ) -> None:
         super().__init__()
+        check_at_least('KDLoss', 0, loss_weight=loss_weight)
         self.tau = check_tau('KDLoss', tau)
         self.use_sigmoid = use_sigmoid
         self.loss_weight = loss_weight

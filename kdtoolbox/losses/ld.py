@@ -3,7 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from kdtoolbox.losses.inputs import at_least_float32, check_maps
+from kdtoolbox.losses.arguments import check_at_least
+from kdtoolbox.losses.distributions import check_distributions
+from kdtoolbox.losses.inputs import at_least_float32, check_predictions
+from kdtoolbox.losses.logits import check_tau
 from kdtoolbox.losses.targets import DenseTargets, flatten_predictions, pad_boxes
 from kdtoolbox.registry import MODELS
 
@@ -57,7 +60,6 @@ def localization_distance(student: Tensor, teacher: Tensor, tau: float) -> Tenso
         >>> tuple(localization_distance(maps, maps, tau=10.0).shape)
         (2, 6)
     """
-    check_maps(student, teacher)
     count, channels = student.shape[:2]
     rows = [
         flatten_predictions(x, channels).reshape(count, -1, 4, channels // 4)
@@ -141,6 +143,9 @@ class LDLoss(nn.Module):
         region_weight: Factor on the region.
         loss_weight: Factor on both.
 
+    Raises:
+        ValueError: If `tau` is not a finite number above 0, or a weight is below 0.
+
     Example:
         >>> LDLoss(region_weight=0.0).main_weight
         0.25
@@ -156,7 +161,14 @@ class LDLoss(nn.Module):
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        self.tau = tau
+        check_at_least(
+            'LDLoss',
+            0,
+            main_weight=main_weight,
+            region_weight=region_weight,
+            loss_weight=loss_weight,
+        )
+        self.tau = check_tau('LDLoss', tau)
         self.main_weight = main_weight
         self.region_weight = region_weight
         self.loss_weight = loss_weight
@@ -172,7 +184,8 @@ class LDLoss(nn.Module):
         """Compare maps (N, 4 * bins, H, W) of all levels, with the student's logits.
 
         Raises:
-            ValueError: If the head has points instead of anchors.
+            ValueError: If the head has points instead of anchors or predicts no
+                distributions, or the bins of the two sides differ.
         """
         if targets.priors[0].shape[-1] != 4:
             raise ValueError(
@@ -184,6 +197,7 @@ class LDLoss(nn.Module):
         main = region = student[0].new_zeros((), dtype=torch.float)
         levels = zip(student, teacher, student_cls, regions, strict=True)
         for level, (mine, theirs, logits, weight) in enumerate(levels):
+            check_distributions(mine, theirs, level, targets)
             distance = localization_distance(mine, theirs, self.tau)
             score = flatten_predictions(logits.detach(), targets.num_classes)
             score = score.to(distance.dtype).amax(-1).sigmoid()
@@ -204,21 +218,38 @@ class LDClsLoss(nn.Module):
         tau: Temperature.
         loss_weight: Factor on the loss.
 
+    Raises:
+        ValueError: If `tau` is not a finite number above 0, or a weight is below 0.
+
     Example:
         >>> LDClsLoss().loss_weight
         10.0
     """
 
+    reads_classes = True
+
     def __init__(self, tau: float = 2.0, loss_weight: float = 10.0) -> None:
         super().__init__()
-        self.tau = tau
+        check_at_least('LDClsLoss', 0, loss_weight=loss_weight)
+        self.tau = check_tau('LDClsLoss', tau)
         self.loss_weight = loss_weight
 
     def forward(
         self, student: Tensor, teacher: Tensor, level: int, targets: DenseTargets
     ) -> Tensor:
-        """Compare logit maps (N, A * K, H, W)."""
-        check_maps(student, teacher)
+        """Compare logit maps (N, A * K, H, W).
+
+        Raises:
+            ValueError: If the shapes differ or there is a single class.
+        """
+        check_predictions(student, teacher)
+        if targets.num_classes < 2:
+            raise ValueError(
+                'LDClsLoss compares softmaxes over the classes, and the student has '
+                'num_classes=1, of which a softmax is 1 whatever the logit and teaches '
+                "nothing; leave this loss out or take type='kdtoolbox.KDLoss' with "
+                'use_sigmoid=True'
+            )
         mine, theirs = (
             flatten_predictions(x, targets.num_classes) for x in (student, teacher)
         )

@@ -1,6 +1,5 @@
 """What the losses on class logits share: ignored pixels, labels, sigmoid heads."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,10 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kdtoolbox.losses.inputs import at_least_float32
+from kdtoolbox.losses.arguments import check_above
+from kdtoolbox.losses.inputs import SAME_CLASSES, at_least_float32
 
-IGNORED = 255
-"""The label of pixels that belong to no class."""
+IGNORED = -1
+"""The label here of pixels that the task ignores, whatever its ``ignore_index``."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def read_logits(
 ) -> ClassLogits:
     """Check logits, lift their precision and find what counts.
 
-    Pixels whose label is 255 do not count; all rows do, and all pixels of a batch
+    Pixels that the task ignores do not count; all rows do, and all pixels of a batch
     without ``gt_sem_seg``, such as that of a detector.
 
     Args:
@@ -74,8 +74,7 @@ def read_logits(
         labels = pixel_labels(data_samples, student.shape[2:], student.device)
     valid = torch.ones_like(student[:, 0], dtype=torch.bool)
     if labels is not None:
-        # With more classes than that, as in LVIS, it is the label of one.
-        valid = (labels != IGNORED) | (student.shape[1] > IGNORED)
+        valid = labels != IGNORED
         labels = labels.where(valid, 0)
     student, teacher = at_least_float32(student, teacher)
     if labels is not None:
@@ -134,11 +133,13 @@ def pixel_labels(
 
     Args:
         data_samples: N samples with ``gt_sem_seg.data`` of (1, H, W), all of one size.
+            Their metainfo has the ``ignore_index`` of the task, else it is 255.
         size: Height and width (h, w) of the map.
         device: Where the result is to lie.
 
     Returns:
-        The nearest labels (N, h, w), long, or None if the samples have none.
+        The nearest labels (N, h, w), long, with `IGNORED` for the pixels that the task
+        ignores; or None if the samples have none.
 
     Example:
         >>> from types import SimpleNamespace
@@ -150,9 +151,47 @@ def pixel_labels(
     """
     if not data_samples or not hasattr(data_samples[0], 'gt_sem_seg'):
         return None
-    labels = torch.stack([sample.gt_sem_seg.data for sample in data_samples])
+    labels = torch.stack([_canonical_labels(sample) for sample in data_samples])
     labels = labels.to(device=device, dtype=torch.float)
     return functional.interpolate(labels, size=tuple(size))[:, 0].long()
+
+
+def _canonical_labels(sample: Any) -> Tensor:
+    labels = sample.gt_sem_seg.data.long()
+    ignored = getattr(sample, 'metainfo', {}).get('ignore_index', 255)
+    return labels.where(labels != ignored, IGNORED)
+
+
+def number_classes(labels: Tensor) -> Tensor:
+    """Number the classes that each image shows from 0 on, in their order.
+
+    So that what is held per class depends on the image, not on the data set, whose
+    number of classes no label map tells.
+
+    Args:
+        labels: Classes (N, H, W), long, `IGNORED` for pixels of none.
+
+    Returns:
+        The numbers (N, H, W), long, `IGNORED` where the label is.
+
+    Example:
+        >>> number_classes(torch.tensor([[[7, 900, -1, 7]]]))
+        tensor([[[ 0,  1, -1,  0]]])
+    """
+    ordered, places = labels.flatten(1).sort(1)
+    # What is ignored comes first and keeps the number before 0.
+    first = ordered[:, :1] != IGNORED
+    is_new = torch.cat([first, ordered[:, 1:] != ordered[:, :-1]], 1)
+    numbers = torch.empty_like(places).scatter_(1, places, is_new.cumsum(1) - 1)
+    return numbers.unflatten(1, labels.shape[1:])
+
+
+_FEW_CLASSES = {
+    1: 'there is nothing to compare',
+    2: 'a softmax over one class is 1 whatever the logit, and teaches nothing',
+    3: 'of two classes nothing is left but which one is larger',
+}
+"""Why fewer classes than these do not teach."""
 
 
 def check_logits(
@@ -164,7 +203,7 @@ def check_logits(
         student: Logits (R, K) or (N, K, H, W).
         teacher: The same shape.
         axes: The numbers of axes that the caller can read.
-        least: The least number of classes; one alone has a softmax of 1, always.
+        least: The least number of classes that teach anything.
 
     Raises:
         ValueError: If it is another number of axes, the shapes differ, or there are
@@ -181,15 +220,19 @@ def check_logits(
             'name wires of class logits as `student` and `teacher` of this loss'
         )
     if student.shape != teacher.shape:
-        raise ValueError(
-            f'{shapes} differ in shape; both sides need the same classes (axis 1) of '
-            'the same rows. RoIs of the two sides are the same under '
+        cure = (
+            'both sides need the same rows: RoIs are the same under '
             "type='kdtoolbox.RoIDistiller'; for maps put a ResizeConnector under "
             '`connectors`'
         )
+        if student.shape[1] != teacher.shape[1]:
+            cure = f'both sides need the same classes (axis 1): {SAME_CLASSES}'
+        raise ValueError(f'{shapes} differ in shape; {cure}')
     if student.shape[1] < least:
         raise ValueError(
-            f'expected logits of at least {least} classes, got {shapes}; name wires of '
+            f'expected logits of at least {least} classes, got {shapes}: '
+            f'{_FEW_CLASSES[least]}; take a loss that compares each class with its '
+            "absence, type='kdtoolbox.KDLoss' with use_sigmoid=True, or name wires of "
             'a softmax over all classes, the background among them'
         )
 
@@ -221,9 +264,5 @@ def check_tau(owner: str, tau: float) -> float:
         >>> check_tau('KDLoss', 4.0)
         4.0
     """
-    if not (math.isfinite(tau) and tau > 0):
-        raise ValueError(
-            f'{owner}: tau must be a finite number above 0, got {tau!r}; '
-            'write for instance tau=1.0 in the entry of this loss under `losses`'
-        )
+    check_above(owner, 0, tau=tau)
     return tau

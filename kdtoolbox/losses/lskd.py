@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.kd import kd_divergence
 from kdtoolbox.losses.logits import check_logits, check_tau, read_logits
 from kdtoolbox.registry import MODELS
@@ -61,7 +62,7 @@ def lskd_loss(
     row, an RoI or a pixel, change nothing.
 
     Deviation: the classes are axis 1 of maps too, where the authors' code, written for
-    rows, takes the last axis. Pixels labelled 255 do not count.
+    rows, takes the last axis. Ignored pixels do not count.
 
     Args:
         student: Logits (R, K) or (N, K, H, W), K at least 3: two standardised logits
@@ -100,7 +101,7 @@ class LSKDLoss(nn.Module):
         loss_weight: Factor on the loss. The authors take 9 for classification.
 
     Raises:
-        ValueError: If `tau` is not a finite number above 0.
+        ValueError: If `tau` is not a finite number above 0, or a weight is below 0.
 
     Example:
         >>> loss = LSKDLoss(tau=2.0, loss_weight=9.0)
@@ -108,8 +109,11 @@ class LSKDLoss(nn.Module):
         tensor(0.)
     """
 
+    reads_classes = True
+
     def __init__(self, tau: float = 2.0, loss_weight: float = 1.0) -> None:
         super().__init__()
+        check_at_least('LSKDLoss', 0, loss_weight=loss_weight)
         self.tau = check_tau('LSKDLoss', tau)
         self.loss_weight = loss_weight
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdtoolbox.losses.inputs import at_least_float32
+from kdtoolbox.losses.arguments import check_at_least
+from kdtoolbox.losses.inputs import SAME_CLASSES, at_least_float32
 from kdtoolbox.losses.query_matching import (
     match_queries,
     object_confidence,
@@ -118,7 +119,7 @@ def _check_queries(
         raise ValueError(
             f'the class logits of student {tuple(student_cls.shape)} and teacher '
             f'{tuple(teacher_cls.shape)} differ in batch or classes; both sides need '
-            'the same classes'
+            f'the same classes: {SAME_CLASSES}'
         )
     if student.shape[2:] != teacher.shape[2:]:
         raise ValueError(
@@ -144,11 +145,16 @@ class MaskQueryLoss(nn.Module):
             2, 5 and 5 are what Mask2Former trains its own queries with.
         loss_weight: Factor on all three.
 
+    Raises:
+        ValueError: If a number is not in the range of its argument.
+
     Example:
         >>> logits, masks = torch.zeros(2, 6, 20), torch.zeros(2, 6, 8, 8)
         >>> MaskQueryLoss()(masks, masks, logits, logits)
         {'cls': tensor(0.), 'mask': tensor(0.), 'dice': tensor(0.)}
     """
+
+    reads_classes = True
 
     def __init__(
         self,
@@ -158,6 +164,14 @@ class MaskQueryLoss(nn.Module):
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
+        check_at_least(
+            'MaskQueryLoss',
+            0,
+            class_weight=class_weight,
+            mask_weight=mask_weight,
+            dice_weight=dice_weight,
+            loss_weight=loss_weight,
+        )
         self.class_weight = class_weight
         self.mask_weight = mask_weight
         self.dice_weight = dice_weight

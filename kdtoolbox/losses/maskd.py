@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kdtoolbox.checkpoint import load_checkpoint, load_strictly
+from kdtoolbox.losses.arguments import check_at_least, check_counts
 from kdtoolbox.losses.inputs import at_least_float32, check_maps
 from kdtoolbox.losses.receptive_tokens import ReceptiveTokens, token_masks
 from kdtoolbox.registry import MODELS
@@ -120,6 +121,15 @@ class MasKDLoss(nn.Module):
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
+        check_counts(
+            'MasKDLoss',
+            channels=channels,
+            num_levels=num_levels,
+            num_tokens=num_tokens,
+        )
+        if student_mask_warmup is not None:
+            check_counts('MasKDLoss', least=0, student_mask_warmup=student_mask_warmup)
+        check_at_least('MasKDLoss', 0, eps=eps, loss_weight=loss_weight)
         self.tokens = ReceptiveTokens(channels, num_levels, num_tokens, weighted)
         if tokens is not None:
             self._load(tokens)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.inputs import at_least_float32, check_maps
 from kdtoolbox.registry import MODELS
 
@@ -74,6 +75,9 @@ class MGDLoss(nn.Module):
         loss_weight: Factor on the loss. The paper uses 2e-5 for one-stage detectors and
             segmentation, and 5e-7 for two-stage detectors.
 
+    Raises:
+        ValueError: If `loss_weight` is no finite number of at least 0.
+
     Example:
         >>> loss = MGDLoss(loss_weight=0.5)
         >>> loss(torch.ones(2, 8, 4, 4), torch.zeros(2, 8, 4, 4))
@@ -82,6 +86,7 @@ class MGDLoss(nn.Module):
 
     def __init__(self, loss_weight: float = 2e-5) -> None:
         super().__init__()
+        check_at_least('MGDLoss', 0, loss_weight=loss_weight)
         self.loss_weight = loss_weight
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.inputs import at_least_float32, check_maps
 from kdtoolbox.registry import MODELS
 
@@ -126,6 +127,7 @@ class NFDLoss(nn.Module):
 
     def __init__(self, axes: str = 'spatial', loss_weight: float = 1.0) -> None:
         super().__init__()
+        check_at_least('NFDLoss', 0, loss_weight=loss_weight)
         self.axes = _check_axes(axes)
         self.loss_weight = loss_weight
 
@@ -141,6 +143,9 @@ class AngularLoss(nn.Module):
     Args:
         loss_weight: Factor on the loss.
 
+    Raises:
+        ValueError: If `loss_weight` is no finite number of at least 0.
+
     Example:
         >>> AngularLoss()(torch.ones(2, 4, 8, 8), torch.full((2, 4, 8, 8), 2.0))
         tensor(0.)
@@ -148,6 +153,7 @@ class AngularLoss(nn.Module):
 
     def __init__(self, loss_weight: float = 1.0) -> None:
         super().__init__()
+        check_at_least('AngularLoss', 0, loss_weight=loss_weight)
         self.loss_weight = loss_weight
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:

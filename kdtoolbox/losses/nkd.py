@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.logits import check_tau, read_logits, require_labels
 from kdtoolbox.registry import MODELS
 
@@ -23,7 +24,7 @@ def nkd_terms(
         others = -\frac{\tau^2}{R} \sum_r \sum_{k \ne y} q^T_k \log q^S_k
 
     With the row's label y, p is the softmax of the logits and q that of the logits
-    other than y, divided by tau. A row is an RoI or a pixel whose label is not 255, and
+    other than y, divided by tau. A row is an RoI or a pixel that is not ignored, and
     R is their number. Both are cross entropies: equal logits do not give 0.
 
     Args:
@@ -79,7 +80,7 @@ class NKDLoss(nn.Module):
         loss_weight: Factor on both terms.
 
     Raises:
-        ValueError: If `tau` is not a finite number above 0.
+        ValueError: If `tau` is not a finite number above 0, or a weight is below 0.
 
     Example:
         >>> loss = NKDLoss(loss_weight=2.0)
@@ -88,10 +89,13 @@ class NKDLoss(nn.Module):
         tensor(4.1589)
     """
 
+    reads_classes = True
+
     def __init__(
         self, gamma: float = 1.5, tau: float = 1.0, loss_weight: float = 1.0
     ) -> None:
         super().__init__()
+        check_at_least('NKDLoss', 0, gamma=gamma, loss_weight=loss_weight)
         self.gamma = gamma
         self.tau = check_tau('NKDLoss', tau)
         self.loss_weight = loss_weight

@@ -7,6 +7,7 @@ an activation.
 import torch
 from torch import Tensor, nn
 
+from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.inputs import at_least_float32
 from kdtoolbox.registry import MODELS
 
@@ -71,6 +72,9 @@ class NORMLoss(nn.Module):
     Args:
         loss_weight: Factor on the loss.
 
+    Raises:
+        ValueError: If `loss_weight` is no finite number of at least 0.
+
     Example:
         >>> NORMLoss(2.0)(torch.ones(1, 6, 4, 4), torch.zeros(1, 2, 4, 4))
         tensor(6.)
@@ -78,6 +82,7 @@ class NORMLoss(nn.Module):
 
     def __init__(self, loss_weight: float = 1.0) -> None:
         super().__init__()
+        check_at_least('NORMLoss', 0, loss_weight=loss_weight)
         self.loss_weight = loss_weight
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.kd import kd_divergence
 from kdtoolbox.losses.logits import check_logits, check_tau, read_logits
 from kdtoolbox.losses.lskd import deviations
@@ -25,7 +26,7 @@ def normkd_loss(
         KL(softmax(T_r / \tau \sigma^T_r) \,\|\, softmax(S_r / \tau \sigma^S_r))
 
     sigma is the standard deviation of a row's K logits, of divisor K - 1; the gradient
-    flows through the student's. A row r is an RoI or a pixel whose label is not 255.
+    flows through the student's. A row r is an RoI or a pixel that is not ignored.
 
     Deviation: a deviation below `eps` counts as `eps`, where the authors' code divides
     by 0.
@@ -70,7 +71,7 @@ class NormKDLoss(nn.Module):
         loss_weight: Factor on the loss.
 
     Raises:
-        ValueError: If `tau` is not a finite number above 0.
+        ValueError: If `tau` is not a finite number above 0, or a weight is below 0.
 
     Example:
         >>> loss = NormKDLoss(tau=2.0)
@@ -78,8 +79,11 @@ class NormKDLoss(nn.Module):
         tensor(0.)
     """
 
+    reads_classes = True
+
     def __init__(self, tau: float = 2.0, loss_weight: float = 1.0) -> None:
         super().__init__()
+        check_at_least('NormKDLoss', 0, loss_weight=loss_weight)
         self.tau = check_tau('NormKDLoss', tau)
         self.loss_weight = loss_weight
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.inputs import at_least_float32, check_positions
 from kdtoolbox.registry import MODELS
 
@@ -54,6 +55,9 @@ class NSTLoss(nn.Module):
     Args:
         loss_weight: Factor on the loss. Published codes use 50 for classification.
 
+    Raises:
+        ValueError: If `loss_weight` is no finite number of at least 0.
+
     Example:
         >>> NSTLoss().loss_weight
         50.0
@@ -61,6 +65,7 @@ class NSTLoss(nn.Module):
 
     def __init__(self, loss_weight: float = 50.0) -> None:
         super().__init__()
+        check_at_least('NSTLoss', 0, loss_weight=loss_weight)
         self.loss_weight = loss_weight
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.inputs import at_least_float32, check_maps
 from kdtoolbox.registry import MODELS
 
@@ -102,6 +103,9 @@ class OFDLoss(nn.Module):
         loss_weight: Factor on the loss. The authors divide by 1000 for small images
             and by 10000 for ImageNet; larger maps need less.
 
+    Raises:
+        ValueError: If `loss_weight` is no finite number of at least 0.
+
     Example:
         >>> OFDLoss().loss_weight
         0.001
@@ -109,6 +113,7 @@ class OFDLoss(nn.Module):
 
     def __init__(self, loss_weight: float = 1e-3) -> None:
         super().__init__()
+        check_at_least('OFDLoss', 0, loss_weight=loss_weight)
         self.loss_weight = loss_weight
 
     def forward(

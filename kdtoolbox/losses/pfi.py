@@ -6,7 +6,8 @@ Its companion of the same paper is rank mimicking, `kdtoolbox.losses.rm`.
 import torch
 from torch import Tensor, nn
 
-from kdtoolbox.losses.inputs import at_least_float32, check_maps
+from kdtoolbox.losses.arguments import check_at_least
+from kdtoolbox.losses.inputs import at_least_float32, check_maps, check_predictions
 from kdtoolbox.registry import MODELS
 
 
@@ -46,7 +47,7 @@ def guided_feature_error(
         tensor(0.2500)
     """
     check_maps(student, teacher)
-    check_maps(student_cls, teacher_cls)
+    check_predictions(student_cls, teacher_cls)
     _check_logits(student, student_cls)
     with torch.autocast(student.device.type, enabled=False):
         student, teacher = at_least_float32(student, teacher)
@@ -74,6 +75,9 @@ class PFILoss(nn.Module):
         legacy_logits: Compare the logits instead of the probabilities.
         loss_weight: Factor on the loss. Unverified: 1.5 is recalled from the paper.
 
+    Raises:
+        ValueError: If `loss_weight` is no finite number of at least 0.
+
     Example:
         >>> PFILoss().loss_weight
         1.5
@@ -81,8 +85,11 @@ class PFILoss(nn.Module):
 
     per_level = False
 
+    reads_classes = True
+
     def __init__(self, legacy_logits: bool = False, loss_weight: float = 1.5) -> None:
         super().__init__()
+        check_at_least('PFILoss', 0, loss_weight=loss_weight)
         self.legacy_logits = legacy_logits
         self.loss_weight = loss_weight
 

@@ -9,6 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdtoolbox.losses.arguments import (
+    check_above,
+    check_at_least,
+    check_counts,
+    check_share,
+)
 from kdtoolbox.losses.inputs import at_least_float32, check_maps
 from kdtoolbox.losses.pgd_masks import teacher_masks
 from kdtoolbox.losses.targets import DenseTargets
@@ -172,12 +178,17 @@ class PGDClsLoss(nn.Module):
         legacy_cross_image: See `pgd_cls_terms`.
         loss_weight: Factor on all terms.
 
+    Raises:
+        ValueError: If a number is not in the range of its argument.
+
     Example:
         >>> PGDClsLoss(topk=30, foreground_weight=0.04, background_weight=0.02).topk
         30
     """
 
     per_level = False
+
+    reads_classes = True
 
     def __init__(
         self,
@@ -192,6 +203,19 @@ class PGDClsLoss(nn.Module):
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
+        check_counts('PGDClsLoss', topk=topk)
+        factors = {f'level_weights[{i}]': x for i, x in enumerate(level_weights)}
+        check_at_least('PGDClsLoss', 0, **factors)
+        check_share('PGDClsLoss', iou_exponent=iou_exponent)
+        check_above('PGDClsLoss', 0, temperature=temperature)
+        check_at_least(
+            'PGDClsLoss',
+            0,
+            foreground_weight=foreground_weight,
+            background_weight=background_weight,
+            attention_weight=attention_weight,
+            loss_weight=loss_weight,
+        )
         self.iou_exponent = iou_exponent
         self.topk = topk
         self.temperature = temperature
@@ -255,12 +279,17 @@ class PGDRegLoss(nn.Module):
         attention_weight: Factor on the attention.
         loss_weight: Factor on both terms.
 
+    Raises:
+        ValueError: If a number is not in the range of its argument.
+
     Example:
         >>> PGDRegLoss(topk=30, foreground_weight=0.064).iou_exponent
         0.6
     """
 
     per_level = False
+
+    reads_classes = True
 
     def __init__(
         self,
@@ -272,6 +301,16 @@ class PGDRegLoss(nn.Module):
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
+        check_counts('PGDRegLoss', topk=topk)
+        check_share('PGDRegLoss', iou_exponent=iou_exponent)
+        check_above('PGDRegLoss', 0, temperature=temperature)
+        check_at_least(
+            'PGDRegLoss',
+            0,
+            foreground_weight=foreground_weight,
+            attention_weight=attention_weight,
+            loss_weight=loss_weight,
+        )
         self.iou_exponent = iou_exponent
         self.topk = topk
         self.temperature = temperature

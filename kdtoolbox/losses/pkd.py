@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.inputs import check_maps
 from kdtoolbox.registry import MODELS
 
@@ -112,6 +113,9 @@ class PKDLoss(nn.Module):
         loss_weight: Factor on the loss. The paper uses 6 for two-stage and 10 for
             one-stage detectors.
 
+    Raises:
+        ValueError: If `loss_weight` is no finite number of at least 0.
+
     Example:
         >>> loss = PKDLoss(loss_weight=6.0)
         >>> loss(torch.eye(4).expand(2, 8, 4, 4), torch.eye(4).expand(2, 8, 4, 4))
@@ -120,6 +124,7 @@ class PKDLoss(nn.Module):
 
     def __init__(self, loss_weight: float = 1.0) -> None:
         super().__init__()
+        check_at_least('PKDLoss', 0, loss_weight=loss_weight)
         self.loss_weight = loss_weight
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:

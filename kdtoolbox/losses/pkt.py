@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.rows import check_grid, mean_of_pairs, read_rows
 from kdtoolbox.registry import MODELS
 
@@ -72,6 +73,7 @@ class PKTLoss(nn.Module):
 
     def __init__(self, grid: int | None = 4, loss_weight: float = 30000.0) -> None:
         super().__init__()
+        check_at_least('PKTLoss', 0, loss_weight=loss_weight)
         self.grid = check_grid('PKTLoss', grid)
         self.loss_weight = loss_weight
 

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.crosskd import box_loss
 from kdtoolbox.losses.inputs import at_least_float32
 from kdtoolbox.losses.query_classes import query_weights
@@ -84,6 +85,9 @@ class QueryBoxLoss(nn.Module):
             train their own boxes with.
         loss_weight: Factor on both.
 
+    Raises:
+        ValueError: If a number is not in the range of its argument.
+
     Example:
         >>> boxes = torch.full((6, 4), 0.5)
         >>> QueryBoxLoss()(boxes, boxes, torch.zeros(6, 80))
@@ -97,6 +101,13 @@ class QueryBoxLoss(nn.Module):
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
+        check_at_least(
+            'QueryBoxLoss',
+            0,
+            l1_weight=l1_weight,
+            giou_weight=giou_weight,
+            loss_weight=loss_weight,
+        )
         self.l1_weight = l1_weight
         self.giou_weight = giou_weight
         self.loss_weight = loss_weight

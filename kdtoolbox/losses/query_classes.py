@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.inputs import at_least_float32
 from kdtoolbox.losses.logits import check_logits
 from kdtoolbox.registry import MODELS
@@ -78,13 +79,19 @@ class QueryClassLoss(nn.Module):
     Args:
         loss_weight: Factor on the loss.
 
+    Raises:
+        ValueError: If `loss_weight` is no finite number of at least 0.
+
     Example:
         >>> QueryClassLoss()(torch.ones(6, 80), torch.ones(6, 80))
         tensor(0.)
     """
 
+    reads_classes = True
+
     def __init__(self, loss_weight: float = 1.0) -> None:
         super().__init__()
+        check_at_least('QueryClassLoss', 0, loss_weight=loss_weight)
         self.loss_weight = loss_weight
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:

@@ -6,7 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdtoolbox.losses.inputs import at_least_float32, check_maps
+from kdtoolbox.losses.arguments import check_at_least
+from kdtoolbox.losses.inputs import (
+    SAME_CLASSES,
+    at_least_float32,
+    check_predictions,
+)
 from kdtoolbox.losses.logits import check_labels
 from kdtoolbox.registry import MODELS
 
@@ -98,7 +103,7 @@ def objectness_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Ten
 
 
 def _binary_divergence(student: Tensor, teacher: Tensor) -> Tensor:
-    check_maps(student, teacher)
+    check_predictions(student, teacher)
     with torch.autocast(student.device.type, enabled=False):
         student, teacher = at_least_float32(student, teacher)
         # Both logarithms, so that nothing cancels where the sigmoid saturates.
@@ -114,7 +119,8 @@ def _check_deltas(student: Tensor, teacher: Tensor, labels: Tensor) -> None:
             f'expected box deltas (R, 4 * K) of the same RoIs and classes, got student '
             f'{tuple(student.shape)} and teacher {tuple(teacher.shape)}; name those of '
             "type='kdtoolbox.RoIDistiller': student='student.roi_reg', "
-            "teacher='teacher.roi_reg'"
+            "teacher='teacher.roi_reg'. Where their classes differ, "
+            f'{SAME_CLASSES}'
         )
     check_labels(labels, len(student))
 
@@ -126,14 +132,20 @@ class RoIRegressionLoss(nn.Module):
     Args:
         loss_weight: Factor on the loss.
 
+    Raises:
+        ValueError: If `loss_weight` is no finite number of at least 0.
+
     Example:
         >>> loss = RoIRegressionLoss()
         >>> loss(torch.ones(6, 8), torch.ones(6, 8), torch.arange(6) % 3)
         tensor(0.)
     """
 
+    reads_classes = True
+
     def __init__(self, loss_weight: float = 1.0) -> None:
         super().__init__()
+        check_at_least('RoIRegressionLoss', 0, loss_weight=loss_weight)
         self.loss_weight = loss_weight
 
     def forward(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
@@ -148,6 +160,9 @@ class ObjectnessLoss(nn.Module):
     Args:
         loss_weight: Factor on the loss.
 
+    Raises:
+        ValueError: If `loss_weight` is no finite number of at least 0.
+
     Example:
         >>> loss = ObjectnessLoss()
         >>> loss([torch.ones(2, 3, 8, 8)], [torch.ones(2, 3, 8, 8)])
@@ -158,6 +173,7 @@ class ObjectnessLoss(nn.Module):
 
     def __init__(self, loss_weight: float = 0.5) -> None:
         super().__init__()
+        check_at_least('ObjectnessLoss', 0, loss_weight=loss_weight)
         self.loss_weight = loss_weight
 
     def forward(self, student: list[Tensor], teacher: list[Tensor]) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.inputs import at_least_float32, check_maps
 from kdtoolbox.registry import MODELS
 
@@ -61,6 +62,9 @@ class HCLLoss(nn.Module):
         loss_weight: Factor on the loss. The authors use 1 for Faster R-CNN R101 to R50
             and for RetinaNet.
 
+    Raises:
+        ValueError: If `loss_weight` is no finite number of at least 0.
+
     Example:
         >>> HCLLoss().loss_weight
         1.0
@@ -68,6 +72,7 @@ class HCLLoss(nn.Module):
 
     def __init__(self, loss_weight: float = 1.0) -> None:
         super().__init__()
+        check_at_least('HCLLoss', 0, loss_weight=loss_weight)
         self.loss_weight = loss_weight
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kdtoolbox.losses.arguments import check_at_least, check_counts
 from kdtoolbox.losses.rows import check_grid, mean_of_pairs, read_rows
 from kdtoolbox.registry import MODELS
 
@@ -101,11 +102,14 @@ class RKDLoss(nn.Module):
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        if max_rows < 2:
-            raise ValueError(
-                f'RKDLoss: max_rows must be at least 2, got {max_rows!r}; write for '
-                'instance max_rows=128 in the entry of this loss under `losses`'
-            )
+        check_counts('RKDLoss', least=2, max_rows=max_rows)
+        check_at_least(
+            'RKDLoss',
+            0,
+            distance_weight=distance_weight,
+            angle_weight=angle_weight,
+            loss_weight=loss_weight,
+        )
         self.grid = check_grid('RKDLoss', grid)
         self.max_rows = max_rows
         self.normalize = normalize

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from kdtoolbox.losses.inputs import at_least_float32, check_maps
+from kdtoolbox.losses.arguments import check_at_least
+from kdtoolbox.losses.inputs import at_least_float32, check_predictions
 from kdtoolbox.losses.targets import DenseTargets, pad_boxes
 from kdtoolbox.registry import MODELS
 
@@ -94,6 +95,9 @@ class RMLoss(nn.Module):
     Args:
         loss_weight: Factor on the loss. Unverified: 4 is recalled from the paper.
 
+    Raises:
+        ValueError: If `loss_weight` is no finite number of at least 0.
+
     Example:
         >>> RMLoss().loss_weight
         4.0
@@ -101,8 +105,11 @@ class RMLoss(nn.Module):
 
     per_level = False
 
+    reads_classes = True
+
     def __init__(self, loss_weight: float = 4.0) -> None:
         super().__init__()
+        check_at_least('RMLoss', 0, loss_weight=loss_weight)
         self.loss_weight = loss_weight
 
     def forward(
@@ -119,7 +126,7 @@ class RMLoss(nn.Module):
                 predictions that the head trains.
         """
         for pair in zip(student, teacher, strict=True):
-            check_maps(*pair)
+            check_predictions(*pair)
         _check_predictions(student, targets)
         gt_inds = torch.cat(targets.gt_inds, dim=1)
         _, _, exist = pad_boxes(data_samples, gt_inds.device)

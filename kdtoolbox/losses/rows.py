@@ -3,6 +3,7 @@
 from torch import Tensor
 from torch.nn import functional
 
+from kdtoolbox.losses.arguments import check_counts
 from kdtoolbox.losses.inputs import at_least_float32
 
 
@@ -65,11 +66,8 @@ def check_grid(owner: str, grid: int | None) -> int | None:
         >>> check_grid('SPLoss', 4)
         4
     """
-    if grid is not None and grid < 1:
-        raise ValueError(
-            f'{owner}: grid must be at least 1 or None, got {grid!r}; write for '
-            'instance grid=4 in the entry of this loss under `losses`'
-        )
+    if grid is not None:
+        check_counts(owner, grid=grid)
     return grid
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.kd import kd_divergence
 from kdtoolbox.losses.logits import (
     ClassLogits,
@@ -39,7 +40,7 @@ def sdd_loss(
 
     Deviation: the paper classifies images, all windows of which have the image's label;
     pooled maps of a segmentor and a label for each window are this toolbox's own port.
-    Deviation: pixels labelled 255 are in no window.
+    Deviation: ignored pixels are in no window.
 
     Args:
         student: Logits (N, K, H, W).
@@ -119,6 +120,8 @@ class SDDLoss(nn.Module):
         tensor(0.)
     """
 
+    reads_classes = True
+
     def __init__(
         self,
         grids: Sequence[int] = (1, 2, 4),
@@ -126,6 +129,7 @@ class SDDLoss(nn.Module):
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
+        check_at_least('SDDLoss', 0, loss_weight=loss_weight)
         if list(grids)[:1] != [1] or not all(
             isinstance(grid, int) and grid > 0 for grid in grids
         ):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kdtoolbox.losses.arguments import check_at_least, check_counts
 from kdtoolbox.losses.inputs import at_least_float32, check_maps
 from kdtoolbox.registry import MODELS
 
@@ -77,6 +78,9 @@ class SemCKDLoss(nn.Module):
         width: Width of queries and keys.
         loss_weight: Factor on the loss. The authors use 400 and 50 for classification.
 
+    Raises:
+        ValueError: If a number is not in the range of its argument.
+
     Example:
         >>> loss = SemCKDLoss([4, 8], [8, 8])
         >>> shallow, deep = torch.ones(2, 4, 6, 6), torch.ones(2, 8, 3, 3)
@@ -95,6 +99,14 @@ class SemCKDLoss(nn.Module):
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
+        check_counts(
+            'SemCKDLoss',
+            student_channels=student_channels,
+            teacher_channels=teacher_channels,
+            pool=pool,
+            width=width,
+        )
+        check_at_least('SemCKDLoss', 0, loss_weight=loss_weight)
         self.channels = dict(
             student=list(student_channels), teacher=list(teacher_channels)
         )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kdtoolbox.losses.arguments import check_at_least, check_counts, check_share
 from kdtoolbox.losses.inputs import at_least_float32, check_positions
 from kdtoolbox.registry import MODELS
 
@@ -114,16 +115,10 @@ class SKDPairwiseLoss(nn.Module):
         loss_weight: float = 0.5,
     ) -> None:
         super().__init__()
-        if not 0 < scale <= 1:
-            raise ValueError(
-                f'SKDPairwiseLoss: scale must be above 0 and at most 1, got {scale!r}; '
-                'write for instance scale=0.5, or cells=2 for patches of 2 x 2 cells'
-            )
-        if cells is not None and cells < 1:
-            raise ValueError(
-                f'SKDPairwiseLoss: cells must be 1 or more, got {cells!r}; write for '
-                'instance cells=2'
-            )
+        check_at_least('SKDPairwiseLoss', 0, loss_weight=loss_weight)
+        check_share('SKDPairwiseLoss', zero=False, scale=scale)
+        if cells is not None:
+            check_counts('SKDPairwiseLoss', cells=cells)
         self.scale = scale
         self.cells = cells
         self.legacy_detached_norm = legacy_detached_norm

@@ -13,6 +13,7 @@ from torch.func import functional_call
 from torch.linalg import vector_norm
 from torch.nn.utils.parametrizations import spectral_norm
 
+from kdtoolbox.losses.arguments import check_at_least, check_counts
 from kdtoolbox.losses.logits import check_logits, read_logits
 from kdtoolbox.registry import MODELS
 
@@ -144,7 +145,7 @@ class SKDHolisticLoss(nn.Module):
     Deviation: the paper's critic sees the image as well, that of the authors' code the
     logits alone, as here. It has fewer layers than theirs.
 
-    Deviation: pixels labelled 255 do not count, where the authors' code counts them.
+    Deviation: ignored pixels do not count, where the authors' code counts them.
 
     Args:
         num_classes: Channels of the logits.
@@ -155,11 +156,16 @@ class SKDHolisticLoss(nn.Module):
         penalty_weight: Factor on the gradient penalty within the critic's term.
         loss_weight: Factor on both terms.
 
+    Raises:
+        ValueError: If a number is not in the range of its argument.
+
     Example:
         >>> loss = SKDHolisticLoss(num_classes=19)
         >>> sorted(loss(torch.ones(2, 19, 8, 8), torch.zeros(2, 19, 8, 8)))
         ['critic', 'generator']
     """
+
+    reads_classes = True
 
     def __init__(
         self,
@@ -170,6 +176,15 @@ class SKDHolisticLoss(nn.Module):
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
+        check_counts('SKDHolisticLoss', least=2, num_classes=num_classes)
+        check_at_least(
+            'SKDHolisticLoss',
+            0,
+            generator_weight=generator_weight,
+            critic_weight=critic_weight,
+            penalty_weight=penalty_weight,
+            loss_weight=loss_weight,
+        )
         self.num_classes = num_classes
         self.generator_weight = generator_weight
         self.critic_weight = critic_weight

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.rows import check_grid, mean_of_pairs, read_rows
 from kdtoolbox.registry import MODELS
 
@@ -65,6 +66,7 @@ class SPLoss(nn.Module):
 
     def __init__(self, grid: int | None = 4, loss_weight: float = 3000.0) -> None:
         super().__init__()
+        check_at_least('SPLoss', 0, loss_weight=loss_weight)
         self.grid = check_grid('SPLoss', grid)
         self.loss_weight = loss_weight
 

@@ -1,6 +1,5 @@
 """KD of logits on a sphere (spherical KD, arXiv:2010.07485)."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kdtoolbox.losses.arguments import check_above, check_at_least
 from kdtoolbox.losses.kd import kd_divergence
 from kdtoolbox.losses.logits import check_logits, check_tau, read_logits
 from kdtoolbox.registry import MODELS
@@ -26,7 +26,7 @@ def spherical_kd_loss(
     RoI or a pixel, to mean 0 and variance 1, of divisor K; `radius` scales them then.
 
     Deviation: the student's own loss is left as it is, where the authors' code gives it
-    the normalised logits too. Pixels labelled 255 do not count.
+    the normalised logits too. Ignored pixels do not count.
 
     Args:
         student: Logits (R, K) or (N, K, H, W), K at least 3: two normalised logits say
@@ -81,15 +81,14 @@ class SphericalKDLoss(nn.Module):
         tensor(0.)
     """
 
+    reads_classes = True
+
     def __init__(
         self, radius: float = 2.0, tau: float = 4.0, loss_weight: float = 1.0
     ) -> None:
         super().__init__()
-        if not (math.isfinite(radius) and radius > 0):
-            raise ValueError(
-                f'SphericalKDLoss: radius must be a finite number above 0, got '
-                f'{radius!r}; the authors take 2.0 to 3.0'
-            )
+        check_above('SphericalKDLoss', 0, radius=radius)
+        check_at_least('SphericalKDLoss', 0, loss_weight=loss_weight)
         self.radius = radius
         self.tau = check_tau('SphericalKDLoss', tau)
         self.loss_weight = loss_weight

@@ -4,11 +4,10 @@ The projector is a `kdtoolbox.connectors.ConvConnector` with a norm, the norm of
 teacher a `kdtoolbox.connectors.NormConnector`; the paper's KL divergence is `KDLoss`.
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
 
+from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.inputs import at_least_float32
 from kdtoolbox.registry import MODELS
 
@@ -76,12 +75,8 @@ class SRDLoss(nn.Module):
 
     def __init__(self, exponent: float = 4.0, loss_weight: float = 1.0) -> None:
         super().__init__()
-        if not (math.isfinite(exponent) and exponent >= 1):
-            raise ValueError(
-                f'SRDLoss: exponent must be a finite number of at least 1, got '
-                f'{exponent!r}; write for instance exponent=4.0 in the entry of this '
-                'loss under `losses`'
-            )
+        check_at_least('SRDLoss', 1, exponent=exponent)
+        check_at_least('SRDLoss', 0, loss_weight=loss_weight)
         self.exponent = exponent
         self.loss_weight = loss_weight
 

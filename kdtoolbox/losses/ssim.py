@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from kdtoolbox.losses.arguments import check_above, check_at_least, check_counts
 from kdtoolbox.losses.inputs import check_maps
 from kdtoolbox.registry import MODELS
 
@@ -156,16 +157,9 @@ class SSIMLoss(nn.Module):
         self, window: int = 11, max_val: float = 1.0, loss_weight: float = 2.0
     ) -> None:
         super().__init__()
-        if window < 1 or window % 2 == 0:
-            raise ValueError(
-                f'SSIMLoss: window must be odd, got {window!r}; write for instance '
-                'window=11 in the entry of this loss under `losses`'
-            )
-        if not max_val > 0:
-            raise ValueError(
-                f'SSIMLoss: max_val must be above 0, got {max_val!r}; write for '
-                'instance max_val=1.0 in the entry of this loss under `losses`'
-            )
+        check_counts('SSIMLoss', odd=True, window=window)
+        check_above('SSIMLoss', 0, max_val=max_val)
+        check_at_least('SSIMLoss', 0, loss_weight=loss_weight)
         self.window = window
         self.max_val = max_val
         self.loss_weight = loss_weight

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.kd import kd_divergence
 from kdtoolbox.losses.logits import check_tau, read_logits
 from kdtoolbox.registry import MODELS
@@ -28,7 +29,7 @@ def ttm_loss(
     the sum before the normalisation, the larger the less sure the teacher is, or 1 if
     not `weighted`. Equal logits are not 0: the student is to be as soft as the target.
 
-    Deviation: pixels labelled 255 do not count; the authors' code has rows alone.
+    Deviation: ignored pixels do not count; the authors' code has rows alone.
 
     Args:
         student: Logits (R, K) or (N, K, H, W).
@@ -72,13 +73,15 @@ class TTMLoss(nn.Module):
         loss_weight: Factor on the loss. The authors take about 45 on CIFAR-100.
 
     Raises:
-        ValueError: If `tau` is not a finite number above 0.
+        ValueError: If `tau` is not a finite number above 0, or a weight is below 0.
 
     Example:
         >>> loss = TTMLoss(tau=4.0, weighted=True)
         >>> loss(torch.zeros(2, 19, 8, 8), torch.ones(2, 19, 8, 8))
         tensor(0.)
     """
+
+    reads_classes = True
 
     def __init__(
         self,
@@ -88,6 +91,7 @@ class TTMLoss(nn.Module):
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
+        check_at_least('TTMLoss', 0, loss_weight=loss_weight)
         self.tau = check_tau('TTMLoss', tau)
         self.weighted = weighted
         self.use_sigmoid = use_sigmoid

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kdtoolbox.losses.arguments import check_above, check_at_least, check_counts
 from kdtoolbox.losses.inputs import at_least_float32, check_maps
 from kdtoolbox.registry import MODELS
 
@@ -78,12 +79,9 @@ class VIDLoss(nn.Module):
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        if not init_variance > EPS:
-            raise ValueError(
-                f'VIDLoss: init_variance must be above {EPS}, got {init_variance!r}; '
-                'write for instance init_variance=5.0 in the entry of this loss under '
-                '`losses`'
-            )
+        check_counts('VIDLoss', channels=channels, num_levels=num_levels)
+        check_above('VIDLoss', EPS, init_variance=init_variance)
+        check_at_least('VIDLoss', 0, loss_weight=loss_weight)
         start = math.log(math.expm1(init_variance - EPS))
         self.scales = nn.Parameter(torch.full((num_levels, channels), start))
         self.loss_weight = loss_weight

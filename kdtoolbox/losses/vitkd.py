@@ -8,6 +8,7 @@ maps, a `kdtoolbox.connectors.ConvConnector` aligns their channels.
 import torch
 from torch import Tensor, nn
 
+from kdtoolbox.losses.arguments import check_at_least, check_counts, check_share
 from kdtoolbox.losses.inputs import at_least_float32, check_maps
 from kdtoolbox.registry import MODELS
 
@@ -64,12 +65,9 @@ class ViTKDLoss(nn.Module):
         self, channels: int, mask_ratio: float = 0.5, loss_weight: float = 3e-6
     ) -> None:
         super().__init__()
-        if not 0 < mask_ratio < 1:
-            raise ValueError(
-                f'ViTKDLoss: mask_ratio must be above 0 and below 1, got '
-                f'{mask_ratio!r}; write for instance mask_ratio=0.5 in the entry of '
-                'this loss under `losses`'
-            )
+        check_counts('ViTKDLoss', channels=channels)
+        check_share('ViTKDLoss', zero=False, one=False, mask_ratio=mask_ratio)
+        check_at_least('ViTKDLoss', 0, loss_weight=loss_weight)
         self.channels = channels
         self.mask_ratio = mask_ratio
         self.loss_weight = loss_weight

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.logits import check_tau, read_logits, require_labels
 from kdtoolbox.registry import MODELS
 
@@ -25,7 +26,7 @@ def wsld_loss(
         \omega_r = 1 - \exp(-\frac{H(y, softmax(S_r))}{H(y, softmax(T_r)) + 10^{-7}})
 
     H is the cross entropy and y the row's label; the weights receive no gradient. A row
-    is an RoI or a pixel whose label is not 255, and R is their number. Equal logits
+    is an RoI or a pixel that is not ignored, and R is their number. Equal logits
     give no gradient, but a value above 0.
 
     Args:
@@ -71,7 +72,7 @@ class WSLDLoss(nn.Module):
         loss_weight: Factor on the loss. The authors use 2.5 on ImageNet.
 
     Raises:
-        ValueError: If `tau` is not a finite number above 0.
+        ValueError: If `tau` is not a finite number above 0, or a weight is below 0.
 
     Example:
         >>> loss = WSLDLoss(loss_weight=2.5)
@@ -79,8 +80,11 @@ class WSLDLoss(nn.Module):
         tensor(10.1736)
     """
 
+    reads_classes = True
+
     def __init__(self, tau: float = 2.0, loss_weight: float = 1.0) -> None:
         super().__init__()
+        check_at_least('WSLDLoss', 0, loss_weight=loss_weight)
         self.tau = check_tau('WSLDLoss', tau)
         self.loss_weight = loss_weight
 

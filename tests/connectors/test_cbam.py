@@ -15,28 +15,40 @@ def build() -> CBAMConnector:
     return CBAMConnector([4, 6], out_channels=[8, 5], reduction=2).double()
 
 
-def naive_gates(level: Tensor, channel: list, spatial: Tensor | None) -> Tensor:
-    """One image, value by value: `channel` weighs the two pools, `spatial` is 7x7."""
+def naive_gates(
+    level: Tensor, channel: list, spatial: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """One image, value by value: `channel` weighs the two pools, `spatial` is 7x7.
+
+    Returns the image under the first gate, and the logits (H, W) of the second.
+    """
     level = torch.stack(
         [x * torch.sigmoid(g) for x, g in zip(level, channel, strict=True)]
     )
-    refined = torch.empty_like(level)
     _, height, width = level.shape
+    gates = level.new_zeros(height, width)
     pools = torch.stack([level.max(0).values, level.mean(0)])
     for y in range(height):
         for x in range(width):
             if spatial is None:
-                gate = pools[:, y, x].sum()
+                gates[y, x] = pools[:, y, x].sum()
             else:
-                gate = sum(
+                gates[y, x] = sum(
                     spatial[p, dy + 3, dx + 3] * pools[p, y + dy, x + dx]
                     for p in range(2)
                     for dy in range(-3, 4)
                     for dx in range(-3, 4)
                     if 0 <= y + dy < height and 0 <= x + dx < width
                 )
-            refined[:, y, x] = level[:, y, x] * torch.sigmoid(gate)
-    return refined
+    return level, gates
+
+
+def naive_norm(maps: Tensor, norm: torch.nn.Module) -> Tensor:
+    """A batch norm in training, over all axes but the channels."""
+    mean = maps.mean((0, 2, 3), keepdim=True)
+    variance = maps.var((0, 2, 3), unbiased=False, keepdim=True)
+    normalized = (maps - mean) / (variance + norm.eps).sqrt()
+    return normalized * norm.weight[:, None, None] + norm.bias[:, None, None]
 
 
 def test_fixed_gates_are_those_of_the_formula() -> None:
@@ -44,31 +56,32 @@ def test_fixed_gates_are_those_of_the_formula() -> None:
     [found] = FixedCBAMConnector()([level])
     for image, refined in zip(level, found, strict=True):
         channel = [x.mean() + x.max() for x in image]
-        torch.testing.assert_close(refined, naive_gates(image, channel, None))
+        gated, gates = naive_gates(image, channel, None)
+        torch.testing.assert_close(refined, gated * gates.sigmoid())
     assert not list(FixedCBAMConnector().state_dict())
 
 
 def test_learned_gates_are_those_of_the_formula() -> None:
     connector = build()
+    for _, norm in connector.spatial_gates:
+        torch.nn.init.constant_(norm.weight, 1.7)
+        torch.nn.init.constant_(norm.bias, -0.6)
     levels = maps((2, 4, 5, 3), (2, 6, 2, 3))
     found = connector(levels)
     assert [tuple(x.shape) for x in found] == [(2, 8, 5, 3), (2, 5, 2, 3)]
     for index, level in enumerate(levels):
         first, _, last = connector.channel_gates[index]
-        refined = []
+        conv, norm = connector.spatial_gates[index]
+        parts = []
         for image in level:
             pools = image.mean((1, 2)), image.amax((1, 2))
             gates = [last(first(pool).relu()) for pool in pools]
-            weight = connector.spatial_gates[index].weight[0]
-            refined.append(naive_gates(image, list(gates[0] + gates[1]), weight))
+            parts.append(naive_gates(image, list(gates[0] + gates[1]), conv.weight[0]))
+        gated, gates = (torch.stack(part) for part in zip(*parts, strict=True))
+        refined = gated * naive_norm(gates[:, None], norm).sigmoid()
         conv, norm = connector.projections[index]
-        expected = torch.einsum(
-            'oi,nihw->nohw', conv.weight[..., 0, 0], torch.stack(refined)
-        )
-        mean = expected.mean((0, 2, 3), keepdim=True)
-        variance = expected.var((0, 2, 3), unbiased=False, keepdim=True)
-        expected = (expected - mean) / (variance + norm.eps).sqrt()
-        torch.testing.assert_close(found[index], expected)
+        expected = torch.einsum('oi,nihw->nohw', conv.weight[..., 0, 0], refined)
+        torch.testing.assert_close(found[index], naive_norm(expected, norm))
 
 
 def test_every_weight_and_the_wire_get_a_gradient() -> None:

@@ -113,12 +113,6 @@ def test_autocast() -> None:
         torch.testing.assert_close(half, full, rtol=0, atol=atol)
 
 
-@pytest.mark.parametrize('ratio', [-0.1, 1.0, 65])
-def test_a_wrong_ratio_is_refused(ratio: float) -> None:
-    with pytest.raises(ValueError, match=f'below 1, got {ratio}; .*mask_ratio=0.65'):
-        build(ratio)
-
-
 def test_another_pyramid_is_refused() -> None:
     with pytest.raises(ValueError, match=r'\[4, 4\].*has \[4\]; set num_levels=1'):
         build()(maps((6, 5)))

@@ -61,8 +61,6 @@ def test_masks_are_those_of_mask2former() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     layers, features = factors()
-    with pytest.raises(ValueError, match='pool must be at least 1, got 0'):
-        QueryMaskConnector(0)
     with pytest.raises(ValueError, match=r'expected one map .*pixel_decoder.mask_fea'):
         QueryMaskConnector()(layers, [features, features])
     with pytest.raises(ValueError, match=r'\(N, Q, C\) .* got \(2, 4, 6\)'):

@@ -338,7 +338,7 @@ CASES: dict[str, list[Case]] = {
         on(fpn, wide, labelled=True, **either({}, dict(legacy_count_ignored=True)))
     ],
     'KDLoss': logits(*SIGMOID),
-    'LDClsLoss': [on(cls)],
+    'LDClsLoss': [on(cls, least=dict(classes=2))],
     'LDLoss': [
         on(
             distribution,

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
+from kdtoolbox.losses.logits import IGNORED
 from kdtoolbox.losses.targets import DenseTargets, pad_boxes
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
@@ -37,7 +38,7 @@ SITUATIONS = [
 SHARED = ('classifier', 'margin')
 """Wires that are not of single images."""
 
-BINS, QUERIES, IGNORED = 3, 4, 255
+BINS, QUERIES = 3, 4
 
 
 @dataclass(frozen=True)
@@ -204,6 +205,7 @@ def _sample(scene: Scene, kinds: tuple[str, ...], generator: torch.Generator) ->
     )
     if scene.pixels != 'none':
         data = _labels(scene, (1, 2 * scene.sizes[0][0], scene.shape[1]), generator)
+        data = data.where(data != IGNORED, 255)
         sample.gt_sem_seg = SimpleNamespace(data=data)
     return sample
 

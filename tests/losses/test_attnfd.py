@@ -1,9 +1,11 @@
+import re
+
 import pytest
 import torch
 from golden import assert_golden, load_golden, waves
 from torch import Tensor
 
-from kdtoolbox.connectors import CBAMConnector
+from kdtoolbox.connectors import CBAMConnector, FixedCBAMConnector
 from kdtoolbox.losses.attnfd import AttnFDLoss, attnfd_loss
 from kdtoolbox.registry import MODELS
 from kdtoolbox.testing import check_loss
@@ -28,6 +30,41 @@ def test_golden(dtype: torch.dtype) -> None:
     loss = MODELS.build(dict(type='kdtoolbox.AttnFDLoss', **arguments))
     levels = list(map(loss, projected, teachers))
     assert_golden(torch.stack(levels).sum(), students, golden)
+
+
+RENAMED = {
+    r'connector\.(\d)': r'projections.\1',
+    r'cbam\.(\d)\.ChannelGate\.mlp\.1': r'channel_gates.\1.0',
+    r'cbam\.(\d)\.ChannelGate\.mlp\.3': r'channel_gates.\1.2',
+    r'cbam\.(\d)\.SpatialGate\.spatial\.conv': r'spatial_gates.\1.0',
+    r'cbam\.(\d)\.SpatialGate\.spatial\.bn': r'spatial_gates.\1.1',
+}
+"""The authors' parameters, and how they are called here."""
+
+
+def renamed(name: str) -> str:
+    for theirs, mine in RENAMED.items():
+        name = re.sub(theirs, mine, name)
+    return name
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
+def test_golden_with_attention(dtype: torch.dtype) -> None:
+    golden = load_golden('attnfd', 'with_cbam', dtype)
+    hyper, students = golden.hyper, golden.inputs['student']
+    widths = hyper['student_channels'], hyper['teacher_channels']
+    connector = CBAMConnector(*widths, reduction=hyper['reduction_ratio']).to(dtype)
+    weights = {renamed(name): value for name, value in golden.params.items()}
+    found = connector.load_state_dict(weights, strict=False)
+    assert not found.unexpected_keys
+    # The running statistics alone, which training does not read.
+    assert all('running' in k or 'tracked' in k for k in found.missing_keys)
+    students = [x.requires_grad_() for x in students]
+    loss = AttnFDLoss(legacy_batch_norm=True, loss_weight=hyper['attn_lambda'])
+    levels = map(
+        loss, connector(students), FixedCBAMConnector()(golden.inputs['teacher'])
+    )
+    assert_golden(torch.stack(list(levels)).sum(), students, golden)
 
 
 def test_closed_form_inputs() -> None:

@@ -57,7 +57,10 @@ def test_naive_loops(kernel: Any, legacy: bool) -> None:
 def test_the_series_is_near_the_gaussian() -> None:
     rows = torch.nn.functional.normalize(ROWS[0].abs())
     expected = (-0.4 * torch.cdist(rows, rows) ** 2).exp()
-    torch.testing.assert_close(correlations(rows), expected, rtol=0, atol=0.05)
+    # What the series leaves out is largest where rows are equal.
+    left_out = 1 - math.exp(-0.8) * (1 + 0.8 + 0.8**2 / 2)
+    atol = left_out + 64 * torch.finfo(torch.float32).eps
+    torch.testing.assert_close(correlations(rows), expected, rtol=0, atol=atol)
 
 
 def test_scales_of_rows_change_nothing_but_for_the_bilinear_kernel() -> None:

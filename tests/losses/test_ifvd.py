@@ -6,7 +6,7 @@ from golden import assert_golden, load_golden, waves
 from torch import Tensor
 
 from kdtoolbox.losses.ifvd import IFVDLoss, class_similarity, ifvd_loss
-from kdtoolbox.losses.logits import pixel_labels
+from kdtoolbox.losses.logits import IGNORED, pixel_labels
 from kdtoolbox.registry import MODELS
 from kdtoolbox.testing import check_loss
 
@@ -59,7 +59,7 @@ def naive_similarity(image: Tensor, labels: Tensor) -> list[Tensor]:
     ]
     cosines = []
     for feature, label in pixels:
-        if label == 255:
+        if label == IGNORED:
             continue
         own = [f for f, other in pixels if other == label]
         center = sum(own) / len(own)
@@ -86,7 +86,7 @@ def test_naive_loops() -> None:
     value.backward()
     expected.backward()
     torch.testing.assert_close(student.grad, reference.grad, rtol=1e-8, atol=1e-12)
-    assert torch.equal(student.grad.abs().sum(1) > 0, labels != 255)
+    assert torch.equal(student.grad.abs().sum(1) > 0, labels != IGNORED)
 
 
 def test_a_scale_of_the_features_changes_nothing() -> None:
@@ -101,7 +101,7 @@ def test_pixels_alone_in_their_class_are_like_it() -> None:
     torch.testing.assert_close(class_similarity(STUDENT, alone), torch.ones(2, 6, 5))
 
 
-@pytest.mark.parametrize('label', [0, 255])
+@pytest.mark.parametrize('label', [0, IGNORED])
 def test_no_classes_and_features_of_zero_give_zero(label: int) -> None:
     student = torch.zeros(2, 4, 6, 5, requires_grad=True)
     maps = student if label == 0 else student + STUDENT

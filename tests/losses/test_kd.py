@@ -89,9 +89,11 @@ def test_contract(pair: Any) -> None:
 def test_refusals() -> None:
     with pytest.raises(ValueError, match=r'rows \(R, K\) or maps .*student \(5,\)'):
         kd_loss(torch.zeros(5), torch.zeros(5))
-    with pytest.raises(ValueError, match=r'\(6, 5\).*\(6, 4\) differ.*RoIDistiller'):
+    with pytest.raises(ValueError, match=r'\(6, 5\).*\(4, 5\) differ.*RoIDistiller'):
+        kd_loss(ROWS[0], ROWS[1][:4])
+    with pytest.raises(ValueError, match=r'\(6, 5\).*\(6, 4\) differ.*`num_classes`'):
         kd_loss(ROWS[0], ROWS[1][:, :4])
-    with pytest.raises(ValueError, match='at least 2 classes'):
+    with pytest.raises(ValueError, match='at least 2 classes.*use_sigmoid=True'):
         kd_loss(*(rows[:, :1] for rows in ROWS))
     for tau in (0.0, -1.0, math.inf):
         with pytest.raises(ValueError, match=rf'KDLoss: tau .* got {tau}'):

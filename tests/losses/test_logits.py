@@ -4,11 +4,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 from golden import waves
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
 from torch import Tensor
 
 from kdtoolbox import losses
 from kdtoolbox.losses.kd import KDLoss, kd_loss
-from kdtoolbox.losses.logits import pixel_labels, read_logits
+from kdtoolbox.losses.logits import IGNORED, number_classes, pixel_labels, read_logits
 from kdtoolbox.testing import check_loss
 
 LOSSES = ['CTKDLoss', 'DISTLoss', 'DKDLoss', 'GuidedKDLoss', 'KDLoss', 'LSKDLoss']
@@ -83,7 +85,7 @@ def test_labels_are_the_nearest_ones() -> None:
     labels = torch.arange(64).reshape(1, 8, 8) % 20
     labels[0, 4, 4] = 255
     small = pixel_labels(samples_of(labels), (4, 2), labels.device)
-    assert torch.equal(small, labels[:, ::2, ::4])
+    assert torch.equal(small, labels.where(labels != 255, IGNORED)[:, ::2, ::4])
     assert pixel_labels([SimpleNamespace()], (4, 2), labels.device) is None
 
 
@@ -97,7 +99,9 @@ def test_sigmoid_compares_each_class_with_its_absence() -> None:
 
 def test_sigmoid_rows_have_labels_of_their_class() -> None:
     rows = waves((3, 4), 0.9, 0.3)
-    logits = read_logits(rows, rows, labels=torch.tensor([2, 255, 0]), use_sigmoid=True)
+    logits = read_logits(
+        rows, rows, labels=torch.tensor([2, IGNORED, 0]), use_sigmoid=True
+    )
     assert logits.labels.tolist() == [0, 0, 1, 0, *[1, 0, 0, 0], 1, 0, 0, 0]
     assert logits.valid.tolist() == [True] * 4 + [False] * 4 + [True] * 4
     assert torch.equal(logits.student[2], torch.tensor([0.0, rows[0, 2]]))
@@ -112,8 +116,41 @@ def test_contract(use_sigmoid: bool) -> None:
     check_loss(loss, MAPS[0][:, :, 0, 0], MAPS[1][:, :, 0, 0])
 
 
-def test_255_is_a_class_where_there_are_more() -> None:
+@pytest.mark.parametrize('ignored', [0, 7, -100])
+def test_255_is_a_class_where_the_task_ignores_another(ignored: int) -> None:
+    labels = torch.tensor([[[255, ignored]]])
+    [sample] = samples_of(labels)
+    sample.metainfo = dict(ignore_index=ignored)
+    maps = torch.zeros(1, 300, 1, 2)
+    logits = read_logits(maps, maps, [sample])
+    assert logits.valid.tolist() == [[[True, False]]]
+    assert logits.labels.tolist() == [[[255, 0]]]
+
+
+def test_255_is_a_class_of_rows() -> None:
     rows, labels = torch.zeros(2, 300), torch.tensor([255, 0])
     logits = read_logits(rows, rows, labels=labels)
     assert logits.valid.all()
     assert torch.equal(logits.labels, labels)
+
+
+def test_images_may_ignore_other_labels_and_have_narrow_types() -> None:
+    samples = samples_of(torch.tensor([[[1, 255]], [[1, 255]]], dtype=torch.uint8))
+    samples[1].metainfo = dict(ignore_index=1)
+    found = pixel_labels(samples, (1, 2), torch.device('cpu'))
+    assert found.tolist() == [[[1, IGNORED]], [[IGNORED, 255]]]
+
+
+def test_the_label_to_ignore_is_read_from_samples_of_mmseg() -> None:
+    sample = SegDataSample(metainfo=dict(ignore_index=7))
+    sample.gt_sem_seg = PixelData(data=torch.tensor([[[7, 255]]]))
+    found = pixel_labels([sample], (1, 2), torch.device('cpu'))
+    assert found.tolist() == [[[IGNORED, 255]]]
+
+
+def test_classes_are_numbered_image_by_image() -> None:
+    labels = torch.tensor([[[5, 900], [IGNORED, 5]], [[3, 3], [0, 255]]])
+    found = number_classes(labels)
+    assert found.tolist() == [[[0, 1], [IGNORED, 0]], [[1, 1], [0, 2]]]
+    nothing = torch.full((1, 2, 2), IGNORED)
+    assert torch.equal(number_classes(nothing), nothing)

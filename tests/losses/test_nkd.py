@@ -5,12 +5,13 @@ import torch
 from golden import assert_golden, load_golden, waves
 from torch import Tensor
 
+from kdtoolbox.losses.logits import IGNORED
 from kdtoolbox.losses.nkd import NKDLoss, nkd_terms
 from kdtoolbox.registry import MODELS
 from kdtoolbox.testing import check_loss
 
 STUDENT, TEACHER = waves((6, 5), 0.9, 0.3), 2 * waves((6, 5), 0.7, 0.5, 1.0)
-LABELS = torch.tensor([0, 1, 2, 255, 4, 0])
+LABELS = torch.tensor([0, 1, 2, IGNORED, 4, 0])
 MAPS = waves((2, 4, 3, 2), 0.37, 0.11), 1.3 * waves((2, 4, 3, 2), 0.23, 0.17, 0.4)
 PIXELS = torch.tensor([[[0, 1], [255, 3], [2, 0]], [[3, 3], [1, 255], [0, 2]]])
 
@@ -41,7 +42,7 @@ def test_closed_form_inputs() -> None:
 def naive(student: Tensor, teacher: Tensor, tau: float) -> dict[str, Tensor]:
     target, others = torch.zeros(2, dtype=torch.float64)
     for s, t, label in zip(student, teacher, LABELS.tolist(), strict=True):
-        if label == 255:
+        if label == IGNORED:
             continue
         p, q = s.exp() / s.exp().sum(), t.exp() / t.exp().sum()
         target = target - q[label] * p[label].log() / 5
@@ -71,7 +72,9 @@ def test_naive_loops(name: str, tau: float) -> None:
 def test_pixels_of_maps_are_rows() -> None:
     rows = [maps.movedim(1, -1).reshape(-1, 4) for maps in MAPS]
     terms = nkd_terms(*MAPS, data_samples=samples_of(PIXELS))
-    torch.testing.assert_close(terms, nkd_terms(*rows, PIXELS.flatten()))
+    torch.testing.assert_close(
+        terms, nkd_terms(*rows, PIXELS.where(PIXELS != 255, IGNORED).flatten())
+    )
 
 
 def test_the_other_of_two_classes_has_nothing_to_tell() -> None:
@@ -81,7 +84,7 @@ def test_the_other_of_two_classes_has_nothing_to_tell() -> None:
 
 def test_a_batch_of_ignored_rows_gives_zero() -> None:
     student = STUDENT.clone().requires_grad_()
-    value = sum(nkd_terms(student, TEACHER, torch.full((6,), 255)).values())
+    value = sum(nkd_terms(student, TEACHER, torch.full((6,), IGNORED)).values())
     value.backward()
     assert value == 0
     assert not student.grad.any()

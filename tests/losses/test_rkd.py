@@ -120,5 +120,3 @@ def test_contract(pair: tuple) -> None:
 def test_refusals() -> None:
     with pytest.raises(ValueError, match='not as many'):
         build()(ROWS[0], ROWS[1][:3])
-    with pytest.raises(ValueError, match='max_rows must be at least 2, got 1'):
-        build(max_rows=1)

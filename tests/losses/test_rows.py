@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from kdtoolbox.losses.rows import check_grid, read_rows
+from kdtoolbox.losses.rows import read_rows
 
 MAPS = torch.arange(2 * 3 * 8 * 6, dtype=torch.float64).sin().reshape(2, 3, 8, 6)
 
@@ -41,5 +41,3 @@ def test_refusals() -> None:
         read_rows(MAPS, MAPS[:, :, 0, 0], 4)
     with pytest.raises(ValueError, match=r'\(1, 3, 8, 6\) are not as many.*RoIDist'):
         read_rows(MAPS, MAPS[:1], 4)
-    with pytest.raises(ValueError, match='SPLoss: grid must be at least 1 .* got 0'):
-        check_grid('SPLoss', 0)

@@ -70,5 +70,3 @@ def test_contract(pair: tuple) -> None:
 def test_refusals() -> None:
     with pytest.raises(ValueError, match='not as many'):
         similarity_distance(STUDENT, TEACHER[:1])
-    with pytest.raises(ValueError, match='SPLoss: grid must be at least 1'):
-        SPLoss(grid=0)

@@ -94,7 +94,9 @@ def test_naive_loops(
     value.backward()
     rtol, atol, share = TOLERANCES[dtype]
     torch.testing.assert_close(value.double(), expected, rtol=rtol, atol=atol)
-    atol = 2 * share * float(reference.grad.abs().max())
+    # The sums of a window round, and are divided by the second constant, 0.06 ** 2.
+    noise = 2 * side**2 * torch.finfo(dtype).eps / 0.06**2 / student.numel()
+    atol = 2 * share * float(reference.grad.abs().max()) + noise
     torch.testing.assert_close(student.grad.double(), reference.grad, rtol=0, atol=atol)
 
 
@@ -131,24 +133,13 @@ def test_steps_too_small_for_half_precision_survive_loss_scaling() -> None:
     (2**16 * structural_dissimilarity(student, teacher)).backward()
     reference = student.detach().float().requires_grad_()
     (2**16 * structural_dissimilarity(reference, teacher.float())).backward()
-    atol = 1e-3 * float(reference.grad.abs().max())
+    # The gradient is rounded to half precision once.
+    atol = torch.finfo(torch.float16).eps * float(reference.grad.abs().max())
     torch.testing.assert_close(student.grad.float(), reference.grad, rtol=0, atol=atol)
 
 
 def test_contract() -> None:
     check_loss(SSIMLoss(window=5), STUDENT, TEACHER)
-
-
-@pytest.mark.parametrize('window', [10, 0, -3])
-def test_refuses_an_even_window(window: int) -> None:
-    with pytest.raises(ValueError, match=f'odd, got {window}; .*window=11.*`losses`'):
-        SSIMLoss(window=window)
-
-
-@pytest.mark.parametrize('max_val', [0.0, -1.0, float('nan')])
-def test_refuses_a_size_of_nothing(max_val: float) -> None:
-    with pytest.raises(ValueError, match=f'above 0, got {max_val}; .*max_val=1.0'):
-        SSIMLoss(max_val=max_val)
 
 
 def test_refuses_shapes() -> None:

@@ -6,12 +6,13 @@ import torch
 from golden import assert_golden, load_golden, waves
 from torch import Tensor
 
+from kdtoolbox.losses.logits import IGNORED
 from kdtoolbox.losses.wsld import WSLDLoss, wsld_loss
 from kdtoolbox.registry import MODELS
 from kdtoolbox.testing import check_loss
 
 STUDENT, TEACHER = waves((6, 5), 0.9, 0.3), 2 * waves((6, 5), 0.7, 0.5, 1.0)
-LABELS = torch.tensor([0, 1, 2, 255, 4, 0])
+LABELS = torch.tensor([0, 1, 2, IGNORED, 4, 0])
 MAPS = waves((2, 4, 3, 2), 0.37, 0.11), 1.3 * waves((2, 4, 3, 2), 0.23, 0.17, 0.4)
 PIXELS = torch.tensor([[[0, 1], [255, 3], [2, 0]], [[3, 3], [1, 255], [0, 2]]])
 
@@ -42,7 +43,7 @@ def test_closed_form_inputs() -> None:
 def naive(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
     total = torch.zeros((), dtype=torch.float64)
     for s, t, label in zip(student, teacher, LABELS.tolist(), strict=True):
-        if label == 255:
+        if label == IGNORED:
             continue
         mine, theirs = ((x.exp().sum().log() - x[label]).item() for x in (s, t))
         weight = 1 - math.exp(-mine / (theirs + 1e-7))
@@ -67,7 +68,9 @@ def test_naive_loops(tau: float) -> None:
 def test_pixels_of_maps_are_rows() -> None:
     rows = [maps.movedim(1, -1).reshape(-1, 4) for maps in MAPS]
     value = wsld_loss(*MAPS, data_samples=samples_of(PIXELS))
-    torch.testing.assert_close(value, wsld_loss(*rows, PIXELS.flatten()))
+    torch.testing.assert_close(
+        value, wsld_loss(*rows, PIXELS.where(PIXELS != 255, IGNORED).flatten())
+    )
 
 
 def test_a_row_that_the_student_knows_counts_little() -> None:
@@ -91,7 +94,7 @@ def test_equal_logits_give_no_gradient() -> None:
 
 def test_a_batch_of_ignored_rows_gives_zero() -> None:
     student = STUDENT.clone().requires_grad_()
-    value = wsld_loss(student, TEACHER, torch.full((6,), 255))
+    value = wsld_loss(student, TEACHER, torch.full((6,), IGNORED))
     value.backward()
     assert value == 0
     assert not student.grad.any()

@@ -1,0 +1,117 @@
+"""Checks of the numbers that a config gives to losses and connectors."""
+
+import math
+from typing import Any
+
+
+def check_at_least(owner: str, least: float, **numbers: Any) -> None:
+    """Refuse anything but finite numbers from `least` on, such as weights from 0 on.
+
+    Args:
+        owner: The class whose arguments they are.
+        least: The least of them.
+        **numbers: The numbers by the names of the arguments.
+
+    Raises:
+        ValueError: If one is another.
+
+    Example:
+        >>> check_at_least('KDLoss', 0, loss_weight=2.0)
+    """
+    for name, value in numbers.items():
+        if not (_is_number(value) and value >= least):
+            wanted = f'a finite number of at least {least}'
+            _refuse(owner, name, value, wanted, least + 1.0)
+
+
+def check_above(owner: str, bound: float, **numbers: Any) -> None:
+    """Refuse anything but finite numbers above `bound`, such as temperatures above 0.
+
+    Args:
+        owner: The class whose arguments they are.
+        bound: What they have to exceed.
+        **numbers: The numbers by the names of the arguments.
+
+    Raises:
+        ValueError: If one is another.
+
+    Example:
+        >>> check_above('ABLoss', 0, margin=1.0)
+    """
+    for name, value in numbers.items():
+        if not (_is_number(value) and value > bound):
+            wanted = f'a finite number above {bound}'
+            _refuse(owner, name, value, wanted, math.floor(bound) + 1.0)
+
+
+def check_share(
+    owner: str, *, zero: bool = True, one: bool = True, **shares: Any
+) -> None:
+    """Refuse anything but numbers from 0 to 1.
+
+    Args:
+        owner: The class whose arguments they are.
+        zero: Whether they may be 0.
+        one: Whether they may be 1.
+        **shares: The numbers by the names of the arguments.
+
+    Raises:
+        ValueError: If one is another.
+
+    Example:
+        >>> check_share('MGDConnector', one=False, mask_ratio=0.65)
+    """
+    for name, value in shares.items():
+        inside = _is_number(value) and 0 <= value <= 1
+        if not inside or (value == 0 and not zero) or (value == 1 and not one):
+            low = 'at least 0' if zero else 'above 0'
+            high = 'at most 1' if one else 'below 1'
+            _refuse(owner, name, value, f'{low} and {high}', 0.5)
+
+
+def check_counts(
+    owner: str, *, least: int = 1, odd: bool = False, **counts: Any
+) -> None:
+    """Refuse anything but integers from `least` on, such as channels and sizes.
+
+    Args:
+        owner: The class whose arguments they are.
+        least: The least of them.
+        odd: Whether they have to be odd, as sizes of kernels have.
+        **counts: The numbers, or sequences of them, by the names of the arguments.
+
+    Raises:
+        ValueError: If one is another, or a sequence is empty.
+
+    Example:
+        >>> check_counts('FGDLoss', channels=256, num_levels=5)
+        >>> check_counts('ABFConnector', in_channels=[256, 512])
+    """
+    for name, value in counts.items():
+        several = isinstance(value, (list, tuple))
+        values = value if several else [value]
+        if not values or not all(
+            _is_number(x) and isinstance(x, int) and x >= least and (x % 2 or not odd)
+            for x in values
+        ):
+            kind = 'an odd integer' if odd else 'an integer'
+            wanted = f'{kind} of at least {least}'
+            example: Any = max(least, 3 if odd else 4)
+            if several:
+                wanted, example = f'a list with {wanted} per level', [example]
+            _refuse(owner, name, value, wanted, example)
+
+
+def _is_number(value: Any) -> bool:
+    # Text of a number is none, and True is an int.
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)
+
+
+def _refuse(owner: str, name: str, value: Any, wanted: str, example: Any) -> None:
+    is_connector = owner.endswith('Connector')
+    kind, place = ('connector', 'connectors') if is_connector else ('loss', 'losses')
+    raise ValueError(
+        f'{owner}: {name} must be {wanted}, got {value!r}; write for instance '
+        f'{name}={example} in the entry of this {kind} under `{place}`'
+    )

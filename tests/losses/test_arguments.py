@@ -1,0 +1,122 @@
+"""Every number that a config gives to a loss or connector is checked by its class."""
+
+import inspect
+import math
+import re
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from kdtoolbox import connectors, losses
+from kdtoolbox.losses.arguments import check_counts
+from kdtoolbox.losses.logits import check_tau
+
+REQUIRED: dict[str, dict[str, Any]] = {
+    'CIRKDMemoryLoss': dict(num_classes=3, student_channels=4, teacher_channels=4),
+    'CTKDLoss': dict(ramp_iterations=4),
+    'DiffKDLoss': dict(channels=4),
+    'FAKDLoss': dict(num_classes=3, channels=4, ramp_iters=2),
+    'FBKDLoss': dict(channels=4, num_levels=2),
+    'FGDLoss': dict(channels=4, num_levels=2),
+    'FTLoss': dict(channels=4, factor_channels=2),
+    'MasKDLoss': dict(channels=4, num_levels=2, num_tokens=2, allow_random=True),
+    'SKDHolisticLoss': dict(num_classes=3),
+    'SemCKDLoss': dict(student_channels=[4, 4], teacher_channels=[4]),
+    'VIDLoss': dict(channels=4),
+    'ViTKDLoss': dict(channels=4),
+    'ABFConnector': dict(in_channels=[4, 4], out_channels=[4, 4], mid_channels=2),
+    'CBAMConnector': dict(in_channels=[4, 4], out_channels=[4, 4]),
+    'ChannelMLPConnector': dict(in_channels=[4, 4], out_channels=4),
+    'ConvConnector': dict(in_channels=[4, 4], out_channels=4),
+    'MGDConnector': dict(channels=4, num_levels=2, mask_ratio=0.5),
+    'RegressorConnector': dict(in_channels=4, out_channels=4),
+    'TranslatorConnector': dict(in_channels=4, out_channels=4),
+}
+"""What the classes cannot be built without; lists where they take some."""
+
+FURTHER: dict[str, list[Any]] = {
+    'iou_exponent': [1.5],
+    'kernel_size': [2],
+    'mask_ratio': [1.0, 65],
+    'scale': [0.0, 2.0],
+    'steps': [501],
+    'threshold': [1.0],
+    'window': [10],
+}
+"""Values above the range of these arguments, or between those that they take."""
+
+NOT_ZERO = ('tau', 'temperature', 'margin', 'radius', 'max_val', 'init_variance')
+ZERO = ('skip', 'student_mask_warmup')
+CLASSES = [
+    kind
+    for module in (losses, connectors)
+    for kind in map(vars(module).get, module.__all__)
+    if inspect.isclass(kind) and issubclass(kind, nn.Module)
+]
+
+
+def bad_values(name: str, hint: str) -> list[Any]:
+    """Return values that an argument of this name and type must not have."""
+    if 'float' in hint:
+        bad = [-1.0, math.nan, math.inf, *[0.0] * (name in NOT_ZERO)]
+    else:
+        bad = [-1, 2.5, *[0] * (name not in ZERO)]
+    bad += FURTHER.get(name, [])
+    lists = [[4, x] for x in bad] if 'Sequence' in hint else []
+    return lists if hint.startswith('collections.abc.Sequence') else bad + lists
+
+
+def cases() -> list[Any]:
+    found = [
+        (kind, name, bad)
+        for kind in CLASSES
+        for name, parameter in inspect.signature(kind).parameters.items()
+        if 'int' in (hint := str(parameter.annotation)) or 'float' in hint
+        for bad in bad_values(name, hint)
+        # Those are counted from either end, and refused where the wire is known.
+        if name != 'levels'
+    ]
+    return [
+        pytest.param(kind, name, bad, id=f'{kind.__name__}-{name}-{bad}')
+        for kind, name, bad in found
+    ]
+
+
+@pytest.mark.parametrize(('kind', 'name', 'bad'), cases())
+def test_bad_numbers_are_refused(kind: type[nn.Module], name: str, bad: Any) -> None:
+    arguments = REQUIRED.get(kind.__name__, {})
+    if isinstance(arguments.get(name), list) and not isinstance(bad, list):
+        bad = [bad] * len(arguments[name])
+    with pytest.raises(ValueError, match=rf'\b{name}\b') as caught:
+        kind(**dict(arguments, **{name: bad}))
+    assert kind.__name__ in str(caught.value)
+
+
+@pytest.mark.parametrize('kind', CLASSES, ids=lambda kind: kind.__name__)
+def test_the_least_numbers_are_taken(kind: type[nn.Module]) -> None:
+    weights = [
+        name
+        for name in inspect.signature(kind).parameters
+        if name.endswith('_weight') or name in ('alpha', 'beta', 'gamma')
+    ]
+    kind(**REQUIRED.get(kind.__name__, {}), **dict.fromkeys(weights, 0))
+
+
+@pytest.mark.parametrize('tau', ['4', None, True, torch.ones(())])
+def test_a_temperature_is_no_text(tau: Any) -> None:
+    with pytest.raises(ValueError, match='KDLoss: tau must be .* tau=1.0 in the entry'):
+        check_tau('KDLoss', tau)
+
+
+def test_a_message_names_the_place_and_mends_the_line() -> None:
+    message = (
+        'ConvConnector: in_channels must be a list with an integer of at least 1 per '
+        'level, got [8, 0]; write for instance in_channels=[4] in the entry of this '
+        'connector under `connectors`'
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        connectors.ConvConnector([8, 0], 4)
+    with pytest.raises(ValueError, match='`losses`'):
+        check_counts('SemCKDLoss', student_channels=[])
