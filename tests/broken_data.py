@@ -1,5 +1,6 @@
 """Small data sets of mmdet and mmseg with something wrong in them."""
 
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 
 BOX = (8, 8, 32, 32)
 CLASSES = ('a', 'b', 'c')
@@ -16,6 +18,11 @@ DET_PIPELINE = [
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='Resize', scale=(128, 64), keep_ratio=True),
     dict(type='RandomFlip', prob=0.5),
+    dict(type='PackDetInputs'),
+]
+MASK_PIPELINE = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(type='PackDetInputs'),
 ]
 SEG_PIPELINE = [
@@ -42,6 +49,14 @@ def labels(height: int = 64, width: int = 64) -> np.ndarray:
 
 def encoded(image: np.ndarray, suffix: str = '.png') -> bytes:
     return cv2.imencode(suffix, image)[1].tobytes()
+
+
+def photo(orientation: int, height: int = 64, width: int = 64) -> bytes:
+    """Return a JPEG that says how its pixels are turned."""
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[0x0112] = orientation
+    Image.fromarray(noise(height, width, 3)).save(buffer, 'JPEG', exif=exif)
+    return buffer.getvalue()
 
 
 def write_coco(

@@ -6,7 +6,7 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,7 +32,7 @@ from mmengine.registry import DefaultScope
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from kdtoolbox.datasets.reading import read_samples
+from kdtoolbox.datasets.reading import heed_heads, read_samples
 
 ROOT = Path(__file__).resolve().parents[1]
 DETECTORS = ('gfl', 'crosskd', 'roi')
@@ -265,6 +265,64 @@ def test_a_wrong_label_map_is_named(label: Any, told: str, tmp_path: Path) -> No
     dataset = build_dataset(config | dict(pipeline=pipeline), 'mmseg')
     with pytest.raises(ValueError, match=f'labels/0.png: .*({told})'):
         read_samples(dataset, [0])
+
+
+def unseen(config: dict, label: int, **changes: Any) -> Any:
+    """Return a data set whose label maps hold another label, without its crop."""
+    mixed = labels()
+    mixed[0] = label
+    for path in (Path(config['data_root']) / 'labels').iterdir():
+        path.write_bytes(encoded(mixed))
+    pipeline = [t for t in config['pipeline'] if t['type'] != 'RandomCrop']
+    return build_dataset(config | dict(pipeline=pipeline) | changes, 'mmseg')
+
+
+def test_the_data_set_tells_which_label_is_ignored(tmp_path: Path) -> None:
+    config = write_seg(tmp_path / 'data')
+    read_samples(unseen(config, 255), [0])
+    read_samples(unseen(config, 254, ignore_index=254), [0])
+    told = r'holds \[255\]; there are 4 classes, from 0, and the labels ignored by .*'
+    with pytest.raises(ValueError, match=told + r'are \[0\]\.'):
+        read_samples(unseen(config, 255, ignore_index=0), [0])
+    both = dict(type='ConcatDataset', datasets=[config, config])
+    read_samples(build_dataset(both, 'mmseg'), [3])
+
+
+@pytest.fixture
+def heed() -> Iterator[Callable]:
+    yield heed_heads
+    heed_heads(None)
+
+
+def test_the_heads_tell_which_label_is_ignored(heed: Callable, tmp_path: Path) -> None:
+    config = write_seg(tmp_path / 'data')
+    dataset = unseen(config, 255)
+    heed({0})
+    with pytest.raises(ValueError, match=r'holds \[255\].* are \[0\]'):
+        read_samples(dataset, [0])
+    read_samples(unseen(config, 0), [0])
+
+
+def test_what_wrote_a_wrong_label_is_named(heed: Callable, tmp_path: Path) -> None:
+    config = write_seg(tmp_path / 'data')
+    heed({3})
+    with pytest.raises(ValueError, match='255 for label 0 under `reduce_zero_label`'):
+        read_samples(unseen(config, 0, reduce_zero_label=True), [0])
+    rotate = dict(type='RandomRotate', prob=1.0, degree=(30, 30), seg_pad_val=9)
+    turned = [*SEG_PIPELINE[:2], rotate, SEG_PIPELINE[-1]]
+    with pytest.raises(ValueError, match=r'holds \[9\].*RandomRotate pads .* with 9'):
+        read_samples(unseen(config, 0, pipeline=turned), [0])
+
+
+@pytest.mark.parametrize('bands', [1, 4])
+def test_images_of_other_than_three_bands_are_read(bands: int, tmp_path: Path) -> None:
+    for write, scope in ((write_coco, 'mmdet'), (write_seg, 'mmseg')):
+        config = write(tmp_path / scope, image=noise(64, 64, bands))
+        kept = dict(type='LoadImageFromFile', color_type='unchanged')
+        neutral = [t for t in config['pipeline'][1:] if 'Resize' not in t['type']]
+        dataset = build_dataset(config | dict(pipeline=[kept, *neutral]), scope)
+        for sample in read_samples(dataset, [0, 1]):
+            assert sample['inputs'].shape == (bands, 64, 64)
 
 
 @pytest.mark.e2e

@@ -1,14 +1,17 @@
 """Read a whole data set once, as a training would, and list what is wrong with it."""
 
 import argparse
+import io
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import lru_cache
 
+import mmcv
 import numpy as np
 import torch
-from mmengine.config import DictAction
-from mmengine.dataset import BaseDataset, Compose
+from mmengine.config import Config, DictAction
+from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, init_default_scope
 from PIL import Image
 from rich.console import Console
@@ -20,15 +23,18 @@ from kdtoolbox.configuration import load_config
 from kdtoolbox.datasets.annotations import (
     coco_faults,
     explain_failure,
+    lack_of,
     read_json,
 )
-from kdtoolbox.datasets.inspection import (
-    check_dataset,
+from kdtoolbox.datasets.inspection import check_dataset, leaves
+from kdtoolbox.datasets.reading import (
+    heed_heads,
+    ignored_labels,
     is_local,
-    leaves,
+    listed,
     transforms_of,
+    wrong_labels,
 )
-from kdtoolbox.datasets.reading import wrong_labels
 
 Findings = dict[str, list[str]]
 KINDS = dict(
@@ -36,7 +42,9 @@ KINDS = dict(
     duplicates='two of one id in the annotation',
     classes='classes and categories differ',
     boxes='boxes that are dropped or damaged',
+    masks='masks that are missing or dropped',
 )
+ORIENTATION = 0x0112
 
 
 def parse_args() -> argparse.Namespace:
@@ -62,6 +70,7 @@ def main() -> int:
     cfg = load_config(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
     init_default_scope(cfg.get('default_scope') or 'mmengine')
+    heed_heads(ignored_by_heads(cfg))
     where = f'{args.split}_dataloader.dataset'
     config = cfg[f'{args.split}_dataloader'].dataset
     try:
@@ -81,6 +90,18 @@ def main() -> int:
     return int(bool(found))
 
 
+def ignored_by_heads(cfg: Config) -> set[int] | None:
+    """Return the labels that the decode heads of a config ignore, if it tells."""
+    model = cfg.get('model') or {}
+    student = model.get('student', model)
+    if isinstance(student, str):
+        student = load_config(student).model
+    heads = student.get('decode_head') or []
+    heads = heads if isinstance(heads, list) else [heads]
+    labels = {head.get('ignore_index') for head in heads} - {None}
+    return labels or None
+
+
 def inspect(
     dataset: BaseDataset, where: str, workers: int, console: Console
 ) -> Iterator[tuple[str, str]]:
@@ -90,8 +111,13 @@ def inspect(
     except ValueError as error:
         yield 'a training would refuse to start', str(error)
     if hasattr(dataset, 'cat_ids') and str(dataset.ann_file).endswith('.json'):
-        content = read_json(dataset.ann_file, where)
-        for key, faults in coco_faults(content, dataset.metainfo['classes']).items():
+        found = coco_faults(
+            read_json(dataset.ann_file, where),
+            dataset.metainfo['classes'],
+            panoptic='Panoptic' in type(dataset).__name__,
+            loaders=transforms_of(dataset),
+        )
+        for key, faults in found.items():
             yield from ((KINDS[key], f'{dataset.ann_file}: {x}') for x in faults)
     samples = Samples(dataset)
     loader = DataLoader(samples, batch_size=None, num_workers=workers)
@@ -117,7 +143,7 @@ class Samples(Dataset):
     def __init__(self, dataset: BaseDataset) -> None:
         self.dataset = dataset
         transforms = transforms_of(dataset)
-        self.load = Compose([t for t in transforms if 'Load' in type(t).__name__])
+        self.loaders = [t for t in transforms if 'Load' in type(t).__name__]
         self.local = is_local(dataset)
 
     def __len__(self) -> int:
@@ -126,12 +152,26 @@ class Samples(Dataset):
     def __getitem__(self, index: int) -> list[tuple[str, str]]:
         info = self.dataset.get_data_info(index)
         path = info.get('img_path') or f'image {index}'
-        try:
-            results = self.load(dict(info))
-        except Exception as error:
-            text = f'{path}: {type(error).__name__}: {error}'
-            return [('cannot be read', ' '.join(text.split()))]
-        found = [*self._image_faults(info, results), *self._label_faults(results)]
+        found = []
+        results: dict | None = dict(info)
+        for loader in self.loaders:
+            # Such a loader would fail, or load nothing, on each image anew.
+            lack = lack_of([loader], info, self.dataset.test_mode)
+            if lack:
+                found.append(('without what the pipeline loads', lack))
+                continue
+            try:
+                results = loader(results)
+            except Exception as error:
+                text = ' '.join(f'{type(error).__name__}: {error}'.split())
+                found.append(('cannot be read', text))
+                results = None
+            if results is None:
+                break
+        if results is not None:
+            found += [*self._image_faults(info, results), *self._label_faults(results)]
+        elif not found:
+            found.append(('cannot be read', '`ignore_empty` passes it over'))
         return [(kind, f'{path}: {text}') for kind, text in found]
 
     def _image_faults(self, info: dict, results: dict) -> Iterator[tuple[str, str]]:
@@ -139,13 +179,40 @@ class Samples(Dataset):
         told = info.get('height'), info.get('width')
         if size and None not in told and size != told:
             yield 'of another size than the annotation says', f'{size}, not {told}'
-        path = str(info.get('img_path'))
-        if self.local and path.lower().endswith(('.jpg', '.jpeg')):
-            try:
-                # Some versions of the usual decoder paint grey what is missing.
-                Image.open(path).load()
-            except OSError as error:
-                yield 'cut off', str(error)
+        for path in map(str, listed(info.get('img_path')) if self.local else ()):
+            yield from self._orientation_faults(path, results, told)
+            if path.lower().endswith(('.jpg', '.jpeg')):
+                try:
+                    # Some versions of the usual decoder paint grey what is missing.
+                    Image.open(path).load()
+                except OSError as error:
+                    yield 'cut off', str(error)
+
+    def _orientation_faults(
+        self, path: str, results: dict, told: tuple
+    ) -> Iterator[tuple[str, str]]:
+        """Yield how a photo that says it is turned is read, unless the sizes tell."""
+        reader = next((t for t in self.loaders if hasattr(t, 'color_type')), None)
+        try:
+            image = Image.open(path)
+        except OSError:
+            return
+        orientation = image.getexif().get(ORIENTATION, 1)
+        if reader is None or orientation not in range(2, 9):
+            return
+        size = tuple(results['ori_shape'])
+        labels = results.get('gt_seg_map')
+        told = told if labels is None else labels.shape[:2]
+        # From 5 on a side comes to lie: where both differ, equal sizes agree.
+        if orientation >= 5 and size == told and size[0] != size[1]:
+            return
+        turns = reads_turned(image.format, reader.color_type, reader.imdecode_backend)
+        yield (
+            'turned by EXIF',
+            f'has EXIF orientation {orientation} and is read '
+            f'{"turned" if turns else "unturned"} by this pipeline: boxes and label '
+            'maps must refer to that',
+        )
 
     def _label_faults(self, results: dict) -> Iterator[tuple[str, str]]:
         labels = results.get('gt_seg_map')
@@ -156,15 +223,29 @@ class Samples(Dataset):
         if labels.shape != size:
             yield 'label map of another size', f'{labels.shape}, not {size}'
         classes = self.dataset.metainfo.get('classes')
-        if classes is not None:
+        ignored = ignored_labels(self.dataset)
+        if classes is not None and ignored is not None:
             values = torch.from_numpy(labels.astype(np.int64))
-            wrong = wrong_labels(values, len(classes))
+            wrong = wrong_labels(values, len(classes), ignored)
             if wrong:
-                yield 'labels without a class', f'{wrong[:5]} of {len(classes)} classes'
+                text = f'{wrong[:5]} of {len(classes)} classes, ignored {[*ignored]}'
+                yield 'labels without a class', text
         if self.local and Image.open(results['seg_map_path']).mode.startswith('I'):
             largest = np.asarray(Image.open(results['seg_map_path'])).max()
-            if largest > 255:
+            if largest > np.iinfo(labels.dtype).max:
                 yield 'labels of 16 bits, of which 8 are read', f'up to {largest}'
+
+
+@lru_cache
+def reads_turned(kind: str, color_type: str, backend: str | None) -> bool:
+    """Try whether mmcv turns an image as EXIF says; it depends on format and reader."""
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[ORIENTATION] = 6
+    # Phones write JPEGs that hold several images.
+    kind = 'JPEG' if kind == 'MPO' else kind
+    Image.new('RGB', (2, 1)).save(file, kind, exif=exif)
+    shape = mmcv.imfrombytes(file.getvalue(), flag=color_type, backend=backend).shape
+    return shape[0] > shape[1]
 
 
 if __name__ == '__main__':

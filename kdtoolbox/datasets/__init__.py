@@ -1,10 +1,6 @@
 """Embedded data for trying the toolbox without a download."""
 
-from kdtoolbox.datasets.digit_scenes import (
-    CLASSES,
-    PRESETS,
-    SceneStyle,
-    make_digit_scenes,
-)
+from kdtoolbox.datasets.digit_drawing import CLASSES, PRESETS, SceneStyle
+from kdtoolbox.datasets.digit_scenes import make_digit_scenes
 
 __all__ = ['CLASSES', 'PRESETS', 'SceneStyle', 'make_digit_scenes']

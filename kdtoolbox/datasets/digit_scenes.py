@@ -11,158 +11,21 @@ import os
 import shutil
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
-from functools import lru_cache, partial
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-CLASSES = tuple('0123456789')
-BACKGROUND = len(CLASSES)
-IGNORE = 255
-SCENE_SIZE = 128
-# The scans come sorted by writer, so that a split by index keeps the writers apart.
-TRAIN_SCANS = 1437
-SPLITS = ('train', 'val')
-
-
-@dataclass(frozen=True)
-class SceneStyle:
-    """What a scene looks like; ranges are inclusive at both ends.
-
-    Attributes:
-        digit_size: Side of a digit's scan in pixels.
-        count: Digits in a scene.
-        rotation: Largest rotation in degrees, either way.
-        contrast: Least distance of a digit's grey value from the mean of the pixels
-            below it, of 255.
-        opacity: Share of a digit's colour in the blend.
-        noise: Standard deviation of the Gaussian noise in grey values.
-    """
-
-    digit_size: tuple[int, int] = (16, 48)
-    count: tuple[int, int] = (2, 6)
-    rotation: float = 20.0
-    contrast: float = 50.0
-    opacity: tuple[float, float] = (0.75, 1.0)
-    noise: float = 8.0
-
-
-PRESETS = {
-    'det': SceneStyle(),
-    # A pixel classifier needs larger digits than a detector to learn in minutes.
-    'seg': SceneStyle(digit_size=(32, 72), count=(2, 4)),
-}
-
-
-@lru_cache(maxsize=1)
-def _sources() -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-    from sklearn.datasets import load_digits, load_sample_images
-
-    digits = load_digits()
-    scans = (digits.images / 16.0).astype(np.float32)
-    return scans, digits.target, load_sample_images().images
-
-
-def _background(rng: np.random.Generator, photos: list[np.ndarray]) -> np.ndarray:
-    photo = photos[rng.integers(len(photos))]
-    side = int(rng.integers(SCENE_SIZE, 2 * SCENE_SIZE + 1))
-    top = rng.integers(photo.shape[0] - side + 1)
-    left = rng.integers(photo.shape[1] - side + 1)
-    crop = photo[top : top + side, left : left + side]
-    crop = cv2.resize(crop, (SCENE_SIZE, SCENE_SIZE), interpolation=cv2.INTER_AREA)
-    return crop.astype(np.float32)
-
-
-def _digit_alpha(
-    rng: np.random.Generator, scan: np.ndarray, style: SceneStyle
-) -> np.ndarray:
-    side = int(rng.integers(style.digit_size[0], style.digit_size[1] + 1))
-    angle = float(rng.uniform(-style.rotation, style.rotation))
-    scale = side / scan.shape[0]
-    radians = np.deg2rad(abs(angle))
-    canvas = int(np.ceil(side * (np.cos(radians) + np.sin(radians))))
-    centre = (scan.shape[1] - 1) / 2
-    matrix = np.asarray(cv2.getRotationMatrix2D((centre, centre), angle, scale), float)
-    matrix[:, 2] += (canvas - 1) / 2 - centre
-    alpha = cv2.warpAffine(scan, matrix, (canvas, canvas), flags=cv2.INTER_CUBIC)
-    alpha = np.clip(alpha, 0.0, 1.0)
-    rows, columns = np.nonzero(alpha > 0.02)
-    return alpha[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
-
-
-def _colour(rng: np.random.Generator, below: np.ndarray, contrast: float) -> np.ndarray:
-    while True:
-        colour = rng.uniform(0, 255, 3)
-        if abs(colour.mean() - below.mean()) >= contrast:
-            return colour
-
-
-def _place(
-    rng: np.random.Generator, alpha: np.ndarray, labels: np.ndarray
-) -> tuple[slice, slice] | None:
-    height, width = alpha.shape
-    if height > SCENE_SIZE or width > SCENE_SIZE:
-        return None
-    for _ in range(20):
-        top = rng.integers(SCENE_SIZE - height + 1)
-        left = rng.integers(SCENE_SIZE - width + 1)
-        window = slice(top, top + height), slice(left, left + width)
-        if not (labels[window] != BACKGROUND)[alpha > 0.1].any():
-            return window
-    return None
-
-
-def _draw_digit(
-    rng: np.random.Generator,
-    image: np.ndarray,
-    labels: np.ndarray,
-    scan: int,
-    style: SceneStyle,
-) -> dict | None:
-    """Draw a digit into ``image`` and ``labels``; None if there is no room."""
-    scans, targets, _ = _sources()
-    alpha = _digit_alpha(rng, scans[scan], style)
-    window = _place(rng, alpha, labels)
-    if window is None:
-        return None
-    colour = _colour(rng, image[window], style.contrast)
-    blend = alpha[..., None] * rng.uniform(*style.opacity)
-    image[window] += blend * (colour - image[window])
-    mask = np.zeros_like(labels)
-    mask[window] = alpha > 0.4
-    border = cv2.dilate(mask, np.ones((3, 3), np.uint8)) - mask
-    labels[(border == 1) & (labels == BACKGROUND)] = IGNORE
-    labels[mask == 1] = targets[scan]
-    return dict(scan=scan, label=int(targets[scan]), mask=mask)
-
-
-def _render(seed: int, split: str, index: int, style: SceneStyle) -> dict:
-    """Return image (RGB), label map and digits of one scene."""
-    rng = np.random.default_rng([seed, SPLITS.index(split), index])
-    scans, _, photos = _sources()
-    pool = (0, TRAIN_SCANS) if split == 'train' else (TRAIN_SCANS, len(scans))
-    for _ in range(50):
-        image = _background(rng, photos)
-        labels = np.full((SCENE_SIZE, SCENE_SIZE), BACKGROUND, np.uint8)
-        wanted = rng.integers(style.count[0], style.count[1] + 1)
-        draws = (
-            _draw_digit(rng, image, labels, int(rng.integers(*pool)), style)
-            for _ in range(wanted)
-        )
-        digits = [digit for digit in draws if digit is not None]
-        if len(digits) >= style.count[0]:
-            break
-    else:
-        raise ValueError(
-            f'{style.count[0]} digits of {style.digit_size} pixels find no room in a '
-            f'scene of {SCENE_SIZE} pixels; lower `digit_size` or `count`.'
-        )
-    image = image + rng.normal(0, style.noise, image.shape)
-    return dict(
-        image=np.clip(image, 0, 255).astype(np.uint8), labels=labels, digits=digits
-    )
+from kdtoolbox.datasets.digit_drawing import (
+    CLASSES,
+    IGNORE,
+    PRESETS,
+    SPLITS,
+    SceneStyle,
+    render,
+)
 
 
 def _annotation(digit: dict) -> dict:
@@ -184,7 +47,7 @@ def _write_scene(
     root: Path, seed: int, split: str, style: SceneStyle, index: int
 ) -> list[dict]:
     """Write one scene's images in both layouts and return its COCO annotations."""
-    scene = _render(seed, split, index, style)
+    scene = render(seed, split, index, style)
     stem = f'{split}/digits/digits_{index:06d}_000000'
     left = root / f'leftImg8bit/{stem}_leftImg8bit.png'
     fine = f'gtFine/{stem}_gtFine'
@@ -197,7 +60,7 @@ def _write_scene(
     return [_annotation(digit) for digit in scene['digits']]
 
 
-def _coco(scenes: list[list[dict]]) -> dict:
+def _coco(scenes: list[list[dict]], size: tuple[int, int]) -> dict:
     flat = [
         dict(annotation, image_id=image)
         for image, annotations in enumerate(scenes)
@@ -205,7 +68,7 @@ def _coco(scenes: list[list[dict]]) -> dict:
     ]
     return dict(
         images=[
-            dict(id=i, file_name=f'{i:012d}.png', width=SCENE_SIZE, height=SCENE_SIZE)
+            dict(id=i, file_name=f'{i:012d}.png', width=size[1], height=size[0])
             for i in range(len(scenes))
         ],
         categories=[dict(id=i + 1, name=name) for i, name in enumerate(CLASSES)],
@@ -227,7 +90,7 @@ def _write_split(
     else:
         scenes = [write(index) for index in range(length)]
     path = root / f'annotations/instances_{split}2017.json'
-    path.write_text(json.dumps(_coco(scenes)))
+    path.write_text(json.dumps(_coco(scenes, style.size)))
 
 
 def make_digit_scenes(
@@ -257,7 +120,7 @@ def make_digit_scenes(
 
     Raises:
         ValueError: If ``root`` exists and was made with other parameters, or not by
-            this function.
+            this function, or the digits find no room.
 
     Example:
         >>> import tempfile
@@ -268,6 +131,8 @@ def make_digit_scenes(
         ['annotations', 'digit_scenes.json', 'gtFine', 'leftImg8bit', \
 'train2017', 'val2017']
     """
+    if min(style.size) < 1:
+        raise ValueError(f'size: expected height and width in pixels, got {style.size}')
     root = Path(root)
     recipe = dict(style=asdict(style), train=train, val=val, seed=seed)
     recipe = json.loads(json.dumps(recipe))
@@ -292,6 +157,9 @@ def make_digit_scenes(
 def _check_same_recipe(root: Path, recipe: dict) -> None:
     path = root / 'digit_scenes.json'
     found = json.loads(path.read_text()) if path.exists() else None
+    if found is not None:
+        # Folders from before scenes had a size of choice do not tell theirs.
+        found['style'].setdefault('size', list(SceneStyle.size))
     if found != recipe:
         raise ValueError(
             f'{root} exists and holds something else: expected DigitScenes made with '

@@ -3,7 +3,7 @@
 import math
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -13,29 +13,50 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
-from kdtoolbox.datasets.annotations import explain_failure, first_of, missing_classes
-from kdtoolbox.datasets.reading import read_samples
-
-# Of RPNs one is the object and of these the boundary, whatever the classes.
-_OTHER_HEADS = ('rpn_head', 'semantic_head')
-_BOUNDARY_HEAD = 'STDCHead'
+from kdtoolbox.datasets.annotations import (
+    annotation_loaders,
+    explain_failure,
+    first_of,
+    lack_of,
+    loads_maps,
+    missing_classes,
+    name_image,
+)
+from kdtoolbox.datasets.class_names import check_class_names
+from kdtoolbox.datasets.head_labels import (
+    check_ignored,
+    class_heads,
+    ignored_by_all,
+)
+from kdtoolbox.datasets.reading import (
+    heed_heads,
+    is_local,
+    listed,
+    read_samples,
+    transforms_of,
+)
 
 
 def check_data(runner: Runner) -> None:
     """Refuse data that would fail, or teach something else, in the middle of a run.
 
     Builds the data sets for training and validation as the runner would next, looks
-    through their wrappers, and reads no image. Data sets of unknown kind pass.
+    through their wrappers, and opens no image, so that the start stays cheap: what
+    only the files tell, such as a photo's orientation, is up to
+    ``tools/check_dataset.py``. Data sets of unknown kind pass.
 
     Args:
         runner: A runner that has not started.
 
     Raises:
         ValueError: If an annotation file is damaged, a data set is empty, files are
-            missing, boxes are no boxes, or the classes of data, annotation and heads
-            differ. It names the place and the line that mends it.
+            missing, boxes are no boxes, annotations lack what the pipeline loads, or
+            the classes or ignored labels of data, annotation and heads differ. It
+            names the place and the line that mends it.
     """
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    # Before the loop is asked for, which may start its workers.
+    heed_heads(ignored_by_all(model))
     for split in ('train', 'val'):
         root = f'{split}_dataloader.dataset'
         try:
@@ -55,6 +76,9 @@ def check_data(runner: Runner) -> None:
             for where, leaf in leaves(dataset, root):
                 check_dataset(leaf, where)
                 check_heads(model, leaf, where)
+                check_class_names(model, leaf, where)
+                if split == 'train':
+                    check_ignored(model, leaf, where)
 
 
 def leaves(dataset: Any, where: str) -> Iterator[tuple[str, BaseDataset]]:
@@ -68,7 +92,7 @@ def leaves(dataset: Any, where: str) -> Iterator[tuple[str, BaseDataset]]:
 
 
 def check_dataset(dataset: BaseDataset, where: str) -> None:
-    """Refuse a data set that is empty, incomplete, or has impossible boxes.
+    """Refuse, without a look at images, a data set that is empty, incomplete or wrong.
 
     Args:
         dataset: The data set, without wrappers.
@@ -78,24 +102,33 @@ def check_dataset(dataset: BaseDataset, where: str) -> None:
         ValueError: As `check_data` tells.
     """
     _check_classes(dataset, where)
-    images, labels, boxes = [], [], None
+    images, labels, lacking, boxes = [], [], [], None
+    loaders = annotation_loaders(transforms_of(dataset))
     for index in range(len(dataset)):
         info = dataset.get_data_info(index)
-        images.append(info.get('img_path'))
+        images += listed(info.get('img_path'))
         labels.append(info.get('seg_map_path'))
+        lack = lack_of(loaders, info, dataset.test_mode)
+        lacking += [(info, lack)] if lack else []
         if 'instances' in info:
             boxes = (boxes or 0) + _count_boxes(info, where)
-    if not images:
+    if not len(dataset):
         raise ValueError(f'{where} is empty; no image is left behind its `filter_cfg`')
     if boxes == 0:
         raise ValueError(
-            f'{where}: none of its {len(images)} images has a box, other than of '
+            f'{where}: none of its {len(dataset)} images has a box, other than of '
             'crowds, in one of its classes; correct `metainfo.classes` or `ann_file`. '
             '`tools/check_dataset.py CONFIG` tells why boxes are dropped'
         )
+    if lacking:
+        info, lack = lacking[0]
+        raise ValueError(
+            f'{where}: {len(lacking)} of {len(dataset)} images lack what the '
+            f'pipeline loads, first {name_image(dataset, info, loaders)}: {lack}'
+        )
     if is_local(dataset):
         _check_files(images, 'images', where)
-        if any('Annotations' in type(t).__name__ for t in transforms_of(dataset)):
+        if any(map(loads_maps, loaders)):
             _check_files(labels, 'label maps', where)
 
 
@@ -113,31 +146,15 @@ def check_heads(model: nn.Module, dataset: BaseDataset, where: str) -> None:
     classes = dataset.metainfo.get('classes')
     if classes is None or 'thing_classes' in dataset.metainfo:
         return
-    for path, head in model.named_modules():
-        # Heads of several stages are numbered.
-        name = path.rstrip('.0123456789').rpartition('.')[2]
-        if not name.endswith('_head') or name in _OTHER_HEADS:
-            continue
+    for path, head in class_heads(model):
         count = getattr(head, 'num_classes', None)
-        if count in (None, len(classes)) or type(head).__name__ == _BOUNDARY_HEAD:
+        if count in (None, len(classes)):
             continue
         raise ValueError(
             f'{where} has {len(classes)} classes and `model.{path}` {count}; set '
             f'`model.{path}.num_classes={len(classes)}`, or list the {count} classes '
             f'as `{where}.metainfo.classes`'
         )
-
-
-def transforms_of(dataset: BaseDataset) -> Sequence[Any]:
-    """Return the transforms of a data set's own pipeline."""
-    return getattr(dataset.pipeline, 'transforms', ())
-
-
-def is_local(dataset: BaseDataset) -> bool:
-    """Tell whether the files of a data set are read from this machine's disks."""
-    readers = [dataset, *transforms_of(dataset)]
-    backends = [getattr(reader, 'backend_args', None) or {} for reader in readers]
-    return all(backend.get('backend', 'local') == 'local' for backend in backends)
 
 
 def missing_files(paths: Iterable[str]) -> list[str]:

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import runpy
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from mmengine.registry import DefaultScope
 from pycocotools import mask as coco_mask
 
 from kdtoolbox.datasets import PRESETS, make_digit_scenes
-from kdtoolbox.datasets.digit_scenes import BACKGROUND, IGNORE, TRAIN_SCANS
+from kdtoolbox.datasets.digit_drawing import BACKGROUND, IGNORE, TRAIN_SCANS
 from kdtoolbox.registry import DATASETS
 
 TRAIN, VAL = 12, 6
@@ -130,3 +131,53 @@ def test_a_failed_generation_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match='lower `digit_size` or `count`'):
         make_digit_scenes(tmp_path / 'digits', crowded, train=1, val=1, workers=1)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize('size', [(64, 96), (200, 120), (600, 1000)])
+def test_scenes_of_any_size(size: tuple[int, int], tmp_path: Path) -> None:
+    style = replace(PRESETS['det'], size=size)
+    root = tmp_path / 'digits'
+    make_digit_scenes(root, style, train=2, val=1, workers=1)
+    for image in coco(root, 'train')['images']:
+        assert (image['height'], image['width']) == size
+        name = f'train2017/{image["file_name"]}'
+        assert cv2.imread(str(root / name)).shape == (*size, 3)
+    for label in root.glob('gtFine/*/*/*_labelTrainIds.png'):
+        assert cv2.imread(str(label), 0).shape == size
+    for digit in coco(root, 'train')['annotations']:
+        assert coco_mask.decode(digit['segmentation']).shape == size
+    # No border and no digit alone: the photograph is all over the scene.
+    pixels = cv2.imread(str(root / 'train2017/000000000000.png'))
+    assert pixels[-size[0] // 4 :].std() > 0
+    assert pixels[:, -size[1] // 4 :].std() > 0
+
+
+def test_a_size_without_pixels_is_refused(tmp_path: Path) -> None:
+    style = replace(PRESETS['det'], size=(0, 128))
+    with pytest.raises(ValueError, match='expected height and width in pixels'):
+        make_digit_scenes(tmp_path / 'digits', style, train=1, val=1, workers=1)
+
+
+def test_a_folder_that_does_not_tell_its_size_is_kept(tmp_path: Path) -> None:
+    root = tmp_path / 'digits'
+    make_digit_scenes(root, train=1, val=1, workers=1)
+    path = root / 'digit_scenes.json'
+    recipe = json.loads(path.read_text())
+    del recipe['style']['size']
+    path.write_text(json.dumps(recipe))
+    assert not make_digit_scenes(root, train=1, val=1)
+    style = replace(PRESETS['det'], size=(64, 64))
+    with pytest.raises(ValueError, match='holds something else'):
+        make_digit_scenes(root, style, train=1, val=1)
+
+
+def test_the_tool_makes_scenes_of_the_size_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = Path(__file__).parents[2] / 'tools/make_digit_scenes.py'
+    command = ['--root', str(tmp_path / 'digits'), '--train', '1', '--val', '1']
+    command += ['--workers', '1', '--size', '80', '100']
+    monkeypatch.setattr('sys.argv', [str(tool), *command])
+    runpy.run_path(str(tool), run_name='__main__')
+    [image] = coco(tmp_path / 'digits', 'val')['images']
+    assert (image['height'], image['width']) == (80, 100)

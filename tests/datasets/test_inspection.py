@@ -1,5 +1,6 @@
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -7,7 +8,9 @@ from typing import Any
 import pytest
 from broken_data import (
     BOX,
+    MASK_PIPELINE,
     SEG_CLASSES,
+    SEG_PIPELINE,
     build_dataset,
     write_coco,
     write_seg,
@@ -17,6 +20,7 @@ from torch import nn
 
 from kdtoolbox.datasets import inspection
 from kdtoolbox.datasets.inspection import check_data, check_dataset, check_heads, leaves
+from kdtoolbox.datasets.reading import heed_heads, ignored_labels
 
 SPLIT = 'train_dataloader.dataset'
 
@@ -31,7 +35,7 @@ def rewrite(config: dict, **changes: Any) -> None:
 
 
 @pytest.fixture
-def start() -> Callable[[dict], None]:
+def start() -> Iterator[Callable[[dict], None]]:
     """A function that checks a training on this data set before it starts."""
 
     class Lazy(SimpleNamespace):
@@ -47,7 +51,8 @@ def start() -> Callable[[dict], None]:
         with DefaultScope.overwrite_default_scope(scope):
             check_data(runner)
 
-    return run
+    yield run
+    heed_heads(None)
 
 
 def test_good_data_pass(tmp_path: Path, start: Callable) -> None:
@@ -231,3 +236,222 @@ def test_a_corrupt_image_of_the_validation_is_named_too(tmp_path: Path) -> None:
     check_data(SimpleNamespace(model=nn.Module(), train_loop=None, val_loop=loop))
     with pytest.raises(ValueError, match='images/1.png: .*failed to load'):
         dataset.__getitems__([1])
+
+
+def segmentor(pad: int = 255, size: Any = (64, 64), **ignored: Any) -> nn.Module:
+    """Return a model whose heads of these names ignore these labels."""
+    model = heads(**dict.fromkeys(ignored, 4))
+    for name, label in ignored.items():
+        getattr(model, name).ignore_index = label
+    model.data_preprocessor = nn.Module()
+    model.data_preprocessor.seg_pad_val = pad
+    model.data_preprocessor.size = size
+    return model
+
+
+def test_padding_that_the_head_does_not_ignore_is_refused(
+    tmp_path: Path, start: Callable
+) -> None:
+    config = write_seg(tmp_path / 'data')
+    told = (
+        r'`model.data_preprocessor` pads label maps with 255, which '
+        r'`model.decode_head` does not ignore and has no class for: .*'
+        r'Set `model.data_preprocessor.seg_pad_val=0`'
+    )
+    with pytest.raises(ValueError, match=told):
+        start(config, 'mmseg', segmentor(decode_head=0))
+    with pytest.raises(
+        ValueError, match='pads label maps with 0.*would learn as a class'
+    ):
+        start(config, 'mmseg', segmentor(pad=0, decode_head=255))
+    start(config, 'mmseg', segmentor(pad=0, decode_head=0))
+    start(config, 'mmseg', segmentor(pad=-100, decode_head=-100))
+
+
+def test_the_padding_of_the_students_preprocessor_is_compared(
+    tmp_path: Path, toy: SimpleNamespace
+) -> None:
+    model = toy.build_distiller(toy.segmentor())
+    model.data_preprocessor.size = (64, 64)
+    model.student.decode_head.ignore_index = 3
+    dataset = build_dataset(write_seg(tmp_path / 'data'), 'mmseg')
+    told = r'`model.student.data_preprocessor.seg_pad_val=3`'
+    with pytest.raises(ValueError, match=told):
+        inspection.check_ignored(model, dataset, SPLIT)
+
+
+def scaled(*changes: dict) -> list[dict]:
+    """Return the pipeline for segmentation with other transforms in its middle."""
+    return [*SEG_PIPELINE[:2], *changes, *SEG_PIPELINE[4:]]
+
+
+CROP = dict(type='RandomCrop', crop_size=(64, 64))
+
+
+@pytest.mark.parametrize(
+    'pipeline',
+    [
+        # As for HSI-Drive, whose published config ignores 0 and has these lines.
+        scaled(CROP),
+        scaled(dict(type='Resize', scale=(64, 64))),
+        # As for Cityscapes, in small.
+        scaled(
+            dict(
+                type='RandomResize',
+                scale=(256, 128),
+                ratio_range=(0.5, 2.0),
+                keep_ratio=True,
+            ),
+            CROP,
+        ),
+        scaled(dict(type='Pad', size=(64, 64), pad_val=dict(img=0, seg=0))),
+        scaled(dict(type='ResizeShortestEdge', scale=32, max_size=99), CROP),
+    ],
+    ids=['crop', 'resize', 'cityscapes', 'pad', 'unknown'],
+)
+def test_padding_that_may_never_happen_passes(
+    pipeline: list, tmp_path: Path, start: Callable
+) -> None:
+    config = write_seg(tmp_path / 'data') | dict(pipeline=pipeline)
+    start(config, 'mmseg', segmentor(decode_head=0))
+
+
+@pytest.mark.parametrize(
+    'resize',
+    [
+        dict(type='RandomChoiceResize', scales=[(256, 128), (96, 48)], keep_ratio=True),
+        dict(
+            type='RandomChoiceResize', scales=[99, 32], resize_type='ResizeShortestEdge'
+        ),
+        dict(type='RandomResize', scale=[(96, 32), (99, 99)], keep_ratio=True),
+        dict(type='Resize', scale=(64, 63)),
+    ],
+    ids=['choice', 'shortest', 'range', 'fixed'],
+)
+def test_resizing_below_the_size_is_padding(
+    resize: dict, tmp_path: Path, start: Callable
+) -> None:
+    resize = resize | (dict(max_size=999) if 'resize_type' in resize else {})
+    config = write_seg(tmp_path / 'data') | dict(pipeline=scaled(resize, CROP))
+    with pytest.raises(ValueError, match='pads label maps with 255'):
+        start(config, 'mmseg', segmentor(decode_head=0))
+    start(config, 'mmseg', segmentor(decode_head=0, size=None))
+
+
+def test_heads_that_learn_other_things_may_ignore_other_labels(
+    tmp_path: Path, start: Callable
+) -> None:
+    config = write_seg(tmp_path / 'data')
+    start(config, 'mmseg', segmentor(pad=0, decode_head=0, auxiliary_head=255))
+    start(config, 'mmseg', segmentor(decode_head=None))
+    with pytest.raises(ValueError, match='`model.auxiliary_head` does not ignore'):
+        start(config, 'mmseg', segmentor(decode_head=255, auxiliary_head=0))
+    for kind in ('STDCHead', 'VPDDepthHead'):
+        model = segmentor(decode_head=255, auxiliary_head=0)
+        model.auxiliary_head = type(kind, (nn.Module,), {})()
+        model.auxiliary_head.num_classes = 2
+        model.auxiliary_head.ignore_index = 0
+        start(config, 'mmseg', model)
+
+
+def test_a_label_that_the_data_set_alone_ignores_is_refused(
+    tmp_path: Path, start: Callable
+) -> None:
+    config = write_seg(tmp_path / 'data')
+    told = (
+        rf'{SPLIT} ignores the label 0 and `model.decode_head` 255; set '
+        rf'`model.decode_head.ignore_index=0` or `{SPLIT}.ignore_index=255`'
+    )
+    with pytest.raises(ValueError, match=told):
+        start(config | dict(ignore_index=0), 'mmseg', segmentor(decode_head=255))
+    start(config | dict(ignore_index=0), 'mmseg', segmentor(pad=0, decode_head=0))
+    # 255 is what mmseg's data sets have unless told.
+    start(config, 'mmseg', segmentor(pad=0, decode_head=0))
+
+
+def test_label_maps_are_judged_by_the_heads_of_the_run(
+    tmp_path: Path, start: Callable
+) -> None:
+    config = write_seg(tmp_path / 'data')
+    dataset = build_dataset(config, 'mmseg')
+    tested = build_dataset(config | dict(test_mode=True), 'mmseg')
+    assert ignored_labels(dataset) == {255}
+    start(config, 'mmseg', segmentor(pad=7, decode_head=7, auxiliary_head=7))
+    assert ignored_labels(dataset) == {7}
+    assert ignored_labels(tested) == {7, 255}
+    start(config, 'mmseg', segmentor(decode_head=255, size=None, auxiliary_head=3))
+    assert ignored_labels(dataset) == set()
+    start(config, 'mmseg')
+    assert ignored_labels(dataset) == {255}
+    assert ignored_labels([1, 2]) is None
+
+
+def test_annotations_without_masks_are_named(tmp_path: Path, start: Callable) -> None:
+    config = write_coco(tmp_path / 'data', [[BOX], [BOX, BOX]])
+    start(config)
+    told = (
+        rf'{SPLIT}: 2 of 2 images lack what the pipeline loads, first .*images/0.png '
+        rf'\(annotation 0 of {tmp_path}/data/ann.json\): there is no '
+        r'`segmentation`. Set `with_mask=False` in `LoadAnnotations`'
+    )
+    masked = config | dict(pipeline=MASK_PIPELINE)
+    with pytest.raises(ValueError, match=told):
+        start(masked)
+    with pytest.raises(ValueError, match='no `segmentation`'):
+        check(masked | dict(test_mode=True))
+    square = [[8, 8, 40, 8, 40, 40, 8, 40]]
+    whole = write_coco(tmp_path / 'whole', segmentation=square)
+    start(whole | dict(pipeline=MASK_PIPELINE))
+
+
+def loading(**changes: Any) -> list[dict]:
+    return [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', **changes)]
+
+
+def test_label_maps_that_the_data_set_does_not_name_are_missed(tmp_path: Path) -> None:
+    config = write_coco(tmp_path / 'data') | dict(pipeline=loading(with_seg=True))
+    with pytest.raises(ValueError, match='no label map. Name their folder in `data_p'):
+        check(config)
+    # mmdet loads none then, and its models predict without.
+    check(config | dict(test_mode=True))
+    prefix = dict(img='images/', seg='gone/')
+    with pytest.raises(ValueError, match='2 of 2 label maps are missing'):
+        check(config | dict(data_prefix=prefix))
+    check(config | dict(data_prefix=prefix, pipeline=loading()))
+    bare = write_seg(tmp_path / 'seg') | dict(data_prefix=dict(img_path='images'))
+    for tested in (False, True):
+        with pytest.raises(ValueError, match='no label map.*`seg_map_path` for mmseg'):
+            check(bare | dict(test_mode=tested), 'mmseg')
+
+
+def test_proposals_that_no_file_gives_are_missed(tmp_path: Path) -> None:
+    config = write_coco(tmp_path / 'data')
+    pipeline = [dict(type='LoadProposals')]
+    with pytest.raises(ValueError, match='first .*0.png: there are no proposals; set'):
+        check(config | dict(pipeline=pipeline))
+
+
+def test_panoptic_data_without_segments_are_named(
+    tmp_path: Path, start: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = SimpleNamespace(utils=SimpleNamespace(rgb2id=None))
+    monkeypatch.setitem(sys.modules, 'panopticapi', fake)
+    config = write_coco(tmp_path / 'data')
+    config |= dict(pipeline=[dict(type='LoadPanopticAnnotations')])
+    with pytest.raises(ValueError, match='no label map'):
+        check(config)
+    maps = config | dict(data_prefix=dict(img='images/', seg='images/'))
+    with pytest.raises(ValueError, match='no `segments_info`. Take a panoptic data'):
+        check(maps)
+    told = r"annotation 0 has no \['segments_info'\]"
+    with pytest.raises(ValueError, match=told):
+        start(maps | dict(type='CocoPanopticDataset'))
+
+
+def test_files_of_single_channels_are_looked_for(tmp_path: Path) -> None:
+    dataset = build_dataset(write_coco(tmp_path / 'data', [[BOX]]), 'mmdet')
+    info = dataset.get_data_info(0)
+    files = [info['img_path'], str(tmp_path / 'gone.png')]
+    dataset.get_data_info = lambda index: info | dict(img_path=files)
+    with pytest.raises(ValueError, match='1 of 2 images are missing: .*gone.png'):
+        check_dataset(dataset, SPLIT)

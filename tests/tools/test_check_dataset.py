@@ -1,14 +1,29 @@
+import io
 import json
 import sys
 from collections.abc import Callable
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from broken_data import BOX, encoded, labels, noise, write_coco, write_seg
+from broken_data import (
+    BOX,
+    MASK_PIPELINE,
+    SEG_PIPELINE,
+    encoded,
+    labels,
+    noise,
+    photo,
+    write_coco,
+    write_seg,
+)
 from mmengine.registry import DefaultScope
+from PIL import Image
+
+from kdtoolbox.datasets.reading import heed_heads
 
 PATH = Path(__file__).resolve().parents[2] / 'tools' / 'check_dataset.py'
 
@@ -33,11 +48,15 @@ def check(
     monkeypatch.setenv('COLUMNS', '400')
     scopes = dict(DefaultScope._instance_dict)
 
-    def run(config: dict, scope: str = 'mmdet', workers: int = 0) -> tuple[int, str]:
+    def run(
+        config: dict | str, scope: str = 'mmdet', workers: int = 0, model: Any = None
+    ) -> tuple[int, str]:
         path = tmp_path / 'config.py'
-        path.write_text(
+        text = (
             f"default_scope = '{scope}'\nval_dataloader = dict(dataset={config!r})\n"
+            f'model = {model!r}\n'
         )
+        path.write_text(config if isinstance(config, str) else text)
         command = [str(PATH), str(path), '--split', 'val', '--workers', str(workers)]
         monkeypatch.setattr(sys, 'argv', command)
         return tool.main(), capsys.readouterr().out
@@ -45,6 +64,7 @@ def check(
     yield run
     DefaultScope._instance_dict.clear()
     DefaultScope._instance_dict.update(scopes)
+    heed_heads(None)
 
 
 def test_good_data_give_nothing(check: Callable, tmp_path: Path) -> None:
@@ -149,3 +169,180 @@ def test_a_cut_annotation_is_refused(check: Callable, tmp_path: Path) -> None:
     (tmp_path / 'data' / 'ann.json').write_text('{"images": [')
     with pytest.raises(ValueError, match='no whole JSON'):
         check(config)
+
+
+@pytest.mark.parametrize('backend', ['cv2', 'pillow'])
+@pytest.mark.parametrize(
+    ('color_type', 'how'),
+    [('color', 'turned'), ('grayscale', 'turned')]
+    + [('unchanged', 'unturned'), ('color_ignore_orientation', 'unturned')],
+)
+def test_square_photos_that_exif_turns_are_listed(
+    color_type: str, how: str, backend: str, check: Callable, tmp_path: Path
+) -> None:
+    config = write_coco(tmp_path / 'data', [[BOX]] * 3, suffix='.jpg')
+    for index, orientation in ((0, 6), (1, 1), (2, 3)):
+        path = tmp_path / 'data' / 'images' / f'{index}.jpg'
+        path.write_bytes(photo(orientation))
+    reader = dict(type='LoadImageFromFile', color_type=color_type)
+    reader |= dict(imdecode_backend=backend)
+    code, output = check(config | dict(pipeline=[reader]))
+    assert code == 1
+    assert 'turned by EXIF' in output
+    for name, orientation in ((0, 6), (2, 3)):
+        told = f'{name}.jpg: has EXIF orientation {orientation} and is read {how} by'
+        assert told in output
+    assert '1.jpg' not in output
+    # The pixels are what the message says.
+    from mmcv.transforms import LoadImageFromFile
+
+    reader.pop('type')
+    path = str(tmp_path / 'data' / 'images' / '0.jpg')
+    read = LoadImageFromFile(**reader)(dict(img_path=path))['img']
+    raw = np.asarray(Image.open(path).convert('L'), float)
+    gray = np.asarray(read, float)
+    gray = gray.mean(-1) if gray.ndim == 3 else gray
+    apart = [np.abs(gray - np.rot90(raw, turns)).mean() for turns in (0, -1)]
+    assert (apart[1] < apart[0]) == (how == 'turned')
+
+
+def test_oblong_photos_are_judged_by_their_size(
+    check: Callable, tmp_path: Path
+) -> None:
+    upright = write_coco(tmp_path / 'upright', [[BOX]], noise(64, 48, 3), suffix='.jpg')
+    lying = write_coco(tmp_path / 'lying', [[BOX]], noise(48, 64, 3), suffix='.jpg')
+    for root in ('upright', 'lying'):
+        path = tmp_path / root / 'images' / '0.jpg'
+        path.write_bytes(photo(6, height=48, width=64))
+    assert check(upright)[0] == 0
+    code, output = check(lying)
+    assert code == 1
+    assert '(64, 48), not (48, 64)' in output
+    assert 'EXIF orientation 6 and is read turned' in output
+
+
+def test_photos_with_label_maps_are_listed(check: Callable, tmp_path: Path) -> None:
+    # PNGs may tell an orientation, too.
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 8
+    Image.fromarray(noise(64, 64, 3)).save(buffer, 'PNG', exif=exif)
+    config = write_seg(tmp_path / 'data', image=buffer.getvalue())
+    code, output = check(config, 'mmseg')
+    assert code == 1
+    assert '0.png: has EXIF orientation 8' in output
+
+
+def test_annotations_without_masks_are_listed(check: Callable, tmp_path: Path) -> None:
+    config = write_coco(tmp_path / 'data', [[BOX], [BOX, BOX, BOX, BOX]])
+    assert check(config)[0] == 0
+    path = tmp_path / 'data' / 'ann.json'
+    content = json.loads(path.read_text())
+    polygon = [8, 8, 40, 8, 40, 40, 8, 40]
+    masks = ([polygon], polygon, [polygon[:4]], dict(counts='', size=[64, 64]))
+    for annotation, mask in zip(content['annotations'][1:], masks, strict=True):
+        annotation['segmentation'] = mask
+    path.write_text(json.dumps(content))
+    code, output = check(config | dict(pipeline=MASK_PIPELINE))
+    assert code == 1
+    assert 'annotation 0 of image 0: no `segmentation`, which the pipe' in output
+    assert 'annotation 2 of image 1: no part of its segmentation' in output
+    assert 'annotation 1 ' not in output
+    assert 'images/0.png: there is no `segmentation`. Set `with_mask=False`' in output
+    assert 'KeyError' not in output
+
+
+def test_masks_that_no_polygon_tells_are_listed(tool: Any) -> None:
+    loader = SimpleNamespace(with_mask=True, poly2mask=False)
+    image = dict(id=0, file_name='a', height=64, width=64)
+    box = dict(id=0, image_id=0, category_id=1, bbox=BOX, area=9)
+    box |= dict(segmentation=dict(counts='a', size=[64, 64]))
+    content = dict(images=[image], annotations=[box], categories=[dict(id=1, name='a')])
+    assert 'takes no other' in tool.coco_faults(content, loaders=[loader])['masks'][0]
+    crowd = content | dict(annotations=[box | dict(iscrowd=1)])
+    assert not tool.coco_faults(crowd, loaders=[loader])['masks']
+    loader.poly2mask = True
+    assert not tool.coco_faults(content, loaders=[loader])['masks']
+
+
+def test_segments_of_panoptic_annotations_are_read(tool: Any) -> None:
+    image = dict(id=0, file_name='a', height=64, width=64)
+    segment = dict(id=5, category_id=1, bbox=BOX, area=9)
+    listed = [dict(image_id=0, segments_info=[segment])] * 2
+    content = dict(images=[image], annotations=listed)
+    content |= dict(categories=[dict(id=1, name='a')])
+    assert not any(tool.coco_faults(content, ['a'], panoptic=True).values())
+    segment |= dict(bbox=(99, 9, 9, 9))
+    faults = tool.coco_faults(content, panoptic=True)
+    assert 'lies outside' in faults['boxes'][0]
+
+
+def test_labels_are_judged_by_what_is_ignored(check: Callable, tmp_path: Path) -> None:
+    mixed = labels()
+    mixed[0] = 255
+    config = write_seg(tmp_path / 'data', label=mixed)
+    assert check(config, 'mmseg')[0] == 0
+    other = config | dict(ignore_index=0)
+    told = '[255] of 4 classes, ignored [0]'
+    assert told in check(other, 'mmseg')[1]
+    head = dict(decode_head=dict(type='FCNHead', ignore_index=0))
+    for model in (head, dict(student=head), dict(decode_head=[head['decode_head']])):
+        assert told in check(config, 'mmseg', model=model)[1]
+        # A validation does not pass the head, and may ignore what the data set does.
+        tested = config | dict(test_mode=True)
+        assert check(tested, 'mmseg', model=model)[0] == 0
+
+
+def test_images_of_four_bands_pass(check: Callable, tmp_path: Path) -> None:
+    reader = dict(type='LoadImageFromFile', color_type='unchanged')
+    for bands in (1, 4):
+        image = noise(64, 64, bands)
+        config = write_seg(tmp_path / f'seg{bands}', image=image)
+        pipeline = [reader, *SEG_PIPELINE[1:]]
+        assert check(config | dict(pipeline=pipeline), 'mmseg')[0] == 0
+        config = write_coco(tmp_path / f'det{bands}', image=image)
+        assert check(config | dict(pipeline=[reader]))[0] == 0
+
+
+def test_images_that_the_loader_passes_over_are_listed(
+    check: Callable, tmp_path: Path
+) -> None:
+    config = write_coco(tmp_path / 'data', image=b'')
+    reader = dict(type='LoadImageFromFile', ignore_empty=True)
+    code, output = check(config | dict(pipeline=[reader]))
+    assert code == 1
+    assert '0.png: `ignore_empty` passes it over' in output
+
+
+def test_a_config_of_classes_with_paths_from_the_working_folder_is_read(
+    check: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_coco(tmp_path / 'data', [[BOX], []])
+    monkeypatch.chdir(tmp_path)
+    text = """
+from mmcv.transforms import LoadImageFromFile
+from mmdet.datasets import CocoDataset
+from mmdet.datasets.transforms import LoadAnnotations
+
+default_scope = None
+pipeline = [dict(type=LoadImageFromFile), dict(type=LoadAnnotations)]
+val_dataloader = dict(
+    dataset=dict(
+        type=CocoDataset,
+        data_root='data',
+        ann_file='ann.json',
+        data_prefix=dict(img='images/'),
+        metainfo=dict(classes=('a', 'b', 'c')),
+        pipeline=pipeline,
+    )
+)
+"""
+    code, output = check(text)
+    assert code == 0
+    assert '2 images read, nothing found' in output
+    (tmp_path / 'data' / 'images' / '1.png').unlink()
+    assert 'data/images/1.png: FileNotFoundError' in check(text)[1]
+    empty = text.replace('metainfo=', 'filter_cfg=dict(min_size=999), metainfo=')
+    with pytest.raises(ValueError, match='val_dataloader.dataset is empty'):
+        check(empty)
+    with pytest.raises(ValueError, match='data/gone.json does not exist'):
+        check(text.replace('ann.json', 'gone.json'))

@@ -1,0 +1,162 @@
+"""Draw scenes of handwritten digits on photographs, with their label maps."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+
+CLASSES = tuple('0123456789')
+BACKGROUND = len(CLASSES)
+IGNORE = 255
+# The scans come sorted by writer, so that a split by index keeps the writers apart.
+TRAIN_SCANS = 1437
+SPLITS = ('train', 'val')
+
+
+@dataclass(frozen=True)
+class SceneStyle:
+    """What a scene looks like; ranges are inclusive at both ends.
+
+    Attributes:
+        digit_size: Side of a digit's scan in pixels.
+        count: Digits in a scene.
+        rotation: Largest rotation in degrees, either way.
+        contrast: Least distance of a digit's grey value from the mean of the pixels
+            below it, of 255.
+        opacity: Share of a digit's colour in the blend.
+        noise: Standard deviation of the Gaussian noise in grey values.
+        size: Height and width of a scene in pixels.
+    """
+
+    digit_size: tuple[int, int] = (16, 48)
+    count: tuple[int, int] = (2, 6)
+    rotation: float = 20.0
+    contrast: float = 50.0
+    opacity: tuple[float, float] = (0.75, 1.0)
+    noise: float = 8.0
+    size: tuple[int, int] = (128, 128)
+
+
+PRESETS = {
+    'det': SceneStyle(),
+    # A pixel classifier needs larger digits than a detector to learn in minutes.
+    'seg': SceneStyle(digit_size=(32, 72), count=(2, 4)),
+}
+
+
+@lru_cache(maxsize=1)
+def _sources() -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    from sklearn.datasets import load_digits, load_sample_images
+
+    digits = load_digits()
+    scans = (digits.images / 16.0).astype(np.float32)
+    return scans, digits.target, load_sample_images().images
+
+
+def _background(
+    rng: np.random.Generator, photos: list[np.ndarray], size: tuple[int, int]
+) -> np.ndarray:
+    photo = photos[rng.integers(len(photos))]
+    longest = max(size)
+    # The crop is up to twice as large as the scene where the photograph allows it.
+    room = min(longest * photo.shape[axis] // size[axis] for axis in (0, 1))
+    largest = min(2 * longest, room)
+    side = int(rng.integers(largest // 2, largest + 1))
+    height, width = (max(side * part // longest, 1) for part in size)
+    top = rng.integers(photo.shape[0] - height + 1)
+    left = rng.integers(photo.shape[1] - width + 1)
+    crop = photo[top : top + height, left : left + width]
+    crop = cv2.resize(crop, size[::-1], interpolation=cv2.INTER_AREA)
+    return crop.astype(np.float32)
+
+
+def _digit_alpha(
+    rng: np.random.Generator, scan: np.ndarray, style: SceneStyle
+) -> np.ndarray:
+    side = int(rng.integers(style.digit_size[0], style.digit_size[1] + 1))
+    angle = float(rng.uniform(-style.rotation, style.rotation))
+    scale = side / scan.shape[0]
+    radians = np.deg2rad(abs(angle))
+    canvas = int(np.ceil(side * (np.cos(radians) + np.sin(radians))))
+    centre = (scan.shape[1] - 1) / 2
+    matrix = np.asarray(cv2.getRotationMatrix2D((centre, centre), angle, scale), float)
+    matrix[:, 2] += (canvas - 1) / 2 - centre
+    alpha = cv2.warpAffine(scan, matrix, (canvas, canvas), flags=cv2.INTER_CUBIC)
+    alpha = np.clip(alpha, 0.0, 1.0)
+    rows, columns = np.nonzero(alpha > 0.02)
+    return alpha[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+
+
+def _colour(rng: np.random.Generator, below: np.ndarray, contrast: float) -> np.ndarray:
+    while True:
+        colour = rng.uniform(0, 255, 3)
+        if abs(colour.mean() - below.mean()) >= contrast:
+            return colour
+
+
+def _place(
+    rng: np.random.Generator, alpha: np.ndarray, labels: np.ndarray
+) -> tuple[slice, slice] | None:
+    height, width = alpha.shape
+    if height > labels.shape[0] or width > labels.shape[1]:
+        return None
+    for _ in range(20):
+        top = rng.integers(labels.shape[0] - height + 1)
+        left = rng.integers(labels.shape[1] - width + 1)
+        window = slice(top, top + height), slice(left, left + width)
+        if not (labels[window] != BACKGROUND)[alpha > 0.1].any():
+            return window
+    return None
+
+
+def _draw_digit(
+    rng: np.random.Generator,
+    image: np.ndarray,
+    labels: np.ndarray,
+    scan: int,
+    style: SceneStyle,
+) -> dict | None:
+    """Draw a digit into ``image`` and ``labels``; None if there is no room."""
+    scans, targets, _ = _sources()
+    alpha = _digit_alpha(rng, scans[scan], style)
+    window = _place(rng, alpha, labels)
+    if window is None:
+        return None
+    colour = _colour(rng, image[window], style.contrast)
+    blend = alpha[..., None] * rng.uniform(*style.opacity)
+    image[window] += blend * (colour - image[window])
+    mask = np.zeros_like(labels)
+    mask[window] = alpha > 0.4
+    border = cv2.dilate(mask, np.ones((3, 3), np.uint8)) - mask
+    labels[(border == 1) & (labels == BACKGROUND)] = IGNORE
+    labels[mask == 1] = targets[scan]
+    return dict(scan=scan, label=int(targets[scan]), mask=mask)
+
+
+def render(seed: int, split: str, index: int, style: SceneStyle) -> dict:
+    """Return image (RGB), label map and digits of one scene."""
+    rng = np.random.default_rng([seed, SPLITS.index(split), index])
+    scans, _, photos = _sources()
+    pool = (0, TRAIN_SCANS) if split == 'train' else (TRAIN_SCANS, len(scans))
+    for _ in range(50):
+        image = _background(rng, photos, style.size)
+        labels = np.full(style.size, BACKGROUND, np.uint8)
+        wanted = rng.integers(style.count[0], style.count[1] + 1)
+        draws = (
+            _draw_digit(rng, image, labels, int(rng.integers(*pool)), style)
+            for _ in range(wanted)
+        )
+        digits = [digit for digit in draws if digit is not None]
+        if len(digits) >= style.count[0]:
+            break
+    else:
+        raise ValueError(
+            f'{style.count[0]} digits of {style.digit_size} pixels find no room in a '
+            f'scene of {style.size} pixels; lower `digit_size` or `count`, or raise '
+            '`size`.'
+        )
+    image = image + rng.normal(0, style.noise, image.shape)
+    return dict(
+        image=np.clip(image, 0, 255).astype(np.uint8), labels=labels, digits=digits
+    )

@@ -1,0 +1,173 @@
+import inspect
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import kdtoolbox.losses
+from kdtoolbox.datasets.class_names import check_class_names, losses_of_classes
+
+Toy = SimpleNamespace
+WHERE = 'train_dataloader.dataset'
+DIGITS = tuple('0123')
+
+LOGITS = dict(logits='decode_head.conv_seg')
+ENDS = dict(student='student.logits', teacher='teacher.logits')
+
+
+def distiller(toy: Toy, folder: Path, loss: str, source: Any, meta: dict) -> Any:
+    """Return a segmentor's distillation by one loss under a teacher of this meta."""
+    path = folder / 'teacher.pth'
+    torch.save(
+        dict(state_dict=toy.build(toy.segmentor()).state_dict(), meta=meta), path
+    )
+    recorders = dict(logits=source)
+    return toy.build_distiller(
+        toy.segmentor(),
+        teacher=dict(config=toy.segmentor(), checkpoint=str(path)),
+        recorders=dict(student=recorders, teacher=recorders),
+        losses=dict(loss_a=dict(type=loss, **ENDS)),
+    )
+
+
+def data(names: Any, kind: str = 'detection', own: Any = None) -> Any:
+    classes = {} if names is None else dict(classes=tuple(names))
+    more = dict(label_map=None) if kind == 'segmentation' else {}
+    return SimpleNamespace(
+        metainfo=classes, METAINFO=dict(classes=own) if own else {}, **more
+    )
+
+
+META = dict(dataset_meta=dict(classes=DIGITS))
+
+
+@pytest.mark.parametrize(
+    ('loss', 'source'),
+    [
+        ('KDLoss', 'decode_head.conv_seg'),
+        ('KDLoss', 'decode_head'),
+        ('CWDLoss', 'decode_head.conv_seg'),
+        ('CWDLoss', 'auxiliary_head.conv_seg'),
+        ('PKDLoss', dict(source='*_head.conv_seg')),
+    ],
+)
+def test_another_order_is_refused(
+    toy: Toy, tmp_path: Path, loss: str, source: Any
+) -> None:
+    model = distiller(toy, tmp_path, loss, source, META)
+    with pytest.raises(ValueError, match='another order than the teacher') as caught:
+        check_class_names(model, data(DIGITS[::-1]), WHERE)
+    message = str(caught.value)
+    assert message.startswith(f'{WHERE}: ')
+    assert 'which model.losses.loss_a would compare' in message
+    assert "0: '3', '0', 1: '2', '1', 2: '1', '2', ..." in message
+    assert f"List the teacher's order as `{WHERE}.metainfo.classes`" in message
+    assert f"The teacher's: {DIGITS}" in message
+    check_class_names(model, data(DIGITS), WHERE)
+
+
+@pytest.mark.parametrize(
+    ('loss', 'source'),
+    [
+        ('CWDLoss', 'backbone.layer3'),
+        ('PKDLoss', 'decode_head.bottleneck'),
+        ('PKDLoss', dict(source='decode_head.conv_seg', what='input')),
+    ],
+)
+def test_features_alone_pass(toy: Toy, tmp_path: Path, loss: str, source: Any) -> None:
+    model = distiller(toy, tmp_path, loss, source, META)
+    check_class_names(model, data(DIGITS[::-1]), WHERE)
+    check_class_names(model, data('abcd'), WHERE)
+
+
+def test_other_names_are_refused(toy: Toy, tmp_path: Path) -> None:
+    model = distiller(toy, tmp_path, 'KDLoss', 'decode_head.conv_seg', META)
+    with pytest.raises(ValueError, match="are not the teacher's") as caught:
+        check_class_names(model, data(('0', '1', 'cat', '3')), WHERE)
+    assert "2: 'cat', '2'. Choose a teacher" in str(caught.value)
+
+
+def test_an_older_checkpoint_tells_too(toy: Toy, tmp_path: Path) -> None:
+    meta = dict(CLASSES=DIGITS)
+    model = distiller(toy, tmp_path, 'KDLoss', 'decode_head.conv_seg', meta)
+    with pytest.raises(ValueError, match='another order'):
+        check_class_names(model, data(DIGITS[::-1]), WHERE)
+
+
+@pytest.mark.parametrize(
+    ('theirs', 'mine'),
+    [
+        (('Traffic Light', 'b', 'c', 'd'), ('traffic_light', 'B', 'C', 'd')),
+        (None, DIGITS),
+        (DIGITS, None),
+        # Shapes tell of these.
+        (DIGITS, DIGITS[:3]),
+    ],
+)
+def test_what_passes(toy: Toy, tmp_path: Path, theirs: Any, mine: Any) -> None:
+    meta = dict(dataset_meta=dict(classes=theirs))
+    model = distiller(toy, tmp_path, 'KDLoss', 'decode_head.conv_seg', meta)
+    check_class_names(model, data(mine), WHERE)
+
+
+def test_models_without_a_teacher_pass(toy: Toy) -> None:
+    check_class_names(toy.build(toy.gfl()), data(DIGITS), WHERE)
+
+
+def test_label_maps_have_to_be_numbered_anew(toy: Toy, tmp_path: Path) -> None:
+    """mmseg reorders those of data sets whose kind has classes, and no others."""
+    model = distiller(toy, tmp_path, 'KDLoss', 'decode_head.conv_seg', META)
+    with pytest.raises(ValueError, match='Number the classes in the label maps'):
+        check_class_names(model, data(DIGITS[::-1], 'segmentation'), WHERE)
+    with pytest.raises(ValueError, match="List the teacher's order"):
+        check_class_names(model, data(DIGITS[::-1], 'segmentation', DIGITS), WHERE)
+
+
+@pytest.mark.parametrize(
+    ('recorder', 'wire', 'expected'),
+    [
+        ('bbox_head.gfl_cls', 'teacher.x', True),
+        ('bbox_head.rtm_cls.0', 'teacher.x', True),
+        ('bbox_head.rtm_cls[-1]', 'teacher.x', True),
+        ('bbox_head.cls_branches.*', 'teacher.x', True),
+        ('roi_head.bbox_head.fc_cls', 'teacher.x', True),
+        ('rpn_head.rpn_cls', 'teacher.x', False),
+        ('bbox_head.cls_convs.1', 'teacher.x', False),
+        ('bbox_head.gfl_reg', 'teacher.x', False),
+        ('neck', 'teacher.x', False),
+        # What distillers make themselves.
+        ('neck', 'teacher.roi_cls', True),
+        ('neck', 'teacher.query_cls', True),
+        ('neck', 'teacher.rpn_cls', False),
+        ('bbox_head.gfl_cls', 'made', True),
+        ('neck', 'made', False),
+    ],
+)
+def test_wires_of_class_logits(recorder: str, wire: str, expected: bool) -> None:
+    model = SimpleNamespace(
+        losses=dict(loss=object()),
+        recorders=dict(teacher=dict(x=recorder)),
+        _comparisons=dict(loss=dict(student='student.x', teacher=wire)),
+        _connections=dict(made=dict(input='teacher.x')),
+    )
+    assert losses_of_classes(model) == ['model.losses.loss'] * expected
+
+
+def test_every_loss_on_class_logits_says_so() -> None:
+    readers = ('read_logits(', ' check_logits(', 'num_classes')
+    # Confidences alone, whatever the class; and labels of the data.
+    others = {'LDLoss', 'CrossKDDistributionLoss', 'CrossKDBoxLoss'}
+    others |= {'CrossKDCenternessLoss', 'ChannelDistillationLoss', 'DeFeatLoss'}
+    others |= {'DSDPixelLoss', 'CIRKDMemoryLoss'}
+    silent = set()
+    for name, kind in vars(kdtoolbox.losses).items():
+        if inspect.isclass(kind) and name.endswith('Loss'):
+            text = Path(inspect.getfile(kind)).read_text()
+            if any(reader in text for reader in readers):
+                silent |= {name} - ({name} if hasattr(kind, 'reads_classes') else set())
+    assert silent <= others, silent - others
+    assert not any(
+        hasattr(vars(kdtoolbox.losses)[name], 'reads_classes') for name in others
+    )
