@@ -1,20 +1,35 @@
 """The weights of a checkpoint: load them, keep the student's, fit them to a model."""
 
 import os
-from collections import Counter, OrderedDict
+import re
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
+from mmengine.logging import print_log
+from mmengine.runner.checkpoint import weights_to_cpu
 from torch import Tensor, nn
 
+from kdtoolbox.misfits import Misfit, cure_of
+from kdtoolbox.plain_values import plain
 from kdtoolbox.safe_loading import read_checkpoint
+from kdtoolbox.weights import averages_beside, unwrap, without
 from kdtoolbox.whole_files import write_whole
+
+_MISMATCH = re.compile(
+    r'size mismatch for (\S+): .*?Size\(\[([\d, ]*)\]\).*?Size\(\[([\d, ]*)\]\)'
+)
+"""How torch tells of a tensor that does not fit: the checkpoint's shape comes first."""
 
 
 def load_checkpoint(source: str | os.PathLike, trust_pickle: bool = False) -> dict:
     """Return ``dict(state_dict=..., meta=...)`` of a checkpoint, on the CPU.
+
+    Where a moving average left two copies of the weights, it is the one that mmengine
+    and mmdet load too; the log says which that is and how to take the other.
 
     Args:
         source: As ``read_checkpoint`` takes it.
@@ -31,14 +46,72 @@ def load_checkpoint(source: str | os.PathLike, trust_pickle: bool = False) -> di
     if not isinstance(state, Mapping) or not all(
         isinstance(value, Tensor) for value in state.values()
     ):
-        kind = list(state) if isinstance(state, Mapping) else type(state).__name__
-        raise ValueError(f'checkpoint {str(source)!r} holds no state dict, but {kind}')
+        raise ValueError(
+            f'checkpoint {str(source)!r} holds no state dict, but {_kind_of(state)}. '
+            'Name a file with the weights of a model under `state_dict`'
+        )
     if not state:
         raise ValueError(
             f'checkpoint {str(source)!r} holds no state dict but an empty one'
         )
-    meta: dict = {} if state is checkpoint else checkpoint.get('meta', {})
+    meta = {} if state is checkpoint else checkpoint.get('meta') or {}
+    copies = averages_beside(state)
+    if copies:
+        state = without(state, copies)
+    if copies or 'ema_state_dict' in checkpoint:
+        print_log(_two_copies(str(source), trust_pickle, bool(copies)), 'current')
     return dict(state_dict=state, meta=meta)
+
+
+def class_names(meta: Any) -> tuple[str, ...] | None:
+    """Return the classes that a checkpoint's meta names, as mmengine or mmcv 1 do.
+
+    Example:
+        >>> class_names(dict(dataset_meta=dict(classes=['cat', 'dog'])))
+        ('cat', 'dog')
+    """
+    if not isinstance(meta, Mapping):
+        return None
+    found = {**meta, **(meta.get('dataset_meta') or {})}
+    names = found.get('classes') or found.get('CLASSES')
+    if not names:
+        return None
+    return (names,) if isinstance(names, str) else tuple(map(str, names))
+
+
+def _kind_of(content: Any) -> str:
+    if not isinstance(content, Mapping):
+        return type(content).__name__
+    if 'param_groups' in content or content.keys() <= {'meta', 'optimizer'}:
+        return 'the state of an optimizer'
+    return str(list(content))
+
+
+def _two_copies(source: str, trust_pickle: bool, underscored: bool) -> str:
+    """Say which of two copies was taken, and how to take the other."""
+    read = f'c = read_checkpoint({source!r}{", True" if trust_pickle else ""})'
+    if underscored:
+        taken = (
+            'those that mmdet loads, as a rule the average, and not those that its '
+            'keys call `ema_...`'
+        )
+        other = (
+            "s = c.get('state_dict', c); s = {k: s.get('ema_' + k.replace('.', '_'), "
+            "v) for k, v in s.items() if k[:4] != 'ema_'}"
+        )
+    else:
+        taken = (
+            'the average under `state_dict`, and not those of the last step, which '
+            'mmengine keeps under `ema_state_dict`'
+        )
+        other = "s = c['ema_state_dict']"
+    return (
+        f'checkpoint {source!r} holds two copies of the weights; taken were {taken}. '
+        'For the other write a file and name that: python -c "import torch; '
+        f'from kdtoolbox.safe_loading import read_checkpoint; {read}; {other}; '
+        f"torch.save(dict(meta=c.get('meta'), state_dict=s), "
+        f"'{Path(source).stem}_other.pth')\""
+    )
 
 
 def export_student(
@@ -52,18 +125,34 @@ def export_student(
             all.
         trust_pickle: As for ``load_checkpoint``.
     """
-    checkpoint = load_checkpoint(source, trust_pickle)
-    state = select_student(checkpoint['state_dict'])
+    write_student(load_checkpoint(source, trust_pickle), target)
+
+
+def write_student(checkpoint: Mapping[str, Any], target: str | os.PathLike) -> None:
+    """Write the student of what a distillation saves, as `export_student` does.
+
+    Args:
+        checkpoint: A mapping with ``state_dict`` and, if there is one, ``meta``.
+        target: As for `export_student`.
+    """
+    state = weights_to_cpu(select_student(checkpoint['state_dict']))
     if Path(target).suffix == '.safetensors':
         # The format takes no tensors that share memory, as tied weights do.
         tensors = {key: value.clone() for key, value in state.items()}
         with write_whole(target) as file:
             file.write(safetensors.torch.save(tensors))
     else:
-        # The distiller's config would mislead whoever builds a model from it.
-        meta = {k: v for k, v in checkpoint['meta'].items() if k != 'cfg'}
+        meta = checkpoint.get('meta')
+        # The distiller's config would mislead whoever builds a model from it. What is
+        # plain to torch is read by mmdet and mmseg of any version.
+        known = dict(meta) if isinstance(meta, Mapping) else {}
+        known.pop('cfg', None)
+        dropped: list[str] = []
+        content = dict(meta=plain(known, 'meta', dropped, arrays=False))
+        if dropped:
+            print_log(f"'{target}': left out {', '.join(dropped)}", 'current')
         with write_whole(target) as file:
-            torch.save(dict(meta=meta, state_dict=state), file)
+            torch.save(content | dict(state_dict=state), file)
 
 
 def select_student(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -92,44 +181,64 @@ def select_student(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     return student
 
 
-def load_strictly(model: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
+def load_strictly(
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    name: str,
+    config: str | None = None,
+) -> None:
     """Load ``state`` into ``model``, every key accounted for.
+
+    What other tools wrap around a model, such as ``module.``, is removed where all keys
+    have it, and of a distillation the student is taken. The log says so.
 
     Args:
         model: The model to fill.
-        state: A plain mmdet or mmseg state dict.
+        state: A state dict of mmdet or mmseg.
         name: What errors call the checkpoint.
+        config: What errors call the config of the model.
 
     Raises:
         ValueError: If keys are missing, unexpected or of another shape; it counts them
-            by submodule.
+            by submodule and says what mends it.
     """
-    expected = model.state_dict()
-    misshapen = [
-        f'{key} {tuple(state[key].shape)} for {tuple(expected[key].shape)}'
-        for key in state
-        if key in expected and state[key].shape != expected[key].shape
-    ]
-    fitting = state
-    wrong = {line.partition(' ')[0] for line in misshapen}
-    if wrong:
-        fitting = {key: value for key, value in state.items() if key not in wrong}
-    missing, unexpected = model.load_state_dict(fitting, strict=False)
-    missing = [key for key in missing if key not in wrong]
-    faults = dict(missing=missing, unexpected=unexpected, misshapen=misshapen)
-    if any(faults.values()):
-        lines = [
-            f'  {len(keys)} {kind} ({_count(keys)}), such as {keys[0]}'
-            for kind, keys in faults.items()
-            if keys
-        ]
+    state, told = unwrap(state, model.state_dict().keys())
+    if told:
+        print_log(f'checkpoint {name}: {"; ".join(told)}', 'current')
+    misfit = _load(model, state)
+    if misfit:
+        of = f' of {config}' if config else ''
         raise ValueError(
-            f'checkpoint {name} does not fit {type(model).__name__}:\n'
-            + '\n'.join(lines)
-            + '\nName the config that the checkpoint was trained with'
+            f'checkpoint {name} does not fit {type(model).__name__}{of}'
+            + (f' ({"; ".join(told)})' if told else '')
+            + f':\n{misfit.describe()}\n{cure_of(misfit, config)}'
         )
 
 
-def _count(keys: list[str]) -> str:
-    counts = Counter('.'.join(key.split('.')[:2]) for key in keys)
-    return ', '.join(f'{part}: {number}' for part, number in counts.most_common(6))
+def _load(model: nn.Module, state: Mapping[str, Tensor]) -> Misfit:
+    """Load what fits and return what does not."""
+    expected = model.state_dict()
+    misfit = Misfit(model, state)
+    misfit.misshapen = {
+        key: (tuple(state[key].shape), tuple(expected[key].shape))
+        for key in state
+        if key in expected and state[key].shape != expected[key].shape
+    }
+    fitting = without(state, misfit.misshapen) if misfit.misshapen else state
+    try:
+        missing, misfit.unexpected = model.load_state_dict(fitting, strict=False)
+    except RuntimeError as error:
+        # mmdet gives keys other names while it loads, behind the comparison above.
+        found = _MISMATCH.findall(str(error))
+        if not found:
+            raise
+        for key, theirs, mine in found:
+            misfit.misshapen[key] = _shape(theirs), _shape(mine)
+        missing = [key for key in expected if key not in fitting]
+        misfit.unexpected = [key for key in fitting if key not in expected]
+    misfit.missing = [key for key in missing if key not in misfit.misshapen]
+    return misfit
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    return tuple(int(size) for size in text.split(',') if size.strip())

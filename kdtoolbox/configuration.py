@@ -1,11 +1,19 @@
-"""Read a config from a file, a package (``mmdet::...``) or a dict."""
+"""Read a config from a file, a package (``mmdet::...``) or a dict, and check it."""
 
+import copy
 import difflib
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib import metadata, util
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.config import utils as config_utils
+
+_SUFFIXES = ('.py', '.json', '.yaml', '.yml')
 
 
 def _cure_mmseg_inheritance() -> None:
@@ -21,42 +29,247 @@ def _cure_mmseg_inheritance() -> None:
             config_utils.MODULE2PACKAGE['mmseg'] = 'mmseg'
 
 
-def _package_file(source: str) -> Path:
+def load_config(source: str | Path | dict | Config, where: str = 'config') -> Config:
+    """Return the config that ``source`` names.
+
+    Args:
+        source: A file, ``package::path`` below that package's configs, or the config
+            itself as a dict. With ``_base_``, one such name or a list, a dict changes
+            what it inherits, as a file would.
+        where: Its place in the config that names it, for errors.
+
+    Raises:
+        ValueError: If a package or a file does not exist, or a key has the wrong place;
+            it lists near names.
+
+    Example:
+        >>> gfl = 'mmdet::gfl/gfl_r50_fpn_1x_coco.py'
+        >>> load_config(gfl).model.type
+        'GFL'
+        >>> mine = dict(_base_=gfl, model=dict(bbox_head=dict(num_classes=3)))
+        >>> load_config(mine).model.bbox_head.num_classes
+        3
+    """
+    _cure_mmseg_inheritance()
+    if isinstance(source, Config):
+        return source
+    if isinstance(source, dict):
+        return _inherit(source, where) if '_base_' in source else Config(dict(source))
+    if not isinstance(source, str | Path):
+        raise TypeError(
+            f'{where}: expected a file, package::path or a dict, got {source!r}'
+        )
+    path = find_file(str(source), [Path.cwd()], where)
+    if path.suffix not in _SUFFIXES:
+        raise ValueError(
+            f"{where}: '{path}' is no config, which ends in one of "
+            f'{", ".join(_SUFFIXES)}; weights belong under `checkpoint`'
+        )
+    try:
+        return Config.fromfile(path)
+    except (AssertionError, ImportError, OSError, ValueError):
+        _check_bases(path)
+        raise
+
+
+def _inherit(source: dict, where: str) -> Config:
+    """Merge a dict into what its ``_base_`` names."""
+    own = copy.deepcopy({key: source[key] for key in source if key != '_base_'})
+    inherited: dict[str, Any] = {}
+    for base in _listed(source['_base_']):
+        read = load_config(base, f'{where}._base_').to_dict()
+        twice = sorted(inherited.keys() & read.keys())
+        if twice:
+            raise ValueError(
+                f'{where}._base_: {twice} come from several of its configs; name those '
+                'that share no key'
+            )
+        inherited |= read
+    for key in own:
+        if key not in inherited and key in inherited.get('model', {}):
+            raise ValueError(
+                f'{where}: {key!r} belongs to the `model` of its _base_; write '
+                f'model=dict({key}=...)'
+            )
+    cfg = Config(inherited)
+    try:
+        cfg.merge_from_dict(own, allow_list_keys=False)
+    except TypeError as error:
+        raise TypeError(f'{where}: {error}') from error
+    return cfg
+
+
+def _listed(names: Any) -> list:
+    return list(names) if isinstance(names, list | tuple) else [names]
+
+
+def find_file(source: str, folders: Sequence[Path], where: str) -> Path:
+    """Return the absolute path of a file.
+
+    Args:
+        source: Its path, or ``package::path`` for a config of a package.
+        folders: Where a relative path is looked for, the first before the others.
+        where: The place in the config, for errors.
+
+    Raises:
+        ValueError: If there is no such file; it lists where it was looked for, and near
+            names.
+    """
+    if '::' in source:
+        return _package_file(source, where)
+    path = Path(source).expanduser()
+    places = list(dict.fromkeys(os.path.abspath(folder / path) for folder in folders))
+    for place in places:
+        if os.path.isfile(place):
+            return Path(place)
+    close = dict.fromkeys(name for place in places for name in _near(Path(place)))
+    raise ValueError(
+        f'{where}: there is no file {source!r}; looked for '
+        f'{" and ".join(places)}; close: {", ".join(close) or "none"}'
+    )
+
+
+def _package_file(source: str, where: str) -> Path:
     package, _, name = source.partition('::')
     spec = util.find_spec(package)
     if spec is None or spec.origin is None:
-        raise ValueError(f'{source!r}: the package {package!r} is not installed')
+        raise ValueError(
+            f'{where}: {source!r}: the package {package!r} is not installed'
+        )
     root = Path(spec.origin).parent / '.mim' / 'configs'
     path = root / name
     if not path.is_file():
         names = [str(found.relative_to(root)) for found in root.rglob('*.py')]
         close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
         raise ValueError(
-            f'{source!r}: {package} has no such config; close: '
+            f'{where}: {source!r}: {package} has no such config; close: '
             + (', '.join(f'{package}::{match}' for match in close) or 'none')
         )
     return path
 
 
-def load_config(source: str | Path | dict | Config) -> Config:
-    """Return the config that ``source`` names.
+def _near(place: Path) -> list[str]:
+    """Return what is called like the first part of a path that does not exist."""
+    folder = next(parent for parent in place.parents if parent.is_dir())
+    name = place.relative_to(folder).parts[0]
+    close = difflib.get_close_matches(name, os.listdir(folder), n=3)
+    return [str(folder / match) for match in close]
+
+
+def _bases_of(path: Path) -> list[str]:
+    """Return what a file names as its ``_base_``, but for mmengine's placeholders."""
+    try:
+        names = Config._get_base_files(str(path))
+    except Exception:
+        # It is no Python before mmengine fills its placeholders in.
+        return []
+    return [name for name in names if isinstance(name, str) and '{{' not in name]
+
+
+def _check_bases(path: Path) -> None:
+    """Raise ValueError if a file inherits, through others too, from one that lacks."""
+    for name in _bases_of(path):
+        _check_bases(find_file(name, [path.parent], f"'{path}': _base_"))
+
+
+def resolve_paths(cfg: Config, need_teacher: bool = True) -> None:
+    """Make the relative paths of student and teacher absolute, in place.
+
+    They are ``model.student``, ``model.teacher.config``, the ``_base_`` of either, and
+    ``model.teacher.checkpoint``. Each is looked for in the working folder and then
+    beside the config file that names it, be it ``cfg``'s own or one of its bases.
+    Absolute, they hold in the config that a run dumps, wherever that is read.
 
     Args:
-        source: A file, ``package::path`` below that package's configs, or the config
-            itself as a dict.
+        cfg: The config of a run, as read from a file.
+        need_teacher: Whether the files of the teacher have to exist.
 
     Raises:
-        ValueError: If the package or its config does not exist; it lists near names.
-        FileNotFoundError: If the file does not exist.
+        ValueError: If a file does not exist; it lists where it was looked for, and near
+            names.
+    """
+    model: Any = cfg.get('model') or {}
+    if 'student' not in model:
+        return
+    files = _files_of(Path(cfg.filename)) if cfg.filename else []
+    texts = {path: path.read_text(encoding='utf-8') for path in files}
+    find = partial(_absolute, texts=texts)
+    model.student = find(model.student, 'model.student')
+    teacher = model.get('teacher')
+    for key in ('config', 'checkpoint'):
+        if isinstance(teacher, dict) and key in teacher:
+            place = f'model.teacher.{key}'
+            teacher[key] = find(teacher[key], place, needed=need_teacher)
+
+
+def _absolute(
+    value: Any, where: str, texts: Mapping[Path, str], needed: bool = True
+) -> Any:
+    """Return a path, or what holds some as ``_base_``, with absolute ones."""
+    again = partial(_absolute, texts=texts, needed=needed)
+    if isinstance(value, list):
+        return [again(part, where) for part in value]
+    if isinstance(value, dict) and '_base_' in value:
+        value['_base_'] = again(value['_base_'], f'{where}._base_')
+    if not isinstance(value, str) or '::' in value or '://' in value:
+        return value
+    naming = [path for path in texts if value in texts[path]] or list(texts)[:1]
+    try:
+        folders = [Path.cwd(), *(path.parent for path in naming)]
+        return str(find_file(value, folders, where))
+    except ValueError:
+        if needed:
+            raise
+        return value
+
+
+def _files_of(path: Path) -> list[Path]:
+    """Return a config file and those that it inherits from, packages left out."""
+    files = [path]
+    for name in _bases_of(path):
+        base = path.parent / name
+        if '::' not in name and base.is_file():
+            files += _files_of(base)
+    return files
+
+
+def check_keys(config: Mapping[str, Any], target: Callable, where: str) -> None:
+    """Raise for keys that a class or function does not take, and for lacking ones.
+
+    ``type`` and ``_scope_`` are the registry's and pass.
+
+    Args:
+        config: The arguments as the config names them.
+        target: What is called with them.
+        where: Their place in the config.
+
+    Raises:
+        TypeError: It names all such keys, and near names.
 
     Example:
-        >>> load_config('mmdet::gfl/gfl_r50_fpn_1x_coco.py').model.type
-        'GFL'
+        >>> check_keys(dict(type='Path', soruce='a'), load_config, 'here')
+        Traceback (most recent call last):
+        TypeError: here: load_config takes no 'soruce' (did you mean 'source'?); \
+it needs 'source'
     """
-    _cure_mmseg_inheritance()
-    if isinstance(source, Config):
-        return source
-    if isinstance(source, dict):
-        return Config(dict(source))
-    path = _package_file(str(source)) if '::' in str(source) else Path(source)
-    return Config.fromfile(path)
+    parameters = inspect.signature(target).parameters.values()
+    named = [
+        p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    ]
+    known = [parameter.name for parameter in named]
+    given = config.keys() - {'type', '_scope_'}
+    unknown = sorted(given - set(known))
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        unknown = []
+    lacking = [p.name for p in named if p.default is p.empty and p.name not in given]
+    faults = [f'takes no {key!r}{_nearest(key, known)}' for key in unknown]
+    faults += [f'needs {key!r}' for key in lacking]
+    if faults:
+        name = getattr(target, '__name__', repr(target))
+        raise TypeError(f'{where}: {name} {"; it ".join(faults)}')
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=1)
+    told = f'did you mean {close[0]!r}?' if close else f'but {", ".join(names)}'
+    return f' ({told})'

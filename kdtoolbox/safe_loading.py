@@ -6,7 +6,7 @@ import re
 import zipfile
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import safetensors.torch
@@ -50,19 +50,28 @@ def read_checkpoint(source: str | os.PathLike, trust_pickle: bool = False) -> An
         ValueError: If the file is missing or damaged.
     """
     path = locate(str(source))
-    harmless = torch.serialization.safe_globals(_harmless_globals())
     try:
         if path.suffix == '.safetensors':
             return safetensors.torch.load_file(path)
         _check_sums(path)
-        with harmless:
-            return torch.load(path, map_location='cpu', weights_only=not trust_pickle)
+        return unpickle(path, trust_pickle)
     except (MemoryError, PermissionError):
         raise
     except Exception as error:
         # Garbage fails in many ways.
         refused = isinstance(error, pickle.UnpicklingError) and not trust_pickle
         raise _unread(path, error, refused) from error
+
+
+def unpickle(file: str | os.PathLike | BinaryIO, trust_pickle: bool = False) -> Any:
+    """Return what torch saved, read as `read_checkpoint` does, errors left as they are.
+
+    Args:
+        file: A path, or a file opened for reading.
+        trust_pickle: As for `read_checkpoint`.
+    """
+    with torch.serialization.safe_globals(_harmless_globals()):
+        return torch.load(file, map_location='cpu', weights_only=not trust_pickle)
 
 
 def _check_sums(path: Path) -> None:

@@ -2,16 +2,18 @@
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
+from typing import Any
 
 import torch
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
-from kdtoolbox.checkpoint import load_checkpoint, load_strictly
-from kdtoolbox.configuration import load_config
+from kdtoolbox.checkpoint import class_names, load_checkpoint, load_strictly
+from kdtoolbox.configuration import check_keys, load_config
 from kdtoolbox.recorders import (
     Recorder,
     Records,
@@ -24,18 +26,75 @@ from kdtoolbox.recorders import (
 _HEADS = ('bbox_head', 'rpn_head', 'mask_head', 'decode_head', 'auxiliary_head')
 
 
-def build_model(source: str | dict) -> BaseModel:
+def build_model(
+    source: str | dict,
+    data_preprocessor: dict | None = None,
+    where: str = 'model.student',
+) -> BaseModel:
     """Build the model of a config in that config's own scope.
 
     Args:
         source: A config as ``load_config`` takes it, or its ``model`` alone.
+        data_preprocessor: For a model that names none, as mmengine's Runner takes it
+            from the top level of a config.
+        where: The place of the config, for errors.
+
+    Raises:
+        ValueError: If a file does not exist.
+        TypeError: If it is no config of a model, or the model takes no such argument.
     """
-    cfg = load_config(source)
+    cfg = load_config(source, where)
     scope = cfg.get('default_scope')
     if scope is None:
         current = DefaultScope.get_current_instance()
         scope = current.scope_name if current is not None else None
-    return MODELS.build(dict(cfg.get('model', cfg), _scope_=scope))
+    model = dict(cfg.get('model', cfg), _scope_=scope)
+    _check_model(model, where)
+    preprocessor = cfg.get('data_preprocessor') or data_preprocessor
+    if preprocessor is not None:
+        model.setdefault('data_preprocessor', preprocessor)
+    try:
+        return MODELS.build(model)
+    except TypeError as error:
+        unknown = re.search(
+            r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'",
+            str(error),
+        )
+        kind, key = unknown.groups() if unknown else ('', '')
+        for place, part in _parts(model, where):
+            if key in part and str(part['type']).endswith(kind):
+                _check_model({'_scope_': scope, **part}, place)
+                raise TypeError(f'{place}: {error}') from error
+        raise TypeError(f'{where}: {error}') from error
+
+
+def _parts(config: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield all parts of a model that have a type, with their places."""
+    if isinstance(config, list | tuple):
+        for index, part in enumerate(config):
+            yield from _parts(part, f'{where}[{index}]')
+    elif isinstance(config, Mapping):
+        if 'type' in config:
+            yield where, config
+        for name, part in config.items():
+            yield from _parts(part, f'{where}.{name}')
+
+
+def _check_model(model: Mapping[str, Any], where: str) -> None:
+    kind = model.get('type')
+    if kind is None:
+        keys = [key for key in model if key != '_scope_']
+        raise TypeError(
+            f'{where}: expected a config with `model`, or a model with `type`, got a '
+            f'dict of {keys}; write a path, dict(_base_=path, model=dict(...)) to '
+            'change some of it, or the whole model'
+        )
+    if isinstance(kind, str):
+        with MODELS.switch_scope_and_registry(model['_scope_']) as registry:
+            kind = registry.get(kind)
+    # An unknown name is explained by the registry that is to build it.
+    if kind is not None:
+        check_keys({k: v for k, v in model.items() if k != 'type'}, kind, where)
 
 
 class Teacher:
@@ -49,6 +108,10 @@ class Teacher:
         checkpoint: Path or https URL of its weights.
         allow_random: Accept a teacher without checkpoint.
         trust_pickle: Load pickles that hold more than weights. They can run any code.
+
+    Attributes:
+        model: The frozen model.
+        classes: The names of its classes, if its checkpoint tells them.
 
     Raises:
         ValueError: If there is no checkpoint, or it does not fit the config.
@@ -66,10 +129,14 @@ class Teacher:
                 'model.teacher.checkpoint is None: a teacher with random weights '
                 'teaches nothing. Name a path or URL, or set `allow_random=True`'
             )
-        self.model = build_model(config)
+        where = 'model.teacher.config'
+        self.model = build_model(config, where=where)
+        self.classes: tuple[str, ...] | None = None
         if checkpoint is not None:
-            state = load_checkpoint(checkpoint, trust_pickle)['state_dict']
-            load_strictly(self.model, state, repr(checkpoint))
+            loaded = load_checkpoint(checkpoint, trust_pickle)
+            named = repr(config) if isinstance(config, str) else where
+            load_strictly(self.model, loaded['state_dict'], repr(checkpoint), named)
+            self.classes = class_names(loaded['meta'])
         self.model.requires_grad_(False).eval()
 
     def __deepcopy__(self, memo: dict) -> 'Teacher':

@@ -6,6 +6,7 @@ from subprocess import check_output
 PACKAGE = Path(__file__).parents[1] / 'kdtoolbox'
 LOWER = ('losses', 'connectors', 'recorders.py', 'checkpoint.py', 'configuration.py')
 LOWER += ('safe_loading.py', 'locations.py', 'whole_files.py', 'resuming.py')
+LOWER += ('weights.py', 'misfits.py', 'plain_values.py')
 UPPER = ('kdtoolbox.distillers', 'kdtoolbox.hooks', 'tools')
 
 

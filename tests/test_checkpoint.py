@@ -9,7 +9,9 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from kdtoolbox import checkpoint
 from kdtoolbox.checkpoint import (
+    class_names,
     export_student,
     load_checkpoint,
     load_strictly,
@@ -43,16 +45,16 @@ def files_of(folder: Path) -> list[str]:
 @pytest.mark.parametrize('as_type', [str, Path])
 def test_plain_state_dict(tmp_path: Path, as_type: type) -> None:
     path = save(WEIGHTS, tmp_path / 'a.pth')
-    checkpoint = load_checkpoint(as_type(path))
-    assert_equal(checkpoint['state_dict'], WEIGHTS)
-    assert checkpoint['meta'] == {}
+    loaded = load_checkpoint(as_type(path))
+    assert_equal(loaded['state_dict'], WEIGHTS)
+    assert loaded['meta'] == {}
 
 
 def test_state_dict_below_its_key_with_meta(tmp_path: Path) -> None:
     path = save(dict(state_dict=WEIGHTS, meta=dict(epoch=3)), tmp_path / 'a.pth')
-    checkpoint = load_checkpoint(path)
-    assert_equal(checkpoint['state_dict'], WEIGHTS)
-    assert checkpoint['meta'] == dict(epoch=3)
+    loaded = load_checkpoint(path)
+    assert_equal(loaded['state_dict'], WEIGHTS)
+    assert loaded['meta'] == dict(epoch=3)
 
 
 def test_safetensors(tmp_path: Path) -> None:
@@ -69,9 +71,9 @@ def test_real_runner_checkpoint_loads_without_trust(
     raw = torch.load(tmp_path / 'epoch_1.pth', weights_only=False)
     # What makes it more than tensors: the history of the losses.
     assert raw['message_hub']['log_scalars']
-    checkpoint = load_checkpoint(tmp_path / 'epoch_1.pth')
-    assert_equal(checkpoint['state_dict'], raw['state_dict'])
-    load_strictly(toy.build(config), checkpoint['state_dict'], 'epoch_1')
+    loaded = load_checkpoint(tmp_path / 'epoch_1.pth')
+    assert_equal(loaded['state_dict'], raw['state_dict'])
+    load_strictly(toy.build(config), loaded['state_dict'], 'epoch_1')
 
 
 @pytest.mark.parametrize(
@@ -83,6 +85,135 @@ def test_file_without_state_dict(tmp_path: Path, content: Any) -> None:
     path = save(content, tmp_path / 'a.pth')
     with pytest.raises(ValueError, match=r'a\.pth.* holds no state dict'):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize('kind', ['alone', 'beside meta', 'of the optimizer itself'])
+def test_file_of_an_optimizer(tmp_path: Path, kind: str) -> None:
+    optimizer = torch.optim.SGD(Net().parameters(), 1.0).state_dict()
+    contents = {
+        'alone': dict(optimizer=optimizer),
+        'beside meta': dict(optimizer=optimizer, meta=dict(epoch=1)),
+        'of the optimizer itself': optimizer,
+    }
+    path = save(contents[kind], tmp_path / 'a.pth')
+    with pytest.raises(ValueError, match='but the state of an optimizer') as caught:
+        load_checkpoint(path)
+    assert 'under `state_dict`' in str(caught.value)
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the loading has logged."""
+    lines: list[str] = []
+    monkeypatch.setattr(
+        checkpoint, 'print_log', lambda text, logger: lines.append(text)
+    )
+    return lines
+
+
+@pytest.fixture
+def obey(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
+    """Run the command that a line of the log gives."""
+    monkeypatch.chdir(tmp_path)
+    return lambda line: exec(line.partition('python -c "')[2].removesuffix('"'), {})
+
+
+def test_ema_of_mmengine(
+    toy: SimpleNamespace,
+    make_runner: Callable,
+    tmp_path: Path,
+    told: list[str],
+    obey: Callable[[str], None],
+) -> None:
+    """The average lies under `state_dict`, the last step under `ema_state_dict`."""
+    config = toy.gfl()
+    runner = make_runner(
+        config['model'],
+        train_cfg=dict(by_epoch=True, max_epochs=1),
+        custom_hooks=[dict(type='EMAHook', momentum=0.3)],
+    )
+    runner.train()
+    [hook] = [hook for hook in runner.hooks if type(hook).__name__ == 'EMAHook']
+    average, last = hook.ema_model.module.state_dict(), runner.model.state_dict()
+    key = 'bbox_head.gfl_cls.weight'
+    assert not torch.equal(average[key], last[key])
+    assert_equal(load_checkpoint(tmp_path / 'epoch_1.pth')['state_dict'], average)
+    assert 'taken were the average' in told[0]
+    obey(told[0])
+    other = load_checkpoint(tmp_path / 'epoch_1_other.pth')
+    assert other['meta']['epoch'] == 1
+    model = toy.build(config)
+    load_strictly(model, other['state_dict'], 'other')
+    assert_equal(model.state_dict(), last)
+
+
+@pytest.mark.parametrize('nested', [True, False])
+@pytest.mark.parametrize('trust', [True, False])
+def test_ema_of_mmdet_2(
+    tmp_path: Path,
+    told: list[str],
+    obey: Callable[[str], None],
+    nested: bool,
+    trust: bool,
+) -> None:
+    net = Net()
+    plain = net.state_dict()
+    averages = {key: value + 1 for key, value in plain.items() if 'num' not in key}
+    for key, value in averages.items():
+        net.register_buffer('ema_' + key.replace('.', '_'), value)
+    state = net.state_dict()
+    meta = SimpleNamespace() if trust else dict(epoch=2)
+    content = dict(state_dict=state, meta=meta) if nested or trust else state
+    path = save(content, tmp_path / 'old.pth')
+    loaded = load_checkpoint(path, trust)['state_dict']
+    assert_equal(loaded, plain)
+    load_strictly(Net(), loaded, 'old')
+    assert 'not those that its keys call `ema_...`' in told[0]
+    obey(told[0])
+    other = load_checkpoint(tmp_path / 'old_other.pth', trust)['state_dict']
+    assert_equal(other, {**plain, **averages})
+
+
+def test_one_copy_is_not_worth_a_line(tmp_path: Path, told: list[str]) -> None:
+    path = save(dict(state_dict=WEIGHTS, meta={}), tmp_path / 'a.pth')
+    load_strictly(nn.ModuleDict(dict(conv=nn.Linear(2, 2))), WEIGHTS, 'a')
+    load_checkpoint(path)
+    assert not told
+
+
+@pytest.mark.parametrize(
+    ('meta', 'names'),
+    [
+        (dict(dataset_meta=dict(classes=('a', 'b'))), ('a', 'b')),
+        (dict(dataset_meta=dict(CLASSES=['a', 'b'])), ('a', 'b')),
+        (dict(CLASSES=('a', 'b')), ('a', 'b')),
+        (dict(CLASSES='person'), ('person',)),
+        (dict(dataset_meta=None), None),
+        (dict(dataset_meta=dict(classes=None)), None),
+        ({}, None),
+        (SimpleNamespace(), None),
+    ],
+)
+def test_class_names(meta: Any, names: tuple | None) -> None:
+    assert class_names(meta) == names
+
+
+def test_load_strictly_says_what_it_removed(told: list[str]) -> None:
+    net = Net()
+    state = nn.ModuleDict(dict(module=net)).state_dict()
+    target = Net()
+    load_strictly(target, state, "'mine.pth'")
+    assert_equal(target.state_dict(), net.state_dict())
+    assert told == ["checkpoint 'mine.pth': removed 'module.' in front of its keys"]
+
+
+def test_what_does_not_fit_behind_a_prefix_is_told_without_it(told: list[str]) -> None:
+    state = nn.ModuleDict(dict(module=Net())).state_dict()
+    del state['module.neck.0.bias']
+    with pytest.raises(ValueError, match=r'\(removed .module.. in') as caught:
+        load_strictly(Net(), state, 'a')
+    assert '1 missing (neck.0: 1), such as neck.0.bias' in str(caught.value)
+    assert 'unexpected' not in str(caught.value)
 
 
 def test_load_strictly_fills_the_model() -> None:

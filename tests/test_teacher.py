@@ -97,6 +97,97 @@ def test_checkpoint_of_another_task_is_refused(toy: Toy, tmp_path: Path) -> None
     assert 'unexpected' in str(caught.value)
 
 
+def test_misfit_names_file_and_config(toy: Toy, tmp_path: Path) -> None:
+    """Of a config in a dict its place."""
+    path = tmp_path / 'wide.pth'
+    torch.save(toy.build(toy.gfl(base=16)).state_dict(), path)
+    lines = [f'{key} = {value!r}\n' for key, value in toy.gfl().items()]
+    (tmp_path / 'gfl.py').write_text(''.join(lines))
+    for config, named in (
+        (toy.gfl(), 'of model.teacher.config:'),
+        (str(tmp_path / 'gfl.py'), f"of '{tmp_path}/gfl.py':"),
+    ):
+        with pytest.raises(ValueError, match=r"wide\.pth' does not fit GFL") as caught:
+            Teacher(config, str(path))
+        assert named in str(caught.value)
+
+
+@pytest.mark.parametrize('prefix', ['module.', 'architecture.', 'module.student.'])
+def test_weights_behind_a_prefix_arrive(toy: Toy, tmp_path: Path, prefix: str) -> None:
+    state = toy.build(toy.gfl()).state_dict()
+    path = tmp_path / 'gfl.pth'
+    torch.save({prefix + key: value for key, value in state.items()}, path)
+    loaded = Teacher(toy.gfl(), str(path)).model.state_dict()
+    assert all(torch.equal(loaded[key], state[key]) for key in state)
+
+
+def test_a_distillation_teaches_by_its_student(
+    toy: Toy, make_runner: Callable, tmp_path: Path
+) -> None:
+    runner = make_runner(
+        toy.distiller(toy.gfl()), train_cfg=dict(by_epoch=True, max_epochs=1)
+    )
+    runner.train()
+    trained = runner.model.student.state_dict()
+    model = Teacher(toy.gfl(), str(tmp_path / 'epoch_1.pth')).model
+    assert all(torch.equal(trained[k], v) for k, v in model.state_dict().items())
+
+
+def test_classes_are_those_of_the_checkpoint(toy: Toy, tmp_path: Path) -> None:
+    state = toy.build(toy.gfl()).state_dict()
+    path = tmp_path / 'gfl.pth'
+    for meta, names in ((dict(CLASSES=list('abc')), ('a', 'b', 'c')), ({}, None)):
+        torch.save(dict(state_dict=state, meta=meta), path)
+        teacher = Teacher(toy.gfl(), str(path))
+        assert teacher.classes == names
+        assert teacher.moved(lambda tensor: tensor.double()).classes == names
+    assert Teacher(toy.gfl(), allow_random=True).classes is None
+
+
+def test_config_that_inherits_in_place() -> None:
+    change = dict(bbox_head=dict(num_classes=7))
+    base = 'mmdet::gfl/gfl_r50_fpn_1x_coco.py'
+    model = Teacher(dict(_base_=base, model=change), allow_random=True).model
+    assert model.bbox_head.num_classes == 7
+
+
+def test_missing_config_names_its_place() -> None:
+    with pytest.raises(ValueError, match=r'^model\.teacher\.config: there is no file'):
+        Teacher('nowhere.py', allow_random=True)
+
+
+@pytest.mark.parametrize(
+    'source', [dict(cofnig='a.py'), dict(model=dict(depth=18)), {}]
+)
+def test_what_is_no_config_of_a_model(source: dict) -> None:
+    with pytest.raises(TypeError, match=r'^model\.student: expected a config with'):
+        build_model(source)
+
+
+def test_misspelt_argument_of_a_model(toy: Toy) -> None:
+    config = toy.gfl()
+    config['model']['bacbone'] = config['model'].pop('backbone')
+    with pytest.raises(TypeError, match=r"^model\.student: GFL takes no 'bacbone'"):
+        build_model(config)
+    with pytest.raises(TypeError, match=r"^model\.teacher\.config.* needs 'backbone'"):
+        Teacher(config, allow_random=True)
+
+
+def test_unknown_model_is_told_by_its_registry(toy: Toy) -> None:
+    config = toy.gfl()
+    config['model']['type'] = 'GLF'
+    with pytest.raises(KeyError, match='GLF is not in'):
+        build_model(config)
+
+
+def test_model_by_its_class(toy: Toy) -> None:
+    from mmdet.models import GFL
+
+    config = toy.gfl()
+    config['model']['type'] = GFL
+    assert isinstance(build_model(config), GFL)
+
+
 def test_trust_pickle_reaches_the_loader(toy: Toy, tmp_path: Path) -> None:
     path = tmp_path / 'gfl.pth'
     state = toy.build(toy.gfl()).state_dict()
@@ -302,3 +393,28 @@ def test_real_runner_checkpoint_teaches(
     model = Teacher(toy.gfl(), str(tmp_path / 'epoch_1.pth')).model
     trained = runner.model.state_dict()
     assert all(torch.equal(trained[k], v) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ('part', 'told'),
+    [
+        (('neck', dict(num_otus=3)), r"neck: .*'num_otus' \(did you mean 'num_outs'"),
+        (
+            ('bbox_head', dict(loss_cls=dict(type='FocalLoss', gama=2.0))),
+            r"bbox_head\.loss_cls: .*'gama' \(did you mean 'gamma'",
+        ),
+        (
+            ('bbox_head', dict(anchor_generator=dict(type='AnchorGenerator', a=1))),
+            r"bbox_head\.anchor_generator: AnchorGenerator.*'a'",
+        ),
+    ],
+)
+def test_misspelt_key_of_a_part_is_named_with_its_place(
+    toy: SimpleNamespace, part: tuple[str, dict], told: str
+) -> None:
+    config = toy.gfl()
+    config['model'][part[0]] |= part[1]
+    with pytest.raises(TypeError, match=r'^model\.student\.' + told):
+        build_model(config)
+    with pytest.raises(TypeError, match=r'^model\.teacher\.config\.' + told):
+        Teacher(config, allow_random=True)
