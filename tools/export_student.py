@@ -3,7 +3,18 @@
 import argparse
 from pathlib import Path
 
-from kdtoolbox.checkpoint import export_student
+from mmengine.config import Config
+
+from kdtoolbox.checkpoint import (
+    export_student,
+    load_checkpoint,
+    load_strictly,
+    select_student,
+    write_student,
+)
+from kdtoolbox.configuration import load_config, resolve_paths
+from kdtoolbox.student_config import student_config, write_student_config
+from kdtoolbox.teacher import build_model
 
 
 def parse_args() -> argparse.Namespace:
@@ -11,18 +22,45 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint', help='checkpoint of a distillation')
     parser.add_argument('out', help='file to write, .pth or .safetensors')
     parser.add_argument(
-        '--overwrite', action='store_true', help='replace OUT if it exists'
+        '--config',
+        help="the distillation's config, best the one that it left in its work dir: "
+        "writes the student's own as OUT with .py, so that the two run without "
+        'kdtoolbox',
+    )
+    parser.add_argument(
+        '--overwrite', action='store_true', help='replace what exists of OUT'
     )
     args = parser.parse_args()
-    if Path(args.out).exists() and not args.overwrite:
-        parser.error(f'{args.out} exists; name another file or add --overwrite')
+    args.out = Path(args.out)
+    if args.out.suffix == '.py':
+        parser.error(
+            f'OUT is the file of the weights, .pth or .safetensors: {args.out}'
+        )
+    targets = [args.out, args.out.with_suffix('.py')][: 2 if args.config else 1]
+    for target in targets:
+        if target.exists() and not args.overwrite:
+            parser.error(f'{target} exists; name another file or add --overwrite')
     return args
 
 
 def main() -> None:
     args = parse_args()
-    export_student(args.checkpoint, args.out)
-    print(f'student of {args.checkpoint} written to {args.out}')
+    if args.config is None:
+        export_student(args.checkpoint, args.out)
+        print(f'student of {args.checkpoint} written to {args.out}')
+        print("for its config, too, add --config with the distillation's")
+        return
+    cfg = load_config(args.config)
+    resolve_paths(cfg, need_teacher=False)
+    # Weights of another config would load in mmdet and mmseg with no more than a line.
+    model = build_model(Config(student_config(cfg)))
+    checkpoint = load_checkpoint(args.checkpoint)
+    state = select_student(checkpoint['state_dict'])
+    load_strictly(model, state, repr(args.checkpoint), args.config)
+    write_student(checkpoint, args.out)
+    written = args.out.with_suffix('.py')
+    write_student_config(cfg, written)
+    print(f'student of {args.checkpoint} written to {args.out} and {written}')
 
 
 if __name__ == '__main__':

@@ -18,6 +18,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--digit-size', type=int, nargs=2, metavar=('MIN', 'MAX'))
     parser.add_argument('--count', type=int, nargs=2, metavar=('MIN', 'MAX'))
     parser.add_argument('--contrast', type=float)
+    parser.add_argument(
+        '--size', type=int, nargs=2, metavar=('H', 'W'), help='of a scene in pixels'
+    )
     return parser.parse_args()
 
 
@@ -27,6 +30,7 @@ def main() -> None:
         digit_size=args.digit_size and tuple(args.digit_size),
         count=args.count and tuple(args.count),
         contrast=args.contrast,
+        size=args.size and tuple(args.size),
     )
     style = dataclasses.replace(
         PRESETS[args.preset], **{k: v for k, v in given.items() if v is not None}

@@ -9,13 +9,16 @@ from copy import deepcopy
 from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.dist import is_main_process
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import METRICS
 from mmengine.runner import Runner
 
-from kdtoolbox.checkpoint import load_checkpoint, load_strictly, select_student
+from kdtoolbox.checkpoint import load_checkpoint, load_strictly
 from kdtoolbox.command_line import run_config, run_parser
-from kdtoolbox.configuration import load_config
+from kdtoolbox.student_config import student_config
+from kdtoolbox.sync_batch_norm import PortableRunner
+from kdtoolbox.visualization import paint_into, pictures_in
 
 
 def parse_args() -> argparse.Namespace:
@@ -23,7 +26,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint', help='.pth or .safetensors, a path or https URL')
     parser.add_argument('--out', help='write the predictions to this .pkl file')
     parser.add_argument('--show', action='store_true', help='show the predictions')
-    parser.add_argument('--show-dir', help='write painted images to this folder')
+    parser.add_argument(
+        '--show-dir',
+        metavar='DIR',
+        help='write a painted picture of each image straight into DIR, which is '
+        'relative to the current folder',
+    )
     parser.add_argument('--wait-time', type=float, default=2, help='seconds per image')
     parser.add_argument(
         '--tta', action='store_true', help='augment the images of the test'
@@ -37,10 +45,12 @@ def parse_args() -> argparse.Namespace:
 
 
 def configure(args: argparse.Namespace) -> Config:
-    cfg = run_config(args)
+    cfg = run_config(args, need_teacher=False)
     if 'student' in cfg.model:
-        student = load_config(cfg.model.student).to_dict()
-        cfg.model = student.get('model', student)
+        student = student_config(cfg)
+        cfg.model = student['model']
+        if 'default_scope' in student:
+            cfg.default_scope = student['default_scope']
     # The weights are loaded strictly, below, and never resumed.
     cfg.load_from, cfg.resume = None, False
     if args.show or args.show_dir:
@@ -51,7 +61,7 @@ def configure(args: argparse.Namespace) -> Config:
 
 
 def draw(cfg: Config, args: argparse.Namespace) -> None:
-    hook = cfg.default_hooks.get('visualization')
+    hook = (cfg.get('default_hooks') or {}).get('visualization')
     if hook is None:
         raise ValueError(
             '--show and --show-dir need a visualization hook; add '
@@ -61,23 +71,34 @@ def draw(cfg: Config, args: argparse.Namespace) -> None:
     hook.draw, hook.show, hook.wait_time = True, args.show, args.wait_time
     # mmsegmentation 1.2.2 draws each 50th batch of a test, not only of a validation.
     hook.interval = 1
-    if args.show_dir and cfg.default_scope == 'mmdet':
-        hook.test_out_dir = args.show_dir
-    elif args.show_dir:
-        cfg.visualizer.save_dir = args.show_dir
+    if args.show_dir:
+        paint_into(cfg, args.show_dir, args.show)
+
+
+def library_of(cfg: Config) -> str:
+    """Return 'mmdet' or 'mmseg'; configs whose types are classes need no scope."""
+    if cfg.get('default_scope') is not None:
+        return cfg.default_scope
+    kind = cfg.model.type
+    names = [kind] if isinstance(kind, str) else [c.__module__ for c in kind.__mro__]
+    roots = [name.partition('.')[0] for name in names]
+    return next((root for root in roots if root in ('mmdet', 'mmseg')), roots[0])
 
 
 def augment(cfg: Config) -> None:
     dataset = cfg.test_dataloader.dataset
-    if 'tta_pipeline' not in cfg and cfg.default_scope == 'mmdet':
+    is_mmdet = library_of(cfg) == 'mmdet'
+    if 'tta_pipeline' not in cfg and is_mmdet:
         keys = ['img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor']
-        pack = dict(type='PackDetInputs', meta_keys=[*keys, 'flip', 'flip_direction'])
-        flips = [dict(type='RandomFlip', prob=prob) for prob in (1.0, 0.0)]
+        pack = dict(
+            type='mmdet.PackDetInputs', meta_keys=[*keys, 'flip', 'flip_direction']
+        )
+        flips = [dict(type='mmdet.RandomFlip', prob=prob) for prob in (1.0, 0.0)]
         cfg.tta_pipeline = [
             *deepcopy(dataset.pipeline[:-1]),
             dict(type='TestTimeAug', transforms=[flips, [pack]]),
         ]
-    if 'tta_model' not in cfg and cfg.default_scope == 'mmdet':
+    if 'tta_model' not in cfg and is_mmdet:
         nms = dict(type='nms', iou_threshold=0.5)
         cfg.tta_model = dict(type='DetTTAModel', tta_cfg=dict(nms=nms, max_per_img=100))
     for key in ('tta_pipeline', 'tta_model'):
@@ -87,21 +108,42 @@ def augment(cfg: Config) -> None:
     cfg.model = dict(**cfg.tta_model, module=cfg.model)
 
 
+class TestRunner(PortableRunner):
+    """A runner that leaves the config of a training in its work dir alone."""
+
+    def dump_config(self) -> None:
+        """Write the config of the test into the test's own folder."""
+        name = Path(self.cfg.filename or 'config.py').name
+        self.cfg.dump(Path(self.log_dir) / name)
+
+
 def main() -> None:
     args = parse_args()
     cfg = configure(args)
     state = load_checkpoint(args.checkpoint)['state_dict']
-    runner = Runner.from_cfg(cfg)
+    runner = TestRunner.from_cfg(cfg)
     model = runner.model
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
-    load_strictly(model, select_student(state), repr(args.checkpoint))
+    load_strictly(model, state, repr(args.checkpoint), args.config)
     if args.out:
-        dump = 'DumpDetResults' if cfg.default_scope == 'mmdet' else 'DumpResults'
+        dump = 'mmdet.DumpDetResults' if library_of(cfg) == 'mmdet' else 'DumpResults'
         runner.test_evaluator.metrics.append(
             METRICS.build(dict(type=dump, out_file_path=args.out))
         )
+    test(runner, args.show_dir)
+
+
+def test(runner: Runner, folder: str | None) -> None:
+    """Run the test, and make sure that it painted what it was to paint."""
+    before = pictures_in(folder) if folder else {}
     runner.test()
+    if folder and is_main_process() and pictures_in(folder) == before:
+        raise ValueError(
+            f'--show-dir: the test has written no picture into {folder}; the hook '
+            '`default_hooks.visualization`, its `visualizer`, or a data set without '
+            'images may be why. Take the hook and visualizer of mmdet or mmseg'
+        )
 
 
 if __name__ == '__main__':

@@ -7,8 +7,11 @@ from mmengine.dist import master_only
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 
-from kdtoolbox.checkpoint import export_student
+from kdtoolbox.checkpoint import load_checkpoint, write_student
 from kdtoolbox.registry import HOOKS
+from kdtoolbox.student_config import write_student_config
+
+_CONFIG = 'student.py'
 
 
 @HOOKS.register_module()
@@ -16,17 +19,19 @@ class ExportStudentHook(Hook):
     """Write ``student_<name>.pth`` beside each saved and best checkpoint.
 
     The file is a plain mmdet or mmseg checkpoint. It goes when its checkpoint goes, as
-    ``max_keep_ckpts`` has it.
+    ``max_keep_ckpts`` has it. The config that it belongs to is ``student.py`` in the
+    same folder; the two are what ``init_detector`` or ``init_model`` takes.
 
     Raises:
-        ValueError: If the runner saves no checkpoints, or not to a local folder.
+        ValueError: If the runner saves no checkpoints, not to a local folder, or its
+            own config has the name of the student's.
     """
 
     # After CheckpointHook, which is VERY_LOW.
     priority = 'LOWEST'
 
     def __init__(self) -> None:
-        self._due = False
+        self._saved: dict | None = None
         self._written: dict[Path, Path] = {}
 
     def before_train(self, runner: Runner) -> None:
@@ -43,6 +48,7 @@ class ExportStudentHook(Hook):
                 f'{savers[0].out_dir}; export with tools/export_student.py instead'
             )
         self._saver = savers[0]
+        self._write_config(runner)
         # What a run before this one has left goes with its checkpoint as well.
         for student in Path(self._saver.out_dir).glob('student_*.pth'):
             checkpoint = student.with_name(student.name.removeprefix('student_'))
@@ -53,8 +59,9 @@ class ExportStudentHook(Hook):
             self._write(checkpoint)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Note that a checkpoint is about to be written."""
-        self._due = True
+        """Keep what is about to be written until its name is known."""
+        # All of it: hooks after this one may still change what it holds.
+        self._saved = checkpoint
 
     def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Export a checkpoint saved by iteration."""
@@ -70,22 +77,36 @@ class ExportStudentHook(Hook):
 
     @master_only
     def _export(self) -> None:
-        if not self._due:
+        if self._saved is None:
             return
-        self._due = False
         for checkpoint in self._checkpoints():
-            self._write(checkpoint)
+            self._write(checkpoint, self._saved)
+        self._saved = None
         for checkpoint in [path for path in self._written if not path.exists()]:
             self._written.pop(checkpoint).unlink(missing_ok=True)
 
     @master_only
-    def _write(self, checkpoint: Path) -> None:
+    def _write_config(self, runner: Runner) -> None:
+        if 'student' not in (runner.cfg.get('model') or {}):
+            # A runner built from parts has no config to tell.
+            return
+        if Path(runner.cfg.filename or '').name == _CONFIG:
+            raise ValueError(
+                f"ExportStudentHook writes the student's own config as {_CONFIG}, and "
+                f"the run's, {runner.cfg.filename}, has that name too; rename it"
+            )
+        folder = Path(self._saver.out_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_student_config(runner.cfg, folder / _CONFIG)
+
+    @master_only
+    def _write(self, checkpoint: Path, content: dict | None = None) -> None:
         student = checkpoint.with_name(f'student_{checkpoint.name}')
         if (
             not student.exists()
             or student.stat().st_mtime_ns < checkpoint.stat().st_mtime_ns
         ):
-            export_student(checkpoint, student)
+            write_student(content or load_checkpoint(checkpoint), student)
         self._written[checkpoint] = student
 
     def _resumed(self, runner: Runner) -> list[Path]:

@@ -3,14 +3,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.evaluator import BaseMetric, Evaluator
 from torch import nn
 from torch.utils.data import DataLoader
 
 from kdtoolbox.hooks import ExportStudentHook
+from kdtoolbox.hooks.readable_checkpoint import ReadableCheckpointHook
 
 Toy = SimpleNamespace
 ITERATIONS = dict(by_epoch=False, max_iters=4)
@@ -210,3 +213,72 @@ def test_without_checkpoint_hook_it_says_what_to_set() -> None:
     runner = SimpleNamespace(hooks=[])
     with pytest.raises(ValueError, match=r'default_hooks\.checkpoint='):
         ExportStudentHook().before_train(runner)
+
+
+def test_nothing_is_read_back(
+    toy: Toy, make_runner: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr('kdtoolbox.hooks.export_student.load_checkpoint')
+    saver = dict(by_epoch=False, interval=1, save_best='score', rule='greater')
+    runner = run(
+        make_runner,
+        toy.distiller(toy.gfl()),
+        checkpoint=saver,
+        train_cfg=dict(by_epoch=False, max_iters=2, val_interval=1),
+        **validation(toy, [0.9, 0.1]),
+    )
+    names = ('best_score_iter_1.pth', 'iter_1.pth', 'iter_2.pth')
+    assert checkpoints(tmp_path) == pairs(*names)
+    assert_exports(toy, runner.model, tmp_path / 'student_iter_2.pth')
+    for name in names:
+        content = torch.load(tmp_path / name, weights_only=False)['state_dict']
+        exported = torch.load(tmp_path / f'student_{name}')['state_dict']
+        for key, value in exported.items():
+            assert torch.equal(value, content[f'student.{key}'])
+
+
+class Meta(list):
+    """A data set with meta that torch alone does not read."""
+
+    metainfo = dict(
+        palette=np.arange(3, dtype=np.uint8), root=Path('a'), odd=object(), scale=0.5
+    )
+
+
+def test_the_meta_of_the_data_set_is_what_torch_alone_reads(
+    toy: Toy, make_runner: Callable, tmp_path: Path
+) -> None:
+    hooks = [dict(type='kdtoolbox.ExportStudentHook')]
+    runner = make_runner(toy.distiller(toy.gfl()), custom_hooks=hooks)
+    samples = Meta(runner._train_dataloader.dataset)
+    runner._train_dataloader = DataLoader(samples, collate_fn=pseudo_collate)
+    # As tools/train.py does; the object could not even be written.
+    runner.register_hook(ReadableCheckpointHook())
+    runner.train()
+    meta = torch.load(tmp_path / 'student_epoch_2.pth', weights_only=True)['meta']
+    assert meta['dataset_meta'] == dict(palette=[0, 1, 2], root='a', scale=0.5)
+    assert 'cfg' not in meta
+    assert meta['epoch'] == 2
+
+
+def test_the_config_of_the_student_lies_beside_its_weights(
+    toy: Toy, make_runner: Callable, tmp_path: Path
+) -> None:
+    model = toy.distiller(toy.gfl())
+    cfg = Config(dict(model=model, default_scope='mmdet', load_from='a.pth'))
+    saver = dict(out_dir=str(tmp_path / 'elsewhere'))
+    where = str(tmp_path / 'run')
+    run(make_runner, model, work_dir=where, checkpoint=saver, cfg=cfg)
+    student = Config.fromfile(tmp_path / 'elsewhere/run/student.py')
+    assert student.to_dict() == toy.gfl()
+    assert (tmp_path / 'elsewhere/run/student_epoch_2.pth').exists()
+
+
+def test_a_config_of_the_run_with_the_name_of_the_students_is_kept(
+    toy: Toy, make_runner: Callable, tmp_path: Path
+) -> None:
+    model = toy.distiller(toy.gfl())
+    Config(dict(model=model, default_scope='mmdet')).dump(tmp_path / 'student.py')
+    cfg = Config.fromfile(tmp_path / 'student.py')
+    with pytest.raises(ValueError, match=r'student\.py, has that name too; rename'):
+        run(make_runner, model, cfg=cfg, work_dir=str(tmp_path / 'run'))
