@@ -1,5 +1,6 @@
 """Enter a work dir: go on with the training there, or make sure there is none."""
 
+import logging
 from pathlib import Path
 
 from mmengine.config import Config
@@ -43,7 +44,13 @@ def enter_work_dir(cfg: Config, resume: str | None) -> None:
     found = newest_checkpoint(cfg) if resume == 'auto' else _named(cfg, resume)
     cfg.resume = found is not None
     if found is None:
-        print_log(f'{cfg.work_dir} holds no checkpoint; the training starts afresh')
+        print_log(
+            f'--resume: there is no checkpoint in {cfg.work_dir}, so that NOTHING IS '
+            'RESUMED and the training starts afresh. If one was expected, stop this '
+            'run and give --work-dir or --resume CKPT',
+            'current',
+            logging.WARNING,
+        )
         return
     cfg.load_from = found.path
     if found.meta.get('seed') is not None:

@@ -3,14 +3,27 @@
 import argparse
 
 from mmengine.config import Config
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
+from torch import nn
 
 from kdtoolbox.command_line import run_config, run_parser
 from kdtoolbox.datasets.inspection import check_data
+from kdtoolbox.distillers import Distiller
 from kdtoolbox.distillers.finite import NonFiniteError
-from kdtoolbox.hooks import BestCheckpointHook, SeedHook, WholeUpdatesHook
+from kdtoolbox.hooks import (
+    BestCheckpointHook,
+    ExportStudentHook,
+    ReadableCheckpointHook,
+    SeedHook,
+    WholeUpdatesHook,
+)
 from kdtoolbox.mixed_precision import use_mixed_precision
+from kdtoolbox.optimizer_groups import group_as_student
+from kdtoolbox.recipe_checks import check_recipe
 from kdtoolbox.recorders import heed_hooks
+from kdtoolbox.rehearsal import rehearse
+from kdtoolbox.sync_batch_norm import PortableRunner
 from kdtoolbox.work_dir import enter_work_dir
 
 
@@ -60,16 +73,41 @@ def seed_samples(cfg: Config) -> None:
         )
 
 
-def main() -> None:
-    args = parse_args()
+def add_hooks(runner: Runner) -> None:
+    """Add what every run needs beside the hooks of its config."""
+    for kind in (SeedHook, WholeUpdatesHook, BestCheckpointHook):
+        runner.register_hook(kind())
+    exports = runner.cfg.get('export_student', True)
+    there = any(isinstance(hook, ExportStudentHook) for hook in runner.hooks)
+    if exports and not there and isinstance(bare(runner), Distiller):
+        runner.register_hook(ExportStudentHook())
+    # Last, to see what all others put into a checkpoint.
+    runner.register_hook(ReadableCheckpointHook())
+
+
+def bare(runner: Runner) -> nn.Module:
+    model = runner.model
+    return model.module if is_model_wrapper(model) else model
+
+
+def prepare(args: argparse.Namespace) -> Runner:
+    """Return a runner that has passed all checks and has not started."""
     cfg = configure(args)
+    check_recipe(cfg)
     enter_work_dir(cfg, args.resume)
     seed_samples(cfg)
-    runner = Runner.from_cfg(cfg)
-    runner.register_hook(SeedHook())
-    runner.register_hook(WholeUpdatesHook())
-    runner.register_hook(BestCheckpointHook())
+    if 'student' in cfg.model:
+        group_as_student(cfg)
+    runner = PortableRunner.from_cfg(cfg)
+    add_hooks(runner)
+    if isinstance(bare(runner), Distiller):
+        rehearse(bare(runner))
     check_data(runner)
+    return runner
+
+
+def main() -> None:
+    runner = prepare(parse_args())
     try:
         runner.train()
     except NonFiniteError as error:

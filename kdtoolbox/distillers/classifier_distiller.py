@@ -24,6 +24,7 @@ class ClassifierDistiller(Distiller):
         losses: As `Distiller` takes them.
         connectors: As `Distiller` takes them.
         init_student: As `Distiller` takes it.
+        data_preprocessor: As `Distiller` takes it.
         classifier: Path of the layer in the student.
 
     Raises:
@@ -35,13 +36,22 @@ class ClassifierDistiller(Distiller):
         self,
         student: str | dict,
         teacher: dict,
-        recorders: Mapping[str, Mapping[str, Recorder]],
         losses: Mapping[str, dict],
+        recorders: Mapping[str, Mapping[str, Recorder]] | None = None,
         connectors: Mapping[str, dict] | None = None,
         init_student: bool = False,
+        data_preprocessor: dict | None = None,
         classifier: str = 'decode_head.conv_seg',
     ) -> None:
-        super().__init__(student, teacher, recorders, losses, connectors, init_student)
+        super().__init__(
+            student,
+            teacher,
+            losses,
+            recorders,
+            connectors,
+            init_student,
+            data_preprocessor,
+        )
         where = 'model.classifier'
         found = find_modules(self.student, classifier, where)
         if len(found) > 1 or not hasattr(next(iter(found.values())), 'weight'):

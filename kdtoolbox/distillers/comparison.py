@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from kdtoolbox.distillers.finite import Seen
@@ -29,7 +30,8 @@ def compare(
         seen: Takes each value, by path and level.
 
     Raises:
-        ValueError: If the wires have different numbers of levels.
+        ValueError: If the wires have different numbers of levels, or the loss cannot
+            read them.
     """
     levels = {key: wires[wire] for key, wire in ends.items()}
     counts = {ends[key]: len(tensors) for key, tensors in levels.items()}
@@ -59,11 +61,28 @@ def context_of(loss: nn.Module) -> list[str]:
 
 
 def explained(where: str, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """Call a module; a ValueError tells its config path."""
+    """Call a connector or a loss; an error tells its config path.
+
+    Raises:
+        ValueError: If it cannot make anything of what it is given.
+    """
     try:
         return module(*args, **kwargs)
+    except torch.OutOfMemoryError:
+        raise
     except ValueError as error:
         raise ValueError(f'{where}: {error}') from error
+    except (AttributeError, LookupError, RuntimeError, TypeError) as error:
+        shapes = [_shape(value) for value in (*args, *kwargs.values())]
+        given = ', '.join(shape for shape in shapes if shape)
+        raise ValueError(
+            f'{where}: {type(module).__name__} cannot read {given}: {error}'
+        ) from error
+
+
+def _shape(value: Any) -> str:
+    levels = value if isinstance(value, list) else [value]
+    return ', '.join(str(tuple(x.shape)) for x in levels if isinstance(x, Tensor))
 
 
 def _terms(value: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:

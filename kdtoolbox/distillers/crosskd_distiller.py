@@ -46,6 +46,7 @@ class CrossKDDistiller(Distiller):
         recorders: Further records beside those of the heads.
         connectors: As `Distiller` takes them.
         init_student: As `Distiller` takes it.
+        data_preprocessor: As `Distiller` takes it.
 
     Raises:
         ValueError: If a head cannot be split or the two do not fit.
@@ -61,16 +62,18 @@ class CrossKDDistiller(Distiller):
         recorders: Mapping[str, Mapping[str, Recorder]] | None = None,
         connectors: Mapping[str, dict] | None = None,
         init_student: bool = False,
+        data_preprocessor: dict | None = None,
     ) -> None:
         self.stage = stage
         self._projection = projection
         super().__init__(
             student,
             teacher,
-            recorders or dict(student={}, teacher={}),
             losses,
+            recorders,
             connectors,
             init_student,
+            data_preprocessor,
         )
         with torch.random.fork_rng(devices=[]):
             self.projections, _ = build_section(
@@ -190,15 +193,19 @@ def _check_pair(student: SplitHead, teacher: SplitHead, projected: bool) -> None
     if projected:
         mine.pop('width of the towers')
     cures = {
+        'kind of head': "choose a teacher whose head is of the student's kind, "
+        f'{type(student.head).__name__}',
+        'anchors per cell': "give the student the teacher's anchors, "
+        'model.student.bbox_head.anchor_generator',
+        'classes': "choose a teacher that was trained on the student's classes",
         'width of the towers': "set model.projection=dict(type='ConvConnector', "
         f'in_channels={student.head.feat_channels}, '
         f'out_channels={teacher.head.feat_channels})',
     }
     for key, value in mine.items():
         if value != theirs[key]:
-            cure = cures.get(key, 'choose a teacher of the same family')
             raise ValueError(
                 f'model.student.bbox_head: {key}: {value!r}, the teacher has '
-                f'{theirs[key]!r}; CrossKD needs two heads of one shape: {cure}, or '
-                'take a loss on the neck'
+                f'{theirs[key]!r}; CrossKD needs two heads of one shape: {cures[key]}, '
+                'or take a loss on the neck'
             )

@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 from mmengine.model import BaseModel
-from torch import Tensor
+from torch import Tensor, nn
 
+from kdtoolbox.configuration import check_keys
 from kdtoolbox.dense_targets import record_targets
 from kdtoolbox.distillers.comparison import compare, context_of, explained
 from kdtoolbox.distillers.finite import IMAGES, Seen, check_finite, finite_step
@@ -18,6 +19,7 @@ from kdtoolbox.distillers.wiring import (
     check_wiring,
     connector_wires,
     loss_wires,
+    running_order,
 )
 from kdtoolbox.normalization import Renormalization
 from kdtoolbox.recorders import Recorder, Records, check_recorders, record
@@ -38,34 +40,40 @@ class Distiller(BaseModel):
     Args:
         student: Config of the student: a dict, a file or ``package::path``.
         teacher: Arguments of ``kdtoolbox.teacher.Teacher``.
-        recorders: ``dict(student=..., teacher=...)``, each as ``record`` takes it.
         losses: For each logged name, which contains 'loss', a loss with the wires that
             its ``forward`` names: ``student`` and ``teacher``, compared level by level,
             and what else the method reads.
+        recorders: ``dict(student=..., teacher=...)``, each as ``record`` takes it.
         connectors: For each new wire a connector with the wire ``input`` that it
-            reads and, where it takes a second one, ``like``. They run in this order.
+            reads and, where it takes a second one, ``like``. Each runs after those
+            whose wires it reads, in whatever order they stand.
         init_student: Start the student's neck and heads from the teacher's, where all
             tensors of a part fit. Says what was copied.
+        data_preprocessor: The student's, where its own config has none. mmengine's
+            Runner puts a config's top-level ``data_preprocessor`` here.
 
     Raises:
         ValueError: If a path matches no module, a wire does not exist, a loss name
-            lacks 'loss', or an entry lacks its wires.
+            lacks 'loss', an entry lacks its wires, or connectors read each other in a
+            circle.
     """
 
     def __init__(
         self,
         student: str | dict,
         teacher: dict,
-        recorders: Mapping[str, Mapping[str, Recorder]],
         losses: Mapping[str, dict],
+        recorders: Mapping[str, Mapping[str, Recorder]] | None = None,
         connectors: Mapping[str, dict] | None = None,
         init_student: bool = False,
+        data_preprocessor: dict | None = None,
     ) -> None:
         super().__init__()
-        self.student = build_model(student)
+        self.student = build_model(student, data_preprocessor)
         self.data_preprocessor = self.student.data_preprocessor
         # The student starts from the weights it would have without distillation.
         with torch.random.fork_rng(devices=[]):
+            check_keys(teacher, Teacher, 'model.teacher')
             self.teacher = Teacher(**teacher)
             self.connectors, self._connections = build_section(
                 connectors or {}, 'model.connectors', connector_wires
@@ -74,7 +82,8 @@ class Distiller(BaseModel):
                 losses, 'model.losses', loss_wires
             )
         self.init_student = init_student
-        self.recorders = self.complete_recorders(_check_sides(recorders))
+        recorders = _check_sides(recorders or {side: {} for side in SIDES})
+        self.recorders = self.complete_recorders(recorders)
         check_recorders(
             self.student, self.recorders['student'], 'model.recorders.student'
         )
@@ -144,6 +153,7 @@ class Distiller(BaseModel):
     def _losses(
         self, inputs: Tensor, data_samples: Sequence, seen: Seen
     ) -> dict[str, Any]:
+        _tell_ignored(self.student, data_samples)
         # First the teacher: its activations are gone before the student's exist.
         teacher_records = self.teacher.observe(
             self.recorders['teacher'],
@@ -207,10 +217,12 @@ class Distiller(BaseModel):
         seen = {} if seen is None else seen
         active = [name for name, loss in self.losses.items() if loss.loss_weight]
         wires = dict(self._watch.follow(wires, active))
-        for name, connector in self.connectors.items():
+        for name in running_order(self._connections):
             where = f'model.connectors.{name}'
             sources = [wires[wire] for wire in self._connections[name].values()]
-            wires[name] = seen[where] = explained(where, connector, *sources)
+            wires[name] = seen[where] = explained(
+                where, self.connectors[name], *sources
+            )
         distilled: dict[str, Tensor] = {}
         for name, loss in self.losses.items():
             if name in active:
@@ -244,6 +256,20 @@ class Distiller(BaseModel):
             for wire, levels in wires.items()
         }
 
+    def __getattr__(self, name: str) -> Any:
+        """Return what the student has by a name that the distiller has not.
+
+        Hooks and other tools look for parts and methods of the model that they know,
+        such as ``bbox_head`` and ``set_epoch``.
+        """
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            student = self.__dict__.get('_modules', {}).get('student')
+            if student is None or not hasattr(student, name):
+                raise
+            return getattr(student, name)
+
     @property
     def detector(self) -> BaseModel:
         """The student, where mmdet's hooks look for the model behind a wrapper."""
@@ -276,6 +302,15 @@ def _check_sides(
             f'{sorted(recorders)}'
         )
     return recorders
+
+
+def _tell_ignored(student: Any, data_samples: Sequence) -> None:
+    """Write into the samples of a segmentor which label its head ignores."""
+    head: Any = getattr(student, 'decode_head', None)
+    head = head[-1] if isinstance(head, nn.ModuleList) else head
+    if hasattr(head, 'ignore_index'):
+        for sample in data_samples:
+            sample.set_metainfo(dict(ignore_index=head.ignore_index))
 
 
 def _merge(task: Mapping[str, Any], distilled: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -55,6 +55,7 @@ class FCFDDistiller(Distiller):
         recorders: Records beside those of the RoIs and their levels.
         connectors: As `Distiller` takes them.
         init_student: As `Distiller` takes it.
+        data_preprocessor: As `Distiller` takes it.
 
     Raises:
         ValueError: If `RoIDistiller` would refuse the detectors or the records, a
@@ -70,15 +71,17 @@ class FCFDDistiller(Distiller):
         recorders: Mapping[str, Mapping[str, Recorder]] | None = None,
         connectors: Mapping[str, dict] | None = None,
         init_student: bool = False,
+        data_preprocessor: dict | None = None,
     ) -> None:
         self._paths = _check_paths(bridges)
         super().__init__(
             student,
             teacher,
-            recorders or dict(student={}, teacher={}),
             losses,
+            recorders,
             connectors,
             init_student,
+            data_preprocessor,
         )
         self._check_read()
         with torch.random.fork_rng(devices=[]):

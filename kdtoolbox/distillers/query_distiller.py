@@ -51,30 +51,15 @@ class QueryDistiller(Distiller):
             ``dict(memory='encoder')``.
         connectors: As `Distiller` takes them.
         init_student: As `Distiller` takes it.
+        data_preprocessor: As `Distiller` takes it.
 
     Raises:
         ValueError: If a detector is no such DETR, the two do not fit, or a record has a
             name that is used here.
     """
 
-    def __init__(
-        self,
-        student: str | dict,
-        teacher: dict,
-        losses: Mapping[str, dict],
-        recorders: Mapping[str, Mapping[str, Recorder]] | None = None,
-        connectors: Mapping[str, dict] | None = None,
-        init_student: bool = False,
-    ) -> None:
-        super().__init__(
-            student,
-            teacher,
-            recorders or dict(student={}, teacher={}),
-            losses,
-            connectors,
-            init_student,
-        )
-        self._calls: tuple[dict, dict] = ({}, {})
+    # What both decoders are given in a step; `loss` fills and empties it.
+    _calls: tuple[dict, dict] = ({}, {})
 
     def complete_recorders(
         self, recorders: Mapping[str, Mapping[str, Recorder]]

@@ -43,29 +43,12 @@ class RoIDistiller(Distiller):
         recorders: Records beside those of the RoIs.
         connectors: As `Distiller` takes them.
         init_student: As `Distiller` takes it.
+        data_preprocessor: As `Distiller` takes it.
 
     Raises:
         ValueError: If a detector has another RoI head, the two box heads do not fit, or
             a record has a name that is used here.
     """
-
-    def __init__(
-        self,
-        student: str | dict,
-        teacher: dict,
-        losses: Mapping[str, dict],
-        recorders: Mapping[str, Mapping[str, Recorder]] | None = None,
-        connectors: Mapping[str, dict] | None = None,
-        init_student: bool = False,
-    ) -> None:
-        super().__init__(
-            student,
-            teacher,
-            recorders or dict(student={}, teacher={}),
-            losses,
-            connectors,
-            init_student,
-        )
 
     def complete_recorders(
         self, recorders: Mapping[str, Mapping[str, Recorder]]

@@ -8,6 +8,7 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
+from kdtoolbox.configuration import check_keys
 from kdtoolbox.distillers.finite import IMAGES, Seen, finite_step
 from kdtoolbox.losses.receptive_tokens import ReceptiveTokens, dice_similarity
 from kdtoolbox.recorders import check_recorders, find_modules
@@ -39,6 +40,8 @@ class TokenTrainer(BaseModel):
         weighted: Whether networks weigh the masks; otherwise all count the same.
         source: The module whose output is masked, as ``record`` takes its path;
             ``decode_head.conv_seg`` for segmentation.
+        data_preprocessor: Not read: the images are made as the teacher's own config
+            says. mmengine's Runner passes what a config has at its top level.
 
     Raises:
         ValueError: If the teacher lacks its checkpoint or the module.
@@ -52,8 +55,10 @@ class TokenTrainer(BaseModel):
         num_tokens: int,
         weighted: bool = True,
         source: str = 'neck',
+        data_preprocessor: dict | None = None,
     ) -> None:
         super().__init__()
+        check_keys(teacher, Teacher, 'model.teacher')
         self.teacher = Teacher(**teacher)
         self.data_preprocessor = self.teacher.model.data_preprocessor
         check_recorders(self.teacher.model, dict(source=source), 'model')

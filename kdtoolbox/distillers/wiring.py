@@ -3,9 +3,13 @@
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from graphlib import CycleError, TopologicalSorter
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 from torch import nn
 
+from kdtoolbox.configuration import check_keys
 from kdtoolbox.registry import MODELS
 
 SIDES = ('student', 'teacher')
@@ -40,17 +44,23 @@ def build_section(
 ) -> tuple[nn.ModuleDict, Wires]:
     """Build the modules of a config section and split off the wires they read.
 
+    They are built in the order of their names: a config that was dumped and read again
+    has other orders, and must give the same random weights and optimizer state.
+
     Args:
         configs: The section: for each name the config of a module with its wires.
         where: Config path of the section, for errors.
         wires_of: Gives the keys that name wires, from the class of the module.
 
     Raises:
-        ValueError: If a type is not registered with kdtoolbox, or a wire is lacking.
-        TypeError: If a module does not know an argument.
+        ValueError: If a name cannot be one of a module, a type is not registered with
+            kdtoolbox, or a wire is lacking.
+        TypeError: If a module does not know an argument, or it is text where a number
+            belongs.
     """
     modules, wires = nn.ModuleDict(), {}
-    for name, config in configs.items():
+    for name, config in sorted(configs.items()):
+        _check_module_name(name, where)
         kind = _find_class(config.get('type'), f'{where}.{name}')
         keys = wires_of(kind)
         wires[name] = {key: config[key] for key in keys if key in config}
@@ -61,12 +71,39 @@ def build_section(
                 f'{" and one as ".join(map(repr, lacking))}'
             )
         arguments = {key: value for key, value in config.items() if key not in keys}
+        _check_arguments(kind, arguments, f'{where}.{name}')
         # Without our scope a bare name means the task library's class.
         try:
             modules[name] = MODELS.build(dict(arguments, _scope_='kdtoolbox'))
         except (TypeError, ValueError) as error:
             raise type(error)(f'{where}.{name}: {error}') from error
     return modules, wires
+
+
+def _check_module_name(name: str, where: str) -> None:
+    if '.' in name or hasattr(nn.ModuleDict, name):
+        other = name.replace('.', '_') if '.' in name else f'{name}_wire'
+        raise ValueError(
+            f'{where}: {name!r} cannot be a name here'
+            + (', dots are for the wires of recorders' if '.' in name else '')
+            + f'; call it {other!r}'
+        )
+
+
+def _check_arguments(
+    kind: type[nn.Module], arguments: Mapping[str, Any], where: str
+) -> None:
+    """Raise TypeError for unknown arguments and for text where a number belongs."""
+    check_keys(arguments, kind, where)
+    hints = get_type_hints(kind.__init__)
+    for key, value in arguments.items():
+        hint = hints.get(key)
+        kinds = {*(get_args(hint) or (hint,))} - {NoneType}
+        if isinstance(value, str) and kinds and kinds <= {int, float, bool}:
+            raise TypeError(
+                f'{where}.{key}: expected a number, got the text {value!r}; write '
+                f'{key}={value} without quotes'
+            )
 
 
 def _required(kind: type[nn.Module], keys: Iterable[str]) -> list[str]:
@@ -94,6 +131,33 @@ def _find_class(kind: str | type[nn.Module] | None, where: str) -> type[nn.Modul
     return found
 
 
+def running_order(connections: Wires) -> list[str]:
+    """Return the connectors, each behind those whose wires it reads.
+
+    Args:
+        connections: For each connector the wires it reads.
+
+    Raises:
+        ValueError: If they read each other in a circle.
+
+    Example:
+        >>> running_order({'a': {'input': 'b'}, 'b': {'input': 'student.fpn'}})
+        ['b', 'a']
+    """
+    graph = {
+        name: sorted({wire for wire in wires.values() if wire in connections})
+        for name, wires in sorted(connections.items())
+    }
+    try:
+        return list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        circle = ' -> '.join(error.args[1])
+        raise ValueError(
+            f'model.connectors: {circle} go round in a circle; let the `input` of one '
+            'of them be a wire of a recorder'
+        ) from error
+
+
 def check_wiring(
     sides: Mapping[str, set[str]], connections: Wires, comparisons: Wires
 ) -> None:
@@ -105,7 +169,8 @@ def check_wiring(
         comparisons: For each loss the wires it compares.
     """
     sides = dict(sides)
-    for name, connection in connections.items():
+    for name in running_order(connections):
+        connection = connections[name]
         where = f'model.connectors.{name}'
         for key, wire in connection.items():
             _check_wire(wire, sides, f'{where}.{key}')

@@ -579,16 +579,98 @@ def test_connectors_train(toy: Toy) -> None:
     assert not torch.equal(distiller.state_dict()[name], before)
 
 
-def test_connectors_chain_in_the_order_of_the_config(toy: Toy) -> None:
-    first = dict(ALIGNED, in_channels=8, out_channels=4)
-    second = dict(type='ConvConnector', input='a', in_channels=4, out_channels=8)
-    loss = dict(loss_cwd=dict(CWD, student='b'))
-    connectors = dict(a=first, b=second)
-    build = toy.build_distiller
-    distiller = build(toy.gfl(), connectors=connectors, losses=loss)
-    assert loss_of(distiller, toy.det_data())['loss_cwd'] > 0
-    with pytest.raises(ValueError, match=r"connectors\.b\.input: no wire 'a'"):
-        build(toy.gfl(), connectors=dict(b=second, a=first), losses=loss)
+def chain(toy: Toy, order: str) -> Any:
+    """Build a distiller of two connectors, the second of which reads the first."""
+    parts = dict(
+        a=dict(type='ConvConnector', input='z', in_channels=4, out_channels=8),
+        z=dict(ALIGNED, in_channels=8, out_channels=4),
+    )
+    connectors = {name: parts[name] for name in order}
+    losses = dict(loss_cwd=dict(CWD, student='a'), loss_b=dict(CWD, student='a'))
+    losses = {key: losses[key] for key in sorted(losses, reverse=order == 'za')}
+    return seeded(toy.build_distiller, toy.gfl(), connectors=connectors, losses=losses)
+
+
+def test_order_of_keys_changes_neither_weights_nor_losses(toy: Toy) -> None:
+    one, other = chain(toy, 'az'), chain(toy, 'za')
+    other.teacher.model.load_state_dict(one.teacher.model.state_dict())
+    assert [*one.state_dict()] == [*other.state_dict()]
+    assert_equal(one.state_dict(), other.state_dict())
+    logs = [loss_of(model, toy.det_data()) for model in (one, other)]
+    assert [*logs[0]] == [*logs[1]]
+    assert logs[0]['loss_cwd'] == logs[1]['loss_cwd'] > 0
+
+
+def test_connectors_that_read_each_other_are_named(toy: Toy) -> None:
+    conv = dict(type='ConvConnector', in_channels=8, out_channels=8)
+    connectors = dict(a=dict(conv, input='b'), b=dict(conv, input='a'))
+    with pytest.raises(ValueError, match='a -> b -> a go round|b -> a -> b go round'):
+        toy.build_distiller(
+            toy.gfl(), connectors=connectors, losses=dict(loss_a=dict(CWD, student='a'))
+        )
+
+
+@pytest.mark.parametrize(
+    ('change', 'told'),
+    [
+        (dict(loss_weight='2.0'), r'losses\.loss_cwd\.loss_weight: expected a number'),
+        (dict(tau='4'), r'losses\.loss_cwd\.tau: expected a number, got the text .4'),
+        (
+            dict(weight=2.0),
+            r"losses\.loss_cwd: .*'weight' \(did you mean 'loss_weight'",
+        ),
+    ],
+)
+def test_arguments_of_a_loss_are_checked(toy: Toy, change: dict, told: str) -> None:
+    with pytest.raises(TypeError, match=told):
+        toy.build_distiller(toy.gfl(), losses=dict(loss_cwd=dict(CWD, **change)))
+
+
+@pytest.mark.parametrize('name', ['student.fpn', 'keys'])
+def test_names_that_no_module_can_have_are_refused(toy: Toy, name: str) -> None:
+    changes = wide(toy)
+    changes['connectors'] = {name: changes['connectors']['aligned']}
+    with pytest.raises(
+        ValueError, match=f"model.connectors: '{name}' cannot be a name"
+    ):
+        toy.build_distiller(toy.gfl(), **changes)
+
+
+def test_top_level_preprocessor_is_the_students_where_it_has_none(toy: Toy) -> None:
+    config = toy.segmentor()
+    preprocessor = config['model'].pop('data_preprocessor')
+    distiller = toy.build_distiller(
+        config,
+        dict(config, data_preprocessor=preprocessor),
+        data_preprocessor=dict(preprocessor, size=(32, 32)),
+    )
+    assert distiller.data_preprocessor.size == (32, 32)
+    assert distiller.teacher.model.data_preprocessor.size == (64, 64)
+    own = toy.build_distiller(
+        toy.segmentor(), data_preprocessor=dict(preprocessor, size=(32, 32))
+    )
+    assert own.data_preprocessor.size == (64, 64)
+
+
+def test_losses_learn_which_label_the_head_ignores(toy: Toy) -> None:
+    config = toy.segmentor()
+    config['model']['decode_head']['ignore_index'] = 3
+    config['model']['auxiliary_head']['ignore_index'] = 3
+    config['model']['data_preprocessor']['seg_pad_val'] = 3
+    path = dict(logits='decode_head.conv_seg')
+    kd = dict(type='KDLoss', student='student.logits', teacher='teacher.logits')
+    distiller = toy.build_distiller(
+        config,
+        recorders=dict(student=path, teacher=path),
+        losses=dict(loss_kd=dict(kd, tau=1.0)),
+    )
+    data = toy.seg_data()
+    for sample in data['data_samples']:
+        sample.gt_sem_seg.data.fill_(3)
+    assert loss_of(distiller, data)['loss_kd'] == 0
+    for sample in data['data_samples']:
+        sample.gt_sem_seg.data.fill_(2)
+    assert loss_of(distiller, data)['loss_kd'] > 0
 
 
 def test_wrong_channels_name_the_connector_and_the_number(toy: Toy) -> None:

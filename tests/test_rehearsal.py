@@ -1,0 +1,134 @@
+"""Losses are tried on made-up images, and nothing of the training changes by it."""
+
+from copy import deepcopy
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from kdtoolbox.rehearsal import made_up_batch, rehearse
+
+Toy = SimpleNamespace
+CWD = dict(type='CWDLoss', student='student.fpn', teacher='teacher.fpn')
+LOGITS = dict(student='student.logits', teacher='teacher.logits')
+SEG = dict(logits='decode_head.conv_seg')
+
+
+def seg_logits(**loss: Any) -> dict:
+    return dict(
+        recorders=dict(student=SEG, teacher=SEG),
+        losses=dict(loss_a=dict(LOGITS, **loss)),
+    )
+
+
+@pytest.mark.parametrize('task', ['gfl', 'faster_rcnn', 'segmentor'])
+def test_a_right_recipe_leaves_the_model_and_the_random_state(
+    toy: Toy, task: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = toy.build_distiller(getattr(toy, task)()).train()
+    before, drawn = deepcopy(model.state_dict()), torch.get_rng_state()
+    rehearse(model)
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert all(
+        torch.equal(value, before[key]) for key, value in model.state_dict().items()
+    )
+    assert all(p.grad is None for p in model.parameters())
+    assert 'were not tried' not in ''.join(capfd.readouterr())
+
+
+def misfits(toy: Toy) -> dict[str, tuple[Any, str]]:
+    wide = dict(config=toy.gfl(base=16, out=16), allow_random=True)
+    conv = dict(
+        type='ConvConnector', input='student.fpn', in_channels=32, out_channels=16
+    )
+    five = toy.gfl()
+    five['model']['neck']['num_outs'] = 4
+    frozen = toy.gfl()
+    frozen['model']['backbone']['frozen_stages'] = 1
+    many = toy.segmentor()
+    many['model']['decode_head']['num_classes'] = 7
+    build = toy.build_distiller
+    return {
+        'channels': (build(toy.gfl(), teacher=wide), r'model\.losses\.loss_cwd'),
+        'connector': (
+            build(
+                toy.gfl(),
+                teacher=wide,
+                connectors=dict(a=conv),
+                losses=dict(loss_cwd=dict(CWD, student='a')),
+            ),
+            r'model\.connectors\.a.*set in_channels=8',
+        ),
+        'levels': (build(toy.gfl(), five), '3 levels.*4 levels'),
+        'classes': (
+            build(toy.segmentor(), many, **seg_logits(type='KDLoss', tau=1.0)),
+            r'model\.losses\.loss_a.*\(2, 4, .*\(2, 7, ',
+        ),
+        'boxes of a segmentor': (
+            build(
+                toy.segmentor(),
+                losses=dict(
+                    loss_fgd=dict(CWD, type='FGDLoss', channels=8, num_levels=1)
+                ),
+                recorders=dict(
+                    student=dict(fpn='backbone.layer1'),
+                    teacher=dict(fpn='backbone.layer1'),
+                ),
+            ),
+            r'model\.losses\.loss_fgd.*gt_instances',
+        ),
+        'frozen': (
+            build(
+                frozen,
+                recorders=dict(
+                    student=dict(fpn='backbone.conv1'),
+                    teacher=dict(fpn='backbone.conv1'),
+                ),
+            ),
+            r'model\.recorders\.student\.fpn.*no gradient',
+        ),
+    }
+
+
+@pytest.mark.parametrize(
+    'name',
+    ['channels', 'connector', 'levels', 'classes', 'boxes of a segmentor', 'frozen'],
+)
+def test_what_does_not_fit_is_told_before_the_first_iteration(
+    toy: Toy, name: str
+) -> None:
+    model, told = misfits(toy)[name]
+    with pytest.raises(ValueError, match=told):
+        rehearse(model)
+
+
+def test_what_the_student_cannot_make_of_such_images_is_told_in_one_line(
+    toy: Toy, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = toy.build_distiller(toy.gfl())
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise KeyError('prompts')
+
+    model.student.bbox_head.loss = fail
+    rehearse(model)
+    assert "not tried before the first iteration: KeyError: 'prompts'" in ''.join(
+        capfd.readouterr()
+    )
+
+
+@pytest.mark.parametrize(
+    ('mean', 'channels'), [([1.0], 1), ([1.0], 4), (None, 4), (None, 3)]
+)
+def test_images_have_the_students_channels(
+    toy: Toy, mean: list | None, channels: int
+) -> None:
+    config = toy.segmentor()
+    config['model']['backbone']['in_channels'] = channels
+    config['model']['data_preprocessor'].update(
+        mean=mean, std=mean, bgr_to_rgb=channels == 3
+    )
+    images, samples = made_up_batch(toy.build(config))
+    assert images.shape == (2, channels, 64, 64)
+    assert [tuple(sample.gt_sem_seg.shape) for sample in samples] == [(64, 64)] * 2
