@@ -27,4 +27,3 @@ model = dict(
         loss_head=dict(**loss, student='s_head', teacher='t_head'),
     ),
 )
-custom_hooks = [dict(type='kdtoolbox.ExportStudentHook')]

@@ -21,4 +21,3 @@ model = dict(
         )
     ),
 )
-custom_hooks = [dict(type='kdtoolbox.ExportStudentHook')]

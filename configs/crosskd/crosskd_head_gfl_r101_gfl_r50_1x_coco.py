@@ -17,4 +17,3 @@ model = dict(
         loss_cross_reg=dict(**boxes, type='CrossKDDistributionLoss', loss_weight=4.0),
     ),
 )
-custom_hooks = [dict(type='kdtoolbox.ExportStudentHook')]

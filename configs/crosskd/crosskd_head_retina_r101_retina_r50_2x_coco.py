@@ -17,4 +17,3 @@ model = dict(
         loss_cross_reg=dict(**boxes, type='CrossKDBoxLoss', mode='giou'),
     ),
 )
-custom_hooks = [dict(type='kdtoolbox.ExportStudentHook')]

@@ -26,4 +26,3 @@ model = dict(
         loss_cwd=dict(type='CWDLoss', tau=4.0, loss_weight=50.0, **features),
     ),
 )
-custom_hooks = [dict(type='kdtoolbox.ExportStudentHook')]

@@ -25,5 +25,4 @@ stop = dict(type='kdtoolbox.LossWeightHook', loss='loss_cwd', by_epoch=True)
 custom_hooks = [
     *_base_.custom_hooks,
     dict(**stop, stop_after=280),
-    dict(type='kdtoolbox.ExportStudentHook'),
 ]

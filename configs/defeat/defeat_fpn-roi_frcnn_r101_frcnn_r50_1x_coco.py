@@ -25,4 +25,3 @@ model = dict(
         loss_defeat_roi=dict(type='DeFeatRoILoss', **roi),
     ),
 )
-custom_hooks = [dict(type='kdtoolbox.ExportStudentHook')]

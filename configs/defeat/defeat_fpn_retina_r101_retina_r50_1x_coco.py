@@ -23,4 +23,3 @@ model = dict(
         loss_defeat=dict(type='DeFeatLoss', student='aligned', teacher='teacher.fpn')
     ),
 )
-custom_hooks = [dict(type='kdtoolbox.ExportStudentHook')]

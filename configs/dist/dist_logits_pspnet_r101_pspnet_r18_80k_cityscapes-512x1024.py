@@ -18,4 +18,3 @@ model = dict(
         loss_dist_aux=dict(**auxiliary, type='DISTLoss', loss_weight=0.4),
     ),
 )
-custom_hooks = [dict(type='kdtoolbox.ExportStudentHook')]

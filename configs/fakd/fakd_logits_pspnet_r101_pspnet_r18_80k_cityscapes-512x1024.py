@@ -25,4 +25,3 @@ model = dict(
     ),
     losses=dict(loss_fakd=dict(type='FAKDLoss', **wires, **sizes)),
 )
-custom_hooks = [dict(type='kdtoolbox.ExportStudentHook')]

@@ -20,4 +20,3 @@ model = dict(
         )
     ),
 )
-custom_hooks = [dict(type='kdtoolbox.ExportStudentHook')]

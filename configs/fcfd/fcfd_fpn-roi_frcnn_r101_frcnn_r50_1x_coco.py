@@ -26,4 +26,3 @@ model = dict(
         loss_back_reg=dict(**reg, student='back.roi_reg'),
     ),
 )
-custom_hooks = [dict(type='kdtoolbox.ExportStudentHook')]

@@ -25,4 +25,3 @@ model = dict(
         )
     ),
 )
-custom_hooks = [*_base_.custom_hooks, dict(type='kdtoolbox.ExportStudentHook')]

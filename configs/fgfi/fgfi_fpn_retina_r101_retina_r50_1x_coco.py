@@ -25,5 +25,4 @@ model = dict(
 )
 custom_hooks = [
     dict(type='kdtoolbox.LossWeightHook', loss='loss_fgfi', warmup=400),
-    dict(type='kdtoolbox.ExportStudentHook'),
 ]

@@ -24,4 +24,3 @@ model = dict(
         loss_fitnet=dict(type='FitNetLoss', loss_weight=10.0, **features),
     ),
 )
-custom_hooks = [dict(type='kdtoolbox.ExportStudentHook')]

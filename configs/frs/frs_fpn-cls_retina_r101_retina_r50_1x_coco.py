@@ -23,5 +23,4 @@ model = dict(
 custom_hooks = [
     dict(type='kdtoolbox.LossWeightHook', loss='loss_frs', warmup=500),
     dict(type='kdtoolbox.LossWeightHook', loss='loss_frs_cls', warmup=500),
-    dict(type='kdtoolbox.ExportStudentHook'),
 ]

@@ -27,4 +27,3 @@ model = dict(
         )
     ),
 )
-custom_hooks = [dict(type='kdtoolbox.ExportStudentHook')]

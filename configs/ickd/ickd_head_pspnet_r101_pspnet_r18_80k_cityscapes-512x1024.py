@@ -26,4 +26,3 @@ model = dict(
         )
     ),
 )
-custom_hooks = [dict(type='kdtoolbox.ExportStudentHook')]

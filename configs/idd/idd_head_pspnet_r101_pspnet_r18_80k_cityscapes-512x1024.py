@@ -19,4 +19,3 @@ model = dict(
         loss_idd=dict(type='IDDLoss', student='aligned', teacher='teacher.head')
     ),
 )
-custom_hooks = [dict(type='kdtoolbox.ExportStudentHook')]

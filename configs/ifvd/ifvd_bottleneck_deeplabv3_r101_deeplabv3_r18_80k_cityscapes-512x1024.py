@@ -18,4 +18,3 @@ model = dict(
         loss_kd=dict(type='KDLoss', student='student.logits', teacher='teacher.logits'),
     ),
 )
-custom_hooks = [dict(type='kdtoolbox.ExportStudentHook')]

@@ -23,4 +23,3 @@ model = dict(
         ),
     ),
 )
-custom_hooks = [dict(type='kdtoolbox.ExportStudentHook')]

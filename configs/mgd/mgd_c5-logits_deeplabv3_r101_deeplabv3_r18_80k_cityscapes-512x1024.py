@@ -24,4 +24,3 @@ model = dict(
         loss_cwd=dict(type='CWDLoss', tau=4.0, loss_weight=3.0, **logits),
     ),
 )
-custom_hooks = [dict(type='kdtoolbox.ExportStudentHook')]

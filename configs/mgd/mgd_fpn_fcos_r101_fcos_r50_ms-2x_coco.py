@@ -24,4 +24,3 @@ model = dict(
         loss_mgd=dict(type='MGDLoss', student='generated', teacher='teacher.fpn')
     ),
 )
-custom_hooks = [dict(type='kdtoolbox.ExportStudentHook')]

@@ -25,4 +25,3 @@ model = dict(
     ),
 )
 optim_wrapper = dict(clip_grad=dict(max_norm=35, norm_type=2))
-custom_hooks = [dict(type='kdtoolbox.ExportStudentHook')]

@@ -24,4 +24,3 @@ model = dict(
         loss_norm=dict(type='NORMLoss', student='expanded', teacher='teacher.feature')
     ),
 )
-custom_hooks = [dict(type='kdtoolbox.ExportStudentHook')]

@@ -23,4 +23,3 @@ model = dict(
     ),
     losses=dict(loss_ofd=dict(wires, type='OFDLoss', loss_weight=2.5e-7)),
 )
-custom_hooks = [dict(type='kdtoolbox.ExportStudentHook')]

@@ -24,4 +24,3 @@ model = dict(
         loss_pgd_reg=dict(type='PGDRegLoss', **reg_ends, **guides),
     ),
 )
-custom_hooks = [dict(type='kdtoolbox.ExportStudentHook')]

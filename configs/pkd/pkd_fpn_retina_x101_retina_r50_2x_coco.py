@@ -22,4 +22,3 @@ model = dict(
         )
     ),
 )
-custom_hooks = [dict(type='kdtoolbox.ExportStudentHook')]

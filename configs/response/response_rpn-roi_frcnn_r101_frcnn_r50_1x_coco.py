@@ -22,4 +22,3 @@ model = dict(
         loss_rpn_kd=dict(**rpn, type='ObjectnessLoss', loss_weight=0.5),
     ),
 )
-custom_hooks = [dict(type='kdtoolbox.ExportStudentHook')]

@@ -23,4 +23,3 @@ model = dict(
         loss_reviewkd=dict(type='HCLLoss', student='reviewed', teacher='teacher.stages')
     ),
 )
-custom_hooks = [dict(type='kdtoolbox.ExportStudentHook')]

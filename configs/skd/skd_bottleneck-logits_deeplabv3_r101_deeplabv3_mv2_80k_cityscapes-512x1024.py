@@ -24,4 +24,3 @@ model = dict(
         ),
     ),
 )
-custom_hooks = [dict(type='kdtoolbox.ExportStudentHook')]

@@ -22,4 +22,3 @@ model = dict(
     ),
     losses=dict(loss_vid=dict(wires, type='VIDLoss', channels=512, loss_weight=1.0)),
 )
-custom_hooks = [dict(type='kdtoolbox.ExportStudentHook')]

@@ -26,4 +26,3 @@ model = dict(
         loss_top=dict(type='ViTKDLoss', student='top', teacher='t_top', channels=768),
     ),
 )
-custom_hooks = [dict(type='kdtoolbox.ExportStudentHook')]

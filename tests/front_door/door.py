@@ -1,0 +1,59 @@
+"""Run a tool as its user does, in a process that has the imports already."""
+
+import multiprocessing
+import os
+import runpy
+import sys
+import traceback
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+_PROCESSES = multiprocessing.get_context('forkserver')
+_PROCESSES.set_forkserver_preload(
+    ['mmdet.apis', 'mmseg.apis', 'kdtoolbox.distillers', 'torch._dynamo']
+)
+
+
+def knock(tool: str, *arguments: str | Path, folder: Path, log: Path) -> int:
+    """Run ``tools/<tool>`` with arguments in a folder and return its exit status.
+
+    Args:
+        tool: Name of the file.
+        arguments: Its command line.
+        folder: The working folder.
+        log: Takes what the tool prints.
+    """
+    command = [str(ROOT / 'tools' / tool), *map(str, arguments)]
+    child = _PROCESSES.Process(target=_enter, args=(command, folder, log))
+    child.start()
+    child.join(timeout=600)
+    if child.is_alive():
+        child.kill()
+    child.join()
+    return child.exitcode
+
+
+def _enter(command: list[str], folder: Path, log: Path) -> None:
+    os.chdir(folder)
+    output = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(output, stream)
+    import torch
+    from mmengine.config import config
+
+    # Two of them run side by side.
+    torch.set_num_threads(1)
+    # Beautifying a dumped config takes longer than two iterations.
+    config.FormatCode = lambda text, **options: (text, True)
+    sys.argv = command
+    status = 0
+    try:
+        runpy.run_path(command[0], run_name='__main__')
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else bool(ended.code)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

@@ -1,0 +1,91 @@
+"""Four small images in the published layouts of COCO, Cityscapes and ADE20K."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+SIZE = (96, 128)
+"""Height and width in pixels."""
+
+
+def make_layouts(root: Path) -> None:
+    """Write ``data/coco``, ``data/cityscapes`` and ``data/ade`` below a folder."""
+    make_coco(root / 'data/coco')
+    make_cityscapes(root / 'data/cityscapes')
+    make_ade(root / 'data/ade/ADEChallengeData2016')
+
+
+def _picture(seed: int, size: Sequence[int] = SIZE) -> Image.Image:
+    rng = np.random.default_rng(seed)
+    return Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8))
+
+
+def _labels(seed: int, classes: int, ignored: int) -> Image.Image:
+    """Return blocks of labels, a corner of them ignored."""
+    rng = np.random.default_rng(seed)
+    blocks = rng.integers(0, classes, (SIZE[0] // 16, SIZE[1] // 16), dtype=np.uint8)
+    labels = blocks.repeat(16, 0).repeat(16, 1)
+    labels[:32, :32] = ignored
+    return Image.fromarray(labels)
+
+
+def make_coco(root: Path) -> None:
+    """Write two splits; the last image of each has no box."""
+    from mmdet.datasets import CocoDataset
+
+    names = CocoDataset.METAINFO['classes']
+    categories = [dict(id=i + 1, name=name) for i, name in enumerate(names)]
+    (root / 'annotations').mkdir(parents=True)
+    for split, seed in (('train2017', 0), ('val2017', 10)):
+        (root / split).mkdir()
+        images, annotations = [], []
+        for index in range(4):
+            name = f'{seed + index:012}.jpg'
+            _picture(seed + index).save(root / split / name)
+            height, width = SIZE
+            images.append(dict(id=index, file_name=name, height=height, width=width))
+            for part in range(2 if index < 3 else 0):
+                annotations.append(_annotation(len(annotations), index, part))
+        content = dict(images=images, annotations=annotations, categories=categories)
+        path = root / f'annotations/instances_{split}.json'
+        path.write_text(json.dumps(content))
+
+
+def _annotation(number: int, image: int, part: int) -> dict:
+    x, y, w, h = 8 + 40 * part, 8 + 20 * image, 60, 36
+    return dict(
+        id=number,
+        image_id=image,
+        category_id=1 + number * 11 % 80,
+        bbox=[x, y, w, h],
+        area=w * h,
+        iscrowd=0,
+        segmentation=[[x, y, x + w, y, x + w, y + h, x, y + h]],
+    )
+
+
+def make_cityscapes(root: Path) -> None:
+    """Write two splits with train ids, 255 for pixels of no class."""
+    for split, seed in (('train', 0), ('val', 10)):
+        for kind in ('leftImg8bit', 'gtFine'):
+            (root / kind / split / 'ulm').mkdir(parents=True)
+        for index in range(4):
+            stem = f'{split}/ulm/ulm_{index:06}_000019'
+            _picture(seed + index).save(root / f'leftImg8bit/{stem}_leftImg8bit.png')
+            labels = _labels(seed + index, classes=19, ignored=255)
+            labels.save(root / f'gtFine/{stem}_gtFine_labelTrainIds.png')
+
+
+def make_ade(root: Path) -> None:
+    """Write two splits with classes from 1, 0 for pixels of no class."""
+    for split, seed in (('training', 0), ('validation', 10)):
+        for kind in ('images', 'annotations'):
+            (root / kind / split).mkdir(parents=True)
+        for index in range(4):
+            name = f'{split}/ADE_{index:08}'
+            _picture(seed + index).save(root / f'images/{name}.jpg')
+            labels = _labels(seed + index, classes=151, ignored=0)
+            labels.save(root / f'annotations/{name}.png')

@@ -1,0 +1,121 @@
+"""The changes that let a recipe run in seconds, as ``--cfg-options`` has them."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from kdtoolbox.configuration import load_config
+
+_SIZES = ('scale', 'scales', 'img_scale', 'crop_size', 'size', 'border', 'stride')
+_SIZES += ('random_size_range',)
+_LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+
+
+def shrink(path: Path, folder: Path) -> list[str]:
+    """Return changes of sizes, lengths, batches, workers and weights to fetch.
+
+    Args:
+        path: The recipe.
+        folder: Takes the config of a teacher whose own images are to be smaller.
+    """
+    cfg = load_config(path)
+    changes = {**_lengths(cfg), **_weights(cfg)}
+    # DINO chooses its queries among the cells of the maps.
+    factor = 2 if 'bbox_head' in str(cfg.model) and _has_many_queries(cfg) else 8
+    for loader in _LOADERS:
+        if cfg.get(loader) is None:
+            continue
+        changes |= {f'{loader}.num_workers': 0, f'{loader}.persistent_workers': False}
+        changes |= dict(_sizes(cfg[loader].dataset, f'{loader}.dataset', factor))
+    changes['train_dataloader.batch_size'] = 2
+    if 'teacher' in cfg.model and 'student' not in cfg.model:
+        # Tokens are trained on images that the teacher's preprocessor makes.
+        changes['model.teacher.config'] = _small_teacher(cfg, folder, factor)
+    changes |= dict(_sizes(cfg.model, 'model', factor, inside=False))
+    return [f'{key}={_text(value)}' for key, value in changes.items()]
+
+
+def _small_teacher(cfg: Config, folder: Path, factor: int) -> str:
+    base = cfg.model.teacher.config
+    sizes = load_config(base).model.data_preprocessor.get('size')
+    change = f'size={_divided(sizes, factor)}' if sizes else ''
+    path = folder / f'{Path(base).stem}_small.py'
+    path.write_text(
+        f"_base_ = '{base}'\nmodel = dict(data_preprocessor=dict({change}))\n"
+    )
+    return str(path)
+
+
+def _has_many_queries(cfg: Config) -> bool:
+    return cfg.model.get('student', {}).get('num_queries', 0) > 200
+
+
+def _lengths(cfg: Config) -> dict[str, Any]:
+    changes = {'default_hooks.logger.interval': 1}
+    if 'max_epochs' in cfg.train_cfg or cfg.train_cfg.get('by_epoch'):
+        changes |= {'train_cfg.max_epochs': 1, 'train_cfg.val_interval': 1}
+        changes['default_hooks.checkpoint.interval'] = 1
+    else:
+        changes |= {'train_cfg.max_iters': 2, 'train_cfg.val_interval': 2}
+        changes['default_hooks.checkpoint.interval'] = 2
+    return changes
+
+
+def _weights(cfg: Config) -> dict[str, Any]:
+    changes: dict[str, Any] = {}
+    model = cfg.model
+    if 'teacher' in model:
+        changes |= {'model.teacher.checkpoint': None}
+        changes |= {'model.teacher.allow_random': True}
+    for name, loss in model.get('losses', {}).items():
+        if 'tokens' in loss:
+            changes |= {f'model.losses.{name}.tokens': None}
+            changes |= {f'model.losses.{name}.allow_random': True}
+    student, place = model.get('student', model), 'model.student'
+    place = place if 'student' in model else 'model'
+    if student.get('pretrained'):
+        changes[f'{place}.pretrained'] = None
+    backbone = student.get('backbone', {})
+    for key in ('pretrained', 'init_cfg'):
+        if backbone.get(key):
+            changes[f'{place}.backbone.{key}'] = None
+    return changes
+
+
+def _sizes(
+    value: Any, place: str, factor: int, inside: bool = True
+) -> Iterator[tuple[str, Any]]:
+    """Yield each size in a config with its place, divided.
+
+    In a model only its preprocessor and its way to test know sizes of images.
+    """
+    items = value.items() if isinstance(value, Mapping) else enumerate(value)
+    for key, child in items:
+        name = f'{place}.{key}'
+        if inside and key in _SIZES and _is_size(child):
+            yield name, _divided(child, factor)
+        elif isinstance(child, Mapping | list):
+            known = inside or key in ('data_preprocessor', 'test_cfg')
+            yield from _sizes(child, name, factor, known)
+
+
+def _is_size(value: Any) -> bool:
+    if isinstance(value, int):
+        return value > 8
+    return isinstance(value, list | tuple) and all(_is_size_or_border(v) for v in value)
+
+
+def _is_size_or_border(value: Any) -> bool:
+    return _is_size(value) or (isinstance(value, int) and value < 0)
+
+
+def _divided(value: Any, factor: int) -> Any:
+    if isinstance(value, int):
+        return value // factor if value > 0 else -(-value // factor)
+    return type(value)(_divided(part, factor) for part in value)
+
+
+def _text(value: Any) -> str:
+    return str(value).replace(' ', '')

@@ -1,0 +1,105 @@
+"""Every shipped config, run by the tools as its user runs it.
+
+From a working folder that is not the repository, on data in the published layouts:
+two iterations, the recipe's validation, a checkpoint and the exported student, both of
+them tested, and two more iterations by the config that the run has written down.
+"""
+
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from door import ROOT, knock
+from shrinking import shrink
+
+from kdtoolbox.configuration import load_config
+
+CONFIGS = sorted(ROOT.glob('configs/*/*.py'))
+pytestmark = pytest.mark.e2e
+
+
+class Recipe:
+    """A recipe in its working folder."""
+
+    def __init__(self, path: Path, folder: Path) -> None:
+        self.path, self.folder = path, folder
+        self.work_dir = folder / 'work_dirs' / path.stem
+        self.changes = shrink(path, folder)
+        self.losses = list(load_config(path).model.get('losses', {}))
+
+    def run(self, tool: str, *arguments: str | Path, changes: list[str] = ()) -> str:
+        log = self.folder / f'{self.path.stem}.log'
+        log.unlink(missing_ok=True)
+        options = ['--cfg-options', *self.changes, *changes]
+        status = knock(tool, *arguments, *options, folder=self.folder, log=log)
+        output = log.read_text(errors='replace')
+        assert status == 0, f'{tool}: {status}\n{output[-6000:]}'
+        return output
+
+    def logged(self, pattern: str) -> list[dict]:
+        """Return what the newest run has logged, line by line."""
+        newest = max(self.work_dir.glob(pattern))
+        return [json.loads(line) for line in newest.read_text().splitlines()]
+
+    def checkpoint(self, done: int) -> Path:
+        by_epoch = any('max_epochs' in change for change in self.changes)
+        return self.work_dir / (
+            f'epoch_{done}.pth' if by_epoch else f'iter_{2 * done}.pth'
+        )
+
+    def longer(self) -> str:
+        by_epoch = any('max_epochs' in change for change in self.changes)
+        return 'train_cfg.max_epochs=2' if by_epoch else 'train_cfg.max_iters=4'
+
+
+@pytest.fixture
+def recipe(request: pytest.FixtureRequest, folder: Path) -> Iterator[Recipe]:
+    recipe = Recipe(request.param, folder)
+    yield recipe
+    shutil.rmtree(recipe.work_dir, ignore_errors=True)
+
+
+@pytest.mark.parametrize('recipe', CONFIGS, ids=lambda path: path.stem, indirect=True)
+def test_recipe_trains_tests_exports_and_goes_on(recipe: Recipe) -> None:
+    recipe.run('train.py', recipe.path)
+    _check_losses(recipe)
+    saved = recipe.checkpoint(1)
+    tested = [saved]
+    if recipe.losses:
+        tested.append(saved.with_name(f'student_{saved.name}'))
+    scores = []
+    if load_config(recipe.path).get('test_evaluator') is not None:
+        for checkpoint in tested:
+            output = recipe.run('test.py', recipe.path, checkpoint)
+            [score] = recipe.logged('[0-9]*/[0-9]*.json')
+            scores.append({k: v for k, v in score.items() if 'time' not in k})
+        assert all(score == scores[0] for score in scores)
+        # A detector that knows nothing yet may be sure of nothing.
+        empty = 'The testing results of the whole dataset is empty' in output
+        assert empty or any('mAP' in key or 'mIoU' in key for key in scores[0])
+
+    written = recipe.work_dir / recipe.path.name
+    command = [written, '--work-dir', recipe.work_dir, '--resume']
+    recipe.run('train.py', *command, changes=[recipe.longer()])
+    _check_losses(recipe)
+    assert recipe.checkpoint(2).is_file()
+    assert (
+        not recipe.losses
+        or recipe.checkpoint(2)
+        .with_name(f'student_{recipe.checkpoint(2).name}')
+        .is_file()
+    )
+
+
+def _check_losses(recipe: Recipe) -> None:
+    lines = recipe.logged('[0-9]*/vis_data/[0-9]*.json')
+    steps = [numbers for numbers in lines if 'loss' in numbers]
+    assert len(steps) == 2
+    for step in steps:
+        assert all(math.isfinite(value) for value in step.values())
+        for name in recipe.losses:
+            terms = [v for key, v in step.items() if key.partition('.')[0] == name]
+            assert sum(map(abs, terms)) > 0, f'{name} is 0'
