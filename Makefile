@@ -1,5 +1,5 @@
 # make demo [TASK=det|seg] [METHOD=pkd]       distil on DigitScenes and show the result
-# make test [ARGS='-k packaging']             the whole test suite
+# make test [ARGS='-k packaging'] [JOBS=2]    the whole test suite, in so many processes
 # make check                                  format, lint and types
 # make audit                                  known vulnerabilities of the pins, by PyPI
 # make docs                                   the pages, in docs/_build/html
@@ -12,6 +12,7 @@
 TASK := det
 METHOD :=
 ARGS :=
+JOBS := 2
 PYTHON ?=
 STACK := forks
 VENV_forks := .venv
@@ -37,7 +38,7 @@ demo: $(SET_UP)
 	$(PY) tools/demo.py --task $(TASK) $(if $(METHOD),--method $(METHOD))
 
 test: $(SET_UP)
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
 
 check: $(SET_UP)
 	$(PY) -m ruff format --check .

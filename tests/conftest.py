@@ -238,6 +238,15 @@ def build_distiller(*args: Any, **changes: Any) -> Any:
     return MODELS.build(distiller(*args, **changes))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let tests that share a fixture of their file run in one process."""
+    for item in items:
+        found = getattr(item, '_fixtureinfo', None)
+        fixtures = found.name2fixturedefs.values() if found else ()
+        if any(fixture.scope == 'module' for *_, fixture in fixtures):
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+
+
 @pytest.fixture(scope='session')
 def toy() -> SimpleNamespace:
     """The functions of this file, for tests that cannot import it."""
