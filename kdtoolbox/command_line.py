@@ -3,15 +3,18 @@
 import argparse
 import os
 import subprocess
+from inspect import isclass
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.dist import init_dist, is_distributed
+from mmengine.model import MMDistributedDataParallel
+from mmengine.registry import MODEL_WRAPPERS
 from mmengine.utils.dl_utils import set_multi_processing
 from torch import distributed
 
-from kdtoolbox.configuration import load_config
+from kdtoolbox.configuration import load_config, resolve_paths
 from kdtoolbox.safe_loading import use_safe_loaders
 from kdtoolbox.whole_files import use_whole_files
 
@@ -48,21 +51,23 @@ def run_parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def run_config(args: argparse.Namespace) -> Config:
+def run_config(args: argparse.Namespace, need_teacher: bool = True) -> Config:
     """Return the config that the flags of ``run_parser`` describe.
 
-    The work dir is the flag's, else the config's, else named after the config. From
-    now on mmengine reads checkpoints safely and writes files whole.
+    Paths of student and teacher become absolute. The work dir is the flag's, else the
+    config's, else named after the config. From now on mmengine reads checkpoints
+    safely and writes files whole.
     """
     use_safe_loaders()
     use_whole_files()
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = load_config(args.config)
     cfg.launcher = args.launcher
-    if args.launcher != 'none' and get_device() == 'cpu':
-        _distribute_on_cpu(cfg)
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
+    resolve_paths(cfg, need_teacher)
+    if args.launcher != 'none' and get_device() == 'cpu':
+        _distribute_on_cpu(cfg)
     if args.launcher != 'none':
         _start_processes(cfg)
     stem = Path(args.config.rpartition('::')[2]).stem
@@ -79,16 +84,36 @@ def _start_processes(cfg: Config) -> None:
 
 
 def _distribute_on_cpu(cfg: Config) -> None:
-    """Start gloo and choose a wrapper; mmengine's own start asks for a CUDA device."""
+    """Start gloo and wrap for it; mmengine's own start asks for a CUDA device."""
+    if cfg.get('sync_bn'):
+        raise ValueError(
+            f'sync_bn: {cfg.sync_bn!r} asks for batch norms over all processes, which '
+            'need GPUs; on a CPU add `--cfg-options sync_bn=None`, and each process '
+            'normalises over its own images'
+        )
+    _wrap_for_cpu(cfg)
     if not distributed.is_initialized():
         _name_as_torchrun(cfg.launcher)
         distributed.init_process_group('gloo')
-    cfg.setdefault(
-        'model_wrapper_cfg',
-        dict(
-            type='MMDistributedDataParallel', broadcast_buffers=False, device_ids=None
-        ),
-    )
+
+
+def _wrap_for_cpu(cfg: Config) -> None:
+    """Let the config's wrapper, or mmengine's own choice, ask for no device."""
+    if cfg.get('model_wrapper_cfg') is None:
+        cfg.model_wrapper_cfg = dict(broadcast_buffers=False)
+    wrapper = cfg.model_wrapper_cfg
+    kind = wrapper.setdefault('type', 'MMDistributedDataParallel')
+    found = MODEL_WRAPPERS.get(kind) if isinstance(kind, str) else kind
+    if not (isclass(found) and issubclass(found, MMDistributedDataParallel)):
+        raise ValueError(
+            'model_wrapper_cfg.type: expected MMDistributedDataParallel or a class '
+            f'derived from it on a CPU, got {kind!r}; add `--cfg-options '
+            'model_wrapper_cfg.type=MMDistributedDataParallel`'
+        )
+    if 'find_unused_parameters' in cfg:
+        wrapper.setdefault('find_unused_parameters', cfg.find_unused_parameters)
+    wrapper.device_ids = None
+    wrapper.pop('output_device', None)
 
 
 def _name_as_torchrun(launcher: str) -> None:

@@ -12,13 +12,17 @@ import deal
 import kinds
 import pytest
 import torch
+from rounding import rounding
 from torch import Tensor
 
 from kdtoolbox.registry import MODELS
 
 RANKS = (2, 4)
-# Relative to the largest value of a tensor, in float64.
+# Relative to the largest value of a tensor, in float64: a million roundings, and a
+# hundred times what mmseg's loss adds to the pixels of an image (float32's eps).
 EXACT = 1e-9
+# Divided by float32 counts and means, the losses of mmdet's heads round a few times.
+COUNTED = rounding(torch.float32, 10)
 HEADINGS = (
     'Equal to one process',
     'Equal where each pixel has a label',
@@ -159,8 +163,7 @@ def test_two_and_four_processes_give_the_gradients_of_the_joined_batch(
         kinds.backward(model, model, data)
         for rank in range(ranks):
             gradients = found[ranks, rank]['distillers'][name]
-            # mmdet counts positives in float32.
-            assert largest_error(gradients, kinds.gradients(model)) < 1e-6, name
+            assert largest_error(gradients, kinds.gradients(model)) < COUNTED, name
 
 
 @pytest.mark.parametrize('kind', kinds.KINDS)

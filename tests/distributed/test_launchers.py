@@ -158,7 +158,8 @@ def test_two_hosts_meet_and_train(
             run.kill()
     assert [run.returncode for run in runs] == [0, 0], '\n'.join(outputs)[-4000:]
     assert 'GPU number: 2' in outputs[0]
-    assert [path.name for path in tmp_path.glob('*.pth')] == ['iter_2.pth']
+    written = sorted(path.name for path in tmp_path.glob('*.pth'))
+    assert written == ['iter_2.pth', 'student_iter_2.pth']
 
 
 SRUN = """\
