@@ -109,7 +109,8 @@ def test_autocast() -> None:
         results.append([output.detach().float(), *grads])
     for full, half in zip(*results, strict=True):
         assert half.dtype == torch.float32
-        atol = 0.03 * float(full.abs().max())
+        # Two convolutions and what lies between round forward and back.
+        atol = 8 * torch.finfo(torch.bfloat16).eps * float(full.abs().max())
         torch.testing.assert_close(half, full, rtol=0, atol=atol)
 
 
