@@ -6,8 +6,8 @@ model = dict(
     type='kdtoolbox.Distiller',
     student=_base_.model,
     teacher=dict(
-        config='configs/digits/det_teacher.py',
-        checkpoint='configs/digits/det_teacher.safetensors',
+        config='det_teacher.py',
+        checkpoint='det_teacher.safetensors',
     ),
     recorders=dict(student=dict(fpn='neck'), teacher=dict(fpn='neck')),
     connectors=dict(

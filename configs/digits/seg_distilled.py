@@ -6,8 +6,8 @@ model = dict(
     type='kdtoolbox.Distiller',
     student=_base_.model,
     teacher=dict(
-        config='configs/digits/seg_teacher.py',
-        checkpoint='configs/digits/seg_teacher.safetensors',
+        config='seg_teacher.py',
+        checkpoint='seg_teacher.safetensors',
     ),
     recorders=dict(
         student=dict(logits='decode_head.conv_seg'),

@@ -4,9 +4,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
 
 from kdtoolbox.configuration import load_config
+from kdtoolbox.teacher import build_model
 
 _SIZES = ('scale', 'scales', 'img_scale', 'crop_size', 'size', 'border', 'stride')
 _SIZES += ('random_size_range',)
@@ -18,12 +20,11 @@ def shrink(path: Path, folder: Path) -> list[str]:
 
     Args:
         path: The recipe.
-        folder: Takes the config of a teacher whose own images are to be smaller.
+        folder: Takes configs and weights of teachers that are made for this.
     """
     cfg = load_config(path)
-    changes = {**_lengths(cfg), **_weights(cfg)}
-    # DINO chooses its queries among the cells of the maps.
-    factor = 2 if 'bbox_head' in str(cfg.model) and _has_many_queries(cfg) else 8
+    changes = {**_lengths(cfg), **_weights(cfg, folder)}
+    factor = _factor(cfg)
     for loader in _LOADERS:
         if cfg.get(loader) is None:
             continue
@@ -48,8 +49,14 @@ def _small_teacher(cfg: Config, folder: Path, factor: int) -> str:
     return str(path)
 
 
-def _has_many_queries(cfg: Config) -> bool:
-    return cfg.model.get('student', {}).get('num_queries', 0) > 200
+def _factor(cfg: Config) -> int:
+    """Return by how much sizes are divided."""
+    student = cfg.model.get('student', cfg.model)
+    if student.get('num_queries', 0) > 200:
+        # DINO chooses its queries among the cells of the maps.
+        return 2
+    # Path aggregation wants sides that 32 divides, and these have 640.
+    return 10 if student.get('type') in ('RTMDet', 'YOLOX') else 8
 
 
 def _lengths(cfg: Config) -> dict[str, Any]:
@@ -63,12 +70,14 @@ def _lengths(cfg: Config) -> dict[str, Any]:
     return changes
 
 
-def _weights(cfg: Config) -> dict[str, Any]:
+def _weights(cfg: Config, folder: Path) -> dict[str, Any]:
     changes: dict[str, Any] = {}
     model = cfg.model
     if 'teacher' in model:
         changes |= {'model.teacher.checkpoint': None}
         changes |= {'model.teacher.allow_random': True}
+    if model.get('student', {}).get('type') == 'YOLOX':
+        changes['model.teacher.checkpoint'] = _calm_weights(cfg, folder)
     for name, loss in model.get('losses', {}).items():
         if 'tokens' in loss:
             changes |= {f'model.losses.{name}.tokens': None}
@@ -82,6 +91,21 @@ def _weights(cfg: Config) -> dict[str, Any]:
         if backbone.get(key):
             changes[f'{place}.backbone.{key}'] = None
     return changes
+
+
+def _calm_weights(cfg: Config, folder: Path) -> str:
+    """Return random weights whose batch norms have seen some features.
+
+    In evaluation mode the features of a deep CSPDarknet explode without.
+    """
+    path = folder / 'calm_teacher.pth'
+    if not path.exists():
+        model = build_model(cfg.model.teacher.config).train()
+        for _ in range(20):
+            with torch.no_grad():
+                model.extract_feat(torch.rand(2, 3, 64, 64) * 255)
+        torch.save(dict(state_dict=model.state_dict()), path)
+    return str(path)
 
 
 def _sizes(
