@@ -2,13 +2,13 @@
 
 import difflib
 import hashlib
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import mmengine
 import torch
 from mmengine.dist import barrier, get_local_rank
+from mmengine.logging import print_log
 from mmengine.runner import (
     get_deprecated_model_names,
     get_external_models,
@@ -16,7 +16,8 @@ from mmengine.runner import (
     get_torchvision_models,
 )
 
-_FILE_HASH = re.compile(r'-([a-f0-9]{8,})\.(?:pth|pt|safetensors)$')
+from kdtoolbox.digests import file_digest, hash_in_name
+from kdtoolbox.downloads import download
 
 
 def locate(source: str) -> Path:
@@ -75,34 +76,30 @@ def _fetch(url: str) -> Path:
     """Download into the cache that torch and mmengine share, once per node."""
     name = url.rpartition('/')[2].partition('?')[0]
     folder = Path(torch.hub.get_dir()) / 'checkpoints'
-    digest = _FILE_HASH.search(name)
+    digest = hash_in_name(name)
     if digest is None:
         # Many files are called epoch_12.pth.
         folder /= hashlib.sha256(url.encode()).hexdigest()[:8]
     path = folder / name
     if get_local_rank() == 0:
-        _fetch_to(path, url, digest.group(1) if digest else None)
+        _fetch_to(path, url, digest)
     barrier()
     return path
 
 
 def _fetch_to(path: Path, url: str, digest: str | None) -> None:
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            torch.hub.download_url_to_file(url, str(path), hash_prefix=digest)
-        except (RuntimeError, OSError) as error:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            print_log(f'fetching {url} to {path}', 'current')
+            download(url, path, digest)
+        except OSError as error:
             raise ValueError(
-                f'checkpoint {url!r} could not be fetched ({error}); download it and '
-                'give its path'
+                f"checkpoint {url!r} could not be fetched to '{path}' ({error}); "
+                'download it and give its path'
             ) from error
-    elif digest is not None:
-        with path.open('rb') as file:
-            found = hashlib.sha256()
-            while chunk := file.read(1 << 20):
-                found.update(chunk)
-        if not found.hexdigest().startswith(digest):
-            raise ValueError(
-                f"'{path}', which {url!r} was once fetched to, is not what the hash in "
-                'its name says; remove it to fetch it again'
-            )
+    elif digest is not None and not file_digest(path).startswith(digest):
+        raise ValueError(
+            f"'{path}', which {url!r} was once fetched to, is not what the hash in "
+            'its name says; remove it to fetch it again'
+        )

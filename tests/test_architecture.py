@@ -7,6 +7,7 @@ PACKAGE = Path(__file__).parents[1] / 'kdtoolbox'
 LOWER = ('losses', 'connectors', 'recorders.py', 'checkpoint.py', 'configuration.py')
 LOWER += ('safe_loading.py', 'locations.py', 'whole_files.py', 'resuming.py')
 LOWER += ('weights.py', 'misfits.py', 'plain_values.py')
+LOWER += ('digests.py', 'downloads.py')
 UPPER = ('kdtoolbox.distillers', 'kdtoolbox.hooks', 'tools')
 
 

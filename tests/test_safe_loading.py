@@ -111,9 +111,7 @@ def initialise_by_name(path: Path, tools: SimpleNamespace) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.hub, 'get_dir', lambda: str(folder.parent))
         patch.setattr(
-            torch.hub,
-            'download_url_to_file',
-            lambda url, target, hash_prefix: path.rename(target),
+            'kdtoolbox.locations.download', lambda url, target, _: path.rename(target)
         )
         initialise(path, tools, 'torchvision://resnet18')
 
@@ -245,9 +243,8 @@ def test_mmcls_names_load_the_backbone_alone(
     state = {'backbone.a': torch.ones(1), 'head.backbone.a': torch.zeros(1)}
     monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
     monkeypatch.setattr(
-        torch.hub,
-        'download_url_to_file',
-        lambda url, target, hash_prefix: torch.save(dict(state_dict=state), target),
+        'kdtoolbox.locations.download',
+        lambda url, target, _: torch.save(dict(state_dict=state), target),
     )
     loaded = CheckpointLoader.load_checkpoint('mmcls://vgg11')
     assert loaded == dict(state_dict={'a': torch.ones(1)})

@@ -1,10 +1,12 @@
 import errno
 import os
 import resource
+import shutil
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import mmengine
 import pytest
@@ -104,6 +106,99 @@ def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) ->
         fill_the_disk()
     assert path.read_bytes() == b'old'
     assert files_of(tmp_path) == ['epoch_1.pth']
+
+
+def write_torch(path: Path) -> None:
+    with write_whole(path) as file:
+        torch.save(torch.zeros(100_000), file)
+
+
+def write_bytes(path: Path) -> None:
+    WholeFileBackend().put(bytes(400_000), path)
+
+
+def write_pieces(path: Path) -> None:
+    with write_whole(path) as file:
+        for _ in range(400):
+            file.write(bytes(1000))
+
+
+def open_full(path: Path, mode: str) -> BinaryIO:
+    """Open the kernel's full disk in place of a path."""
+    return open('/dev/full', 'wb')
+
+
+@pytest.mark.parametrize('write', [write_torch, write_bytes, write_pieces])
+def test_a_full_disk_is_told_with_file_need_and_free_space(
+    write: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = shutil.disk_usage(tmp_path)._replace(free=99_999)
+    monkeypatch.setattr('shutil.disk_usage', lambda folder: free)
+    monkeypatch.setattr(Path, 'open', open_full)
+    path = tmp_path / 'a.pth'
+    with pytest.raises(OSError, match='No space left on device') as caught:
+        write(path)
+    need = '400,000' if write is write_bytes else 'more than 0'
+    told = f'it takes {need} bytes and 99,999 are free in its folder; remove files'
+    assert told in str(caught.value)
+    assert str(caught.value).endswith(f"'{path}'")
+    assert not files_of(tmp_path)
+
+
+@pytest.mark.parametrize('write', [write_torch, write_bytes, write_pieces])
+def test_a_full_disk_is_told_on_a_real_one(write: Callable, tmp_path: Path) -> None:
+    mount = ['mount', '-t', 'tmpfs', '-o', 'size=200k', 'none', str(tmp_path)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip('a small disk can be mounted by root alone')
+    try:
+        with pytest.raises(OSError, match='No space left') as caught:
+            write(tmp_path / 'a.pth')
+        left = files_of(tmp_path)
+    finally:
+        subprocess.run(['umount', str(tmp_path)], check=True)
+    assert '204,800 are free in its folder; remove files' in str(caught.value)
+    assert str(caught.value).endswith(f"'{tmp_path}/a.pth'")
+    assert not left
+
+
+@pytest.mark.parametrize('write', [write_torch, write_bytes, write_pieces])
+def test_a_limit_of_file_sizes_is_told(write: Callable, tmp_path: Path) -> None:
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, old[1]))
+    try:
+        with pytest.raises(OSError, match='File too large') as caught:
+            write(tmp_path / 'a.pth')
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert '`ulimit -f` and the file system allow 100,000' in str(caught.value)
+    assert not files_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('name', 'reason'),
+    [
+        ('gone/a.pth', r'there is no folder .*gone.; make it first'),
+        ('file/a.pth', 'Not a directory'),
+        ('folder', 'Is a directory'),
+        ('a' * 250, 'File name too long'),
+    ],
+)
+def test_errors_name_the_file_that_was_asked_for(
+    name: str, reason: str, tmp_path: Path
+) -> None:
+    (tmp_path / 'file').touch()
+    (tmp_path / 'folder').mkdir()
+    with pytest.raises(OSError, match=reason) as caught, write_whole(tmp_path / name):
+        pass
+    assert caught.value.filename == str(tmp_path / name)
+    assert 'partial' not in str(caught.value)
+    assert files_of(tmp_path) == ['file', 'folder']
+
+
+def test_errors_of_other_files_are_left_as_they_are(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match='elsewhere'):  # noqa: SIM117
+        with write_whole(tmp_path / 'a'):
+            (tmp_path / 'elsewhere').read_bytes()
 
 
 def test_file_and_folder_are_synced_before_and_after_the_change(
