@@ -4,15 +4,16 @@ import os
 import re
 from collections import OrderedDict
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
 from mmengine.logging import print_log
-from mmengine.runner.checkpoint import weights_to_cpu
 from torch import Tensor, nn
 
+from kdtoolbox.digests import DIGEST_KEY, tensor_digest
 from kdtoolbox.misfits import Misfit, cure_of
 from kdtoolbox.plain_values import plain
 from kdtoolbox.safe_loading import read_checkpoint
@@ -124,8 +125,33 @@ def export_student(
         target: File to write, ``.pth`` or ``.safetensors``; it appears whole or not at
             all.
         trust_pickle: As for ``load_checkpoint``.
+
+    Raises:
+        ValueError: If the checkpoint cannot be read or holds no student.
+        OSError: If the file cannot be written.
     """
-    write_student(load_checkpoint(source, trust_pickle), target)
+    write_student(load_distillation(source, trust_pickle), target)
+
+
+def load_distillation(
+    source: str | os.PathLike, trust_pickle: bool = False
+) -> dict[str, Any]:
+    """Return what ``load_checkpoint`` does, of a checkpoint that holds a student.
+
+    Raises:
+        ValueError: If the checkpoint cannot be read or holds no student.
+    """
+    checkpoint = load_checkpoint(source, trust_pickle)
+    state = checkpoint['state_dict']
+    if not any(key.startswith('student.') for key in state):
+        parts = sorted({key.partition('.')[0] for key in state})
+        raise ValueError(
+            f'checkpoint {str(source)!r} holds no student: expected keys that begin '
+            f'with `student.`, got {", ".join(parts[:5])}{", ..." * (len(parts) > 5)}. '
+            'Name a checkpoint that a distillation wrote; one of a plain model needs '
+            'no export'
+        )
+    return checkpoint
 
 
 def write_student(checkpoint: Mapping[str, Any], target: str | os.PathLike) -> None:
@@ -135,12 +161,16 @@ def write_student(checkpoint: Mapping[str, Any], target: str | os.PathLike) -> N
         checkpoint: A mapping with ``state_dict`` and, if there is one, ``meta``.
         target: As for `export_student`.
     """
-    state = weights_to_cpu(select_student(checkpoint['state_dict']))
+    state = _on_cpu(select_student(checkpoint['state_dict']))
     if Path(target).suffix == '.safetensors':
-        # The format takes no tensors that share memory, as tied weights do.
-        tensors = {key: value.clone() for key, value in state.items()}
-        with write_whole(target) as file:
-            file.write(safetensors.torch.save(tensors))
+        # The format takes no tensors that share memory, as tied weights do, and none in
+        # another order, as those of a model in channels_last.
+        tensors = {
+            key: value.clone(memory_format=torch.contiguous_format)
+            for key, value in state.items()
+        }
+        metadata = {DIGEST_KEY: tensor_digest(tensors)}
+        written = safetensors.torch.save(tensors, metadata)
     else:
         meta = checkpoint.get('meta')
         # The distiller's config would mislead whoever builds a model from it. What is
@@ -151,8 +181,19 @@ def write_student(checkpoint: Mapping[str, Any], target: str | os.PathLike) -> N
         content = dict(meta=plain(known, 'meta', dropped, arrays=False))
         if dropped:
             print_log(f"'{target}': left out {', '.join(dropped)}", 'current')
-        with write_whole(target) as file:
-            torch.save(content | dict(state_dict=state), file)
+        buffer = BytesIO()
+        torch.save(content | dict(state_dict=state), buffer)
+        written = buffer.getvalue()
+    with write_whole(target, len(written)) as file:
+        file.write(written)
+
+
+def _on_cpu(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    moved = OrderedDict((key, value.cpu()) for key, value in state.items())
+    metadata = getattr(state, '_metadata', None)
+    if metadata is not None:
+        moved._metadata = metadata  # type: ignore[attr-defined]
+    return moved
 
 
 def select_student(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

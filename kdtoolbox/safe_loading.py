@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import safetensors.torch
 import torch
 from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
+from safetensors import safe_open
+from torch import Tensor
 
+from kdtoolbox.digests import DIGEST_KEY, file_digest, hash_in_name, tensor_digest
 from kdtoolbox.locations import locate
 
 # All that mmengine knows; '' is a path.
@@ -41,7 +43,10 @@ def read_checkpoint(source: str | os.PathLike, trust_pickle: bool = False) -> An
     """Return the whole content of a checkpoint file, on the CPU.
 
     Args:
-        source: A ``.pth`` or ``.safetensors`` file, as ``locate`` takes it.
+        source: A ``.pth`` or ``.safetensors`` file, as ``locate`` takes it. It is
+            compared with its checksums: those of torch's archives, the digest that
+            ``export_student`` writes into ``.safetensors``, else a hash at the end of
+            its name such as OpenMMLab's. Other files have none.
         trust_pickle: Allow pickles of any content. They can run any code.
 
     Raises:
@@ -52,7 +57,7 @@ def read_checkpoint(source: str | os.PathLike, trust_pickle: bool = False) -> An
     path = locate(str(source))
     try:
         if path.suffix == '.safetensors':
-            return safetensors.torch.load_file(path)
+            return _read_safetensors(path)
         _check_sums(path)
         return unpickle(path, trust_pickle)
     except (MemoryError, PermissionError):
@@ -60,7 +65,8 @@ def read_checkpoint(source: str | os.PathLike, trust_pickle: bool = False) -> An
     except Exception as error:
         # Garbage fails in many ways.
         refused = isinstance(error, pickle.UnpicklingError) and not trust_pickle
-        raise _unread(path, error, refused) from error
+        fetched = '://' in str(source)
+        raise _unread(path, error, refused, fetched) from error
 
 
 def unpickle(file: str | os.PathLike | BinaryIO, trust_pickle: bool = False) -> Any:
@@ -75,9 +81,13 @@ def unpickle(file: str | os.PathLike | BinaryIO, trust_pickle: bool = False) -> 
 
 
 def _check_sums(path: Path) -> None:
-    """Compare the checksums that torch writes into its archives and never reads."""
+    """Compare the checksums that torch writes into its archives and never reads.
+
+    Other pickles have none but, at best, the one in the name.
+    """
     with path.open('rb') as file:
         if file.read(2) != b'PK':
+            _check_name(path)
             return
         try:
             damaged = zipfile.ZipFile(file).testzip()
@@ -85,6 +95,30 @@ def _check_sums(path: Path) -> None:
             raise zipfile.BadZipFile(str(error)) from error
     if damaged is not None:
         raise zipfile.BadZipFile(f'{damaged} does not match its checksum')
+
+
+def _check_name(path: Path) -> None:
+    expected = hash_in_name(path.name)
+    if expected is not None and not file_digest(path).startswith(expected):
+        raise ValueError(
+            f'its name ends with the hash {expected}, which is not its own; if it was '
+            'changed on purpose, rename it without the hash'
+        )
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    with safe_open(path, framework='pt') as file:
+        expected = (file.metadata() or {}).get(DIGEST_KEY)
+        keys = file.keys()
+        state = {key: file.get_tensor(key) for key in keys}
+    if expected is None:
+        _check_name(path)
+    elif tensor_digest(state) != expected:
+        raise ValueError(
+            f'its tensors do not match {DIGEST_KEY} in its metadata; if they were '
+            'changed on purpose, write it without that entry'
+        )
+    return state
 
 
 def _history_method(owner: object, name: str) -> object:
@@ -106,7 +140,7 @@ def _harmless_globals() -> list:
     return [*plain, (_history_method, 'builtins.getattr')]
 
 
-def _unread(path: Path, error: Exception, refused: bool) -> ValueError:
+def _unread(path: Path, error: Exception, refused: bool, fetched: bool) -> ValueError:
     with path.open('rb') as file:
         # How a pickle begins, and the archives that torch keeps it in.
         is_pickle = file.read(2).startswith((b'\x80', b'PK'))
@@ -114,7 +148,7 @@ def _unread(path: Path, error: Exception, refused: bool) -> ValueError:
         reason = str(error).partition('\n')[0] or type(error).__name__
         return ValueError(
             f"checkpoint '{path}' is damaged or no checkpoint at all ({reason}); "
-            'copy or fetch it again'
+            + ('remove it to fetch it again' if fetched else 'copy or fetch it again')
         )
     found = re.search(
         r'unsupported (?:global: )?GLOBAL (\S+)', str(error), re.IGNORECASE

@@ -16,6 +16,7 @@ from kdtoolbox.checkpoint import (
     load_checkpoint,
     load_strictly,
     select_student,
+    write_student,
 )
 
 WEIGHTS = {'conv.weight': torch.arange(4.0).reshape(2, 2), 'conv.bias': torch.ones(2)}
@@ -302,6 +303,46 @@ def test_export_of_tied_weights(tmp_path: Path, name: str) -> None:
     export_student(source, tmp_path / name)
     state = load_checkpoint(tmp_path / name)['state_dict']
     assert_equal(state, net.state_dict())
+
+
+@pytest.mark.parametrize('name', ['out.pth', 'out.safetensors'])
+def test_export_of_weights_in_channels_last(tmp_path: Path, name: str) -> None:
+    net = Net().to(memory_format=torch.channels_last)
+    net.wide = nn.Conv2d(2, 2, 3).to(memory_format=torch.channels_last)
+    export_student(save(distilled(net), tmp_path / 'a.pth'), tmp_path / name)
+    assert_equal(load_checkpoint(tmp_path / name)['state_dict'], net.state_dict())
+
+
+@pytest.mark.parametrize('name', ['out.pth', 'out.safetensors'])
+@pytest.mark.parametrize('meta', [None, [], 'text', dict(cfg=None, dataset_meta=None)])
+def test_export_of_a_plain_dict_with_any_meta(
+    tmp_path: Path, name: str, meta: Any
+) -> None:
+    state = {f'student.{key}': value for key, value in WEIGHTS.items()}
+    source = save(dict(meta=meta, state_dict=state), tmp_path / 'a.pth')
+    export_student(source, tmp_path / name)
+    assert_equal(load_checkpoint(tmp_path / name)['state_dict'], WEIGHTS)
+    # As the weights of a teacher are written, which is no student.
+    write_student(dict(meta=meta, state_dict=WEIGHTS), tmp_path / name)
+    assert_equal(load_checkpoint(tmp_path / name)['state_dict'], WEIGHTS)
+
+
+@pytest.mark.parametrize('prefix', ['', 'module.student.', 'students.', 'teacher.'])
+def test_export_refuses_what_holds_no_student(tmp_path: Path, prefix: str) -> None:
+    state = {prefix + key: value for key, value in WEIGHTS.items()}
+    source = save(dict(state_dict=state), tmp_path / 'a.pth')
+    first = prefix.partition('.')[0] or 'conv'
+    with pytest.raises(ValueError, match=rf'a.pth. holds no student.*got {first}\. '):
+        export_student(source, tmp_path / 'out.pth')
+    assert files_of(tmp_path) == ['a.pth']
+
+
+@pytest.mark.parametrize('name', ['out.pth', 'out.safetensors'])
+def test_export_names_the_folder_that_is_missing(tmp_path: Path, name: str) -> None:
+    source = save(distilled(Net()), tmp_path / 'a.pth')
+    with pytest.raises(OSError, match='no folder .*gone.; make it first') as caught:
+        export_student(source, tmp_path / 'gone' / name)
+    assert 'partial' not in str(caught.value)
 
 
 @pytest.mark.parametrize('name', ['out.pth', 'out.safetensors'])

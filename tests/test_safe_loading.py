@@ -17,8 +17,10 @@ from mmengine.config import Config, ConfigDict
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader, load_checkpoint
+from safetensors import safe_open
 
 from kdtoolbox.checkpoint import export_student
+from kdtoolbox.digests import DIGEST_KEY, file_digest, tensor_digest
 from kdtoolbox.safe_loading import UntrustedError, read_checkpoint, use_safe_loaders
 from kdtoolbox.teacher import Teacher
 from kdtoolbox.work_dir import enter_work_dir
@@ -334,3 +336,139 @@ def test_a_damaged_checkpoint_reads_the_same_or_not_at_all(tmp_path: Path) -> No
                 state = checkpoint['state_dict']
                 assert all(torch.equal(state[key], WEIGHTS[key]) for key in WEIGHTS)
     assert refused > len(whole) / 17
+
+
+@pytest.fixture
+def flip(tmp_path: Path) -> Callable[[Path, int], tuple[int, int]]:
+    """Flip one bit in each of many bytes, and return how many were told, of how many.
+
+    Those that were not told have to read as the whole file does.
+    """
+
+    def try_all(path: Path, count: int) -> tuple[int, int]:
+        whole, expected = path.read_bytes(), tensors_of(path)
+        places = range(0, len(whole), max(1, len(whole) // count))
+        told = []
+        copy = tmp_path / 'copy' / path.name
+        copy.parent.mkdir(exist_ok=True)
+        for place in places:
+            flipped = bytearray(whole)
+            flipped[place] ^= 1 << place % 8
+            copy.write_bytes(flipped)
+            try:
+                state = tensors_of(copy)
+            except ValueError as error:
+                told.append(str(error))
+            else:
+                assert_same(state, expected)
+        assert all(str(copy) in message for message in told)
+        return len(told), len(places)
+
+    return try_all
+
+
+def tensors_of(path: Path) -> dict:
+    content = read_checkpoint(path)
+    return content.get('state_dict', content)
+
+
+def assert_same(state: dict, expected: dict) -> None:
+    assert state.keys() == expected.keys()
+    for key, value in expected.items():
+        assert (state[key].dtype, state[key].shape) == (value.dtype, value.shape)
+        assert torch.equal(state[key], value)
+
+
+def named_by_hash(path: Path) -> Path:
+    """Rename a file as OpenMMLab names the ones that it publishes."""
+    return path.rename(
+        path.with_name(f'{path.stem}-{file_digest(path)[:8]}{path.suffix}')
+    )
+
+
+def test_every_flipped_bit_of_an_exported_safetensors_file_is_told(
+    tmp_path: Path, flip: Callable
+) -> None:
+    state = {
+        'student.a.weight': torch.arange(12.0).reshape(4, 3),
+        'student.a.bias': torch.ones(4, dtype=torch.bfloat16),
+        'student.steps': torch.tensor(7),
+    }
+    source = save(dict(state_dict=state), tmp_path / 'a.pth')
+    export_student(source, tmp_path / 'a.safetensors')
+    told, tried = flip(tmp_path / 'a.safetensors', 10_000)
+    # Spaces between header and tensors, and the name of the digest, may differ.
+    assert tried - told <= len('kdtoolbox_sha256') + 8
+
+
+@pytest.mark.parametrize('task', ['det', 'seg'])
+def test_every_flipped_bit_of_the_shipped_teachers_is_told(
+    task: str, flip: Callable
+) -> None:
+    path = ROOT / f'configs/digits/{task}_teacher.safetensors'
+    with safe_open(path, framework='pt') as file:
+        assert file.metadata().keys() == {DIGEST_KEY}
+    told, tried = flip(path, 60)
+    assert told == tried
+
+
+@pytest.mark.parametrize('kind', ['legacy', 'pickle', 'safetensors'])
+def test_every_flipped_bit_of_a_file_with_its_hash_in_its_name_is_told(
+    kind: str, tmp_path: Path, flip: Callable
+) -> None:
+    if kind == 'safetensors':
+        path = tmp_path / 'a.safetensors'
+        safetensors.torch.save_file(WEIGHTS, path)
+    else:
+        options = dict(_use_new_zipfile_serialization=False, pickle_protocol=2)
+        path = save(dict(state_dict=WEIGHTS), tmp_path / 'a.pth', **options)
+    told, tried = flip(named_by_hash(path), 10_000)
+    assert told == tried > 100
+
+
+def test_a_changed_file_says_how_to_go_on(tmp_path: Path) -> None:
+    old = dict(_use_new_zipfile_serialization=False)
+    path = save(WEIGHTS, tmp_path / 'net-0123abcd.pth', **old)
+    with pytest.raises(ValueError, match='hash 0123abcd, .* rename it without') as told:
+        read_checkpoint(path)
+    assert not isinstance(told.value, UntrustedError)
+    assert_same(read_checkpoint(path.rename(tmp_path / 'net.pth')), WEIGHTS)
+
+    path = tmp_path / 'a.safetensors'
+    safetensors.torch.save_file(WEIGHTS, path, {DIGEST_KEY: tensor_digest({})})
+    with pytest.raises(ValueError, match=f'{DIGEST_KEY} .* without that entry'):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    'name', ['a-20240131.pth', 'a-00050000.pth', 'a-3f2a91b.pth', 'a-0123abcd.bin']
+)
+def test_names_that_end_with_no_hash_are_left_alone(name: str, tmp_path: Path) -> None:
+    old = dict(_use_new_zipfile_serialization=False)
+    assert_same(read_checkpoint(save(WEIGHTS, tmp_path / name, **old)), WEIGHTS)
+
+
+def test_a_whole_archive_may_have_any_name(tmp_path: Path) -> None:
+    # What is fine-tuned or stripped is often kept under the name it had.
+    path = save(WEIGHTS, tmp_path / 'net-0123abcd.pth')
+    assert_same(read_checkpoint(path), WEIGHTS)
+
+
+def test_tensors_in_another_order_have_the_same_digest(tmp_path: Path) -> None:
+    state = {'a': torch.ones(2), 'b': torch.zeros(3), 'empty': torch.zeros(0, 2)}
+    note = {DIGEST_KEY: tensor_digest(state), 'format': 'pt'}
+    turned = dict(reversed(state.items()))
+    safetensors.torch.save_file(turned, tmp_path / 'a.safetensors', note)
+    assert_same(read_checkpoint(tmp_path / 'a.safetensors'), state)
+
+
+def test_a_damaged_file_in_the_cache_is_named_with_its_cure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
+    monkeypatch.setattr(
+        'kdtoolbox.locations.download', lambda url, target, _: target.write_text('404')
+    )
+    told = rf"'{tmp_path}/checkpoints/\w+/a\.pth' is damaged .*; remove it to fetch"
+    with pytest.raises(ValueError, match=told):
+        read_checkpoint('https://example.com/a.pth')

@@ -7,7 +7,7 @@ from mmengine.config import Config
 
 from kdtoolbox.checkpoint import (
     export_student,
-    load_checkpoint,
+    load_distillation,
     load_strictly,
     select_student,
     write_student,
@@ -36,6 +36,8 @@ def parse_args() -> argparse.Namespace:
         parser.error(
             f'OUT is the file of the weights, .pth or .safetensors: {args.out}'
         )
+    if not args.out.parent.is_dir():
+        parser.error(f'there is no folder {args.out.parent} for OUT; make it first')
     targets = [args.out, args.out.with_suffix('.py')][: 2 if args.config else 1]
     for target in targets:
         if target.exists() and not args.overwrite:
@@ -54,7 +56,7 @@ def main() -> None:
     resolve_paths(cfg, need_teacher=False)
     # Weights of another config would load in mmdet and mmseg with no more than a line.
     model = build_model(Config(student_config(cfg)))
-    checkpoint = load_checkpoint(args.checkpoint)
+    checkpoint = load_distillation(args.checkpoint)
     state = select_student(checkpoint['state_dict'])
     load_strictly(model, state, repr(args.checkpoint), args.config)
     write_student(checkpoint, args.out)

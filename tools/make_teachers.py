@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from kdtoolbox.checkpoint import export_student
+from kdtoolbox.checkpoint import load_checkpoint, write_student
 from kdtoolbox.datasets import PRESETS, make_digit_scenes
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,7 +41,7 @@ def main() -> None:
             raise SystemExit(f'the training of the {task} teacher failed')
         weights = Path((folder / 'last_checkpoint').read_text().strip())
         target = Path(f'configs/digits/{task}_teacher.safetensors')
-        export_student(weights, target)
+        write_student(load_checkpoint(weights), target)
         print(f'{weights} written to {target}')
 
 

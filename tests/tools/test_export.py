@@ -195,3 +195,17 @@ def test_neither_file_of_a_pair_is_overwritten(
     told = run(*command, '--config', case.config, cwd=ROOT, fails=True)
     assert 'a.py exists; name another file or add --overwrite' in told
     assert not (tmp_path / 'a.pth').exists()
+
+
+def test_what_cannot_be_exported_is_told_at_once(
+    case: SimpleNamespace, tmp_path: Path
+) -> None:
+    tool, target = ROOT / 'tools/export_student.py', tmp_path / 'gone/a.pth'
+    told = run(tool, case.checkpoint, target, cwd=ROOT, fails=True)
+    assert f'there is no folder {tmp_path}/gone for OUT; make it first' in told
+    assert 'Traceback' not in told
+    for options in ([], ['--config', case.config]):
+        command = [tool, case.weights, tmp_path / 'a.pth', *options]
+        told = run(*command, cwd=ROOT, fails=True)
+        assert "student.pth' holds no student" in told
+    assert not list(tmp_path.iterdir())
