@@ -1,16 +1,18 @@
 """Try the losses of a distillation on made-up images before its data are read."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
 import numpy as np
 import torch
-from mmengine.logging import print_log
+from mmengine.logging import MessageHub, print_log
 from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
 
 from kdtoolbox.distillers import Distiller
+from kdtoolbox.distillers.finite import NonFiniteError
 
 _SIDE = 256
 """Side of the images in pixels, where nothing else is known."""
@@ -34,7 +36,7 @@ def rehearse(model: Distiller) -> None:
         ValueError: If a record, a connector or a loss does not work; it names its place
             in the config.
     """
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), _first_iteration():
         torch.manual_seed(0)
         copy = deepcopy(model).train()
         _tame(copy)
@@ -42,14 +44,29 @@ def rehearse(model: Distiller) -> None:
         try:
             copy.loss(images, samples)
         except Exception as error:
-            # Our own errors begin with their place in the config.
-            if str(error).startswith('model.'):
+            # Our own errors begin with their place in the config. Numbers that overflow
+            # do so by weights and images of which the training has others.
+            is_ours = str(error).startswith('model.')
+            if is_ours and not isinstance(error, NonFiniteError):
                 raise
             told = ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
             print_log(
                 f'The losses were not tried before the first iteration: {told}',
                 logger='current',
             )
+
+
+@contextmanager
+def _first_iteration() -> Iterator[None]:
+    """Let heads that ask how far the training is, as TOOD's, find its beginning."""
+    known = MessageHub.get_current_instance().runtime_info
+    before = dict(known)
+    known.update(epoch=0, iter=0)
+    try:
+        yield
+    finally:
+        known.clear()
+        known.update(before)
 
 
 def _tame(model: nn.Module) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from mmengine.logging import MessageHub
 
 from kdtoolbox.rehearsal import made_up_batch, rehearse
 
@@ -116,6 +117,36 @@ def test_what_the_student_cannot_make_of_such_images_is_told_in_one_line(
     assert "not tried before the first iteration: KeyError: 'prompts'" in ''.join(
         capfd.readouterr()
     )
+
+
+def test_numbers_that_made_up_weights_let_overflow_refuse_nothing(
+    toy: Toy, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = toy.build_distiller(toy.gfl())
+    model.student.neck.register_forward_hook(
+        lambda module, args, out: tuple(level * float('inf') for level in out)
+    )
+    rehearse(model)
+    assert 'not tried before the first iteration' in ''.join(capfd.readouterr())
+
+
+def test_losses_that_ask_for_epoch_and_iteration_are_tried(
+    toy: Toy, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = toy.build_distiller(toy.gfl())
+    hub, own = MessageHub.get_current_instance(), model.student.bbox_head.loss
+    before = dict(hub.runtime_info)
+
+    # As the heads of TOOD and BoxInst do.
+    def loss(*args: Any) -> dict:
+        assert hub.get_info('epoch') >= 0
+        assert hub.get_info('iter') >= 0
+        return own(*args)
+
+    model.student.bbox_head.loss = loss
+    rehearse(model)
+    assert 'were not tried' not in ''.join(capfd.readouterr())
+    assert hub.runtime_info == before
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,10 @@ from kdtoolbox.datasets.reading import (
     transforms_of,
 )
 
-# Of RPNs one is the object, whatever the classes; these learn boundaries and depths.
+# Of RPNs one is the object, whatever the classes; these learn boundaries and depths,
+# or match the words of a text.
 _OTHER_HEADS = ('rpn_head', 'semantic_head')
-_NOT_OF_CLASSES = ('STDCHead', 'VPDDepthHead')
+_NOT_OF_CLASSES = ('STDCHead', 'VPDDepthHead', 'GroundingDINOHead', 'ATSSVLFusionHead')
 _AUXILIARY = 'auxiliary_head'
 
 

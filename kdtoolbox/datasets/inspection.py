@@ -21,6 +21,7 @@ from kdtoolbox.datasets.annotations import (
     loads_maps,
     missing_classes,
     name_image,
+    read_json,
 )
 from kdtoolbox.datasets.class_names import check_class_names
 from kdtoolbox.datasets.head_labels import (
@@ -114,7 +115,7 @@ def check_dataset(dataset: BaseDataset, where: str) -> None:
             boxes = (boxes or 0) + _count_boxes(info, where)
     if not len(dataset):
         raise ValueError(f'{where} is empty; no image is left behind its `filter_cfg`')
-    if boxes == 0:
+    if boxes == 0 and not _wants_no_boxes(dataset, where):
         raise ValueError(
             f'{where}: none of its {len(dataset)} images has a box, other than of '
             'crowds, in one of its classes; correct `metainfo.classes` or `ann_file`. '
@@ -172,6 +173,16 @@ def missing_files(paths: Iterable[str]) -> list[str]:
         there = set(os.listdir(folder or '.')) if os.path.isdir(folder or '.') else ()
         missing += [path for path in members if os.path.basename(path) not in there]
     return missing
+
+
+def _wants_no_boxes(dataset: BaseDataset, where: str) -> bool:
+    """Tell whether images are unlabelled, or background to other parts of the data."""
+    kinds = [type(transform).__name__ for transform in transforms_of(dataset)]
+    if 'LoadEmptyAnnotations' in kinds:
+        return True
+    if '.datasets[' not in where or not hasattr(dataset, 'cat_ids'):
+        return False
+    return not read_json(dataset.ann_file, where)['annotations']
 
 
 def _check_classes(dataset: BaseDataset, where: str) -> None:

@@ -139,6 +139,28 @@ def test_data_without_any_box_are_refused(changes: dict, tmp_path: Path) -> None
         check(config)
 
 
+def test_images_without_labels_pass_where_the_pipeline_loads_none(
+    tmp_path: Path,
+) -> None:
+    config = write_coco(tmp_path / 'data', [[], []])
+    unlabelled = [
+        dict(type='LoadEmptyAnnotations') if t['type'] == 'LoadAnnotations' else t
+        for t in config['pipeline']
+    ]
+    check(config | dict(pipeline=unlabelled))
+
+
+def test_a_part_of_background_images_passes_beside_others(
+    tmp_path: Path, start: Callable
+) -> None:
+    parts = [write_coco(tmp_path / 'a'), write_coco(tmp_path / 'b', [[], []])]
+    start(dict(type='ConcatDataset', datasets=parts))
+    # Boxes that are all dropped are no background.
+    parts[1] = write_coco(tmp_path / 'c', category_id=9)
+    with pytest.raises(ValueError, match=r'datasets\[1\]: none of its 2 images'):
+        start(dict(type='ConcatDataset', datasets=parts))
+
+
 def test_an_infinite_box_that_mmdet_keeps_is_refused(tmp_path: Path) -> None:
     box = (5, 5, float('inf'), 9)
     config = write_coco(tmp_path / 'data', [[BOX], [box]], area=9)
@@ -208,6 +230,15 @@ def test_heads_of_other_classes_are_refused(tmp_path: Path, start: Callable) -> 
     told = r'3 classes and `model.bbox_head.0` 80; set `model.bbox_head.0.num_classes=3'
     with pytest.raises(ValueError, match=told):
         start(config, model=heads(rpn_head=1, bbox_head=80))
+
+
+@pytest.mark.parametrize('kind', ['GroundingDINOHead', 'ATSSVLFusionHead'])
+def test_heads_that_match_words_know_no_number_of_classes(
+    kind: str, tmp_path: Path, start: Callable
+) -> None:
+    model = heads(bbox_head=256)
+    model.bbox_head[0].__class__ = type(kind, (nn.Module,), {})
+    start(write_coco(tmp_path / 'data'), model=model)
 
 
 def test_the_student_of_a_distiller_is_compared(
