@@ -38,10 +38,10 @@ def rehearse(model: Distiller) -> None:
     """
     with torch.random.fork_rng(), _first_iteration():
         torch.manual_seed(0)
-        copy = deepcopy(model).train()
-        _tame(copy)
-        images, samples = made_up_batch(copy.student)
         try:
+            copy = deepcopy(model).train()
+            _tame(copy)
+            images, samples = made_up_batch(copy.student)
             copy.loss(images, samples)
         except Exception as error:
             # Our own errors begin with their place in the config. Numbers that overflow

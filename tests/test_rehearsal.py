@@ -1,6 +1,7 @@
 """Losses are tried on made-up images, and nothing of the training changes by it."""
 
 from copy import deepcopy
+from threading import Lock
 from types import SimpleNamespace
 from typing import Any
 
@@ -117,6 +118,19 @@ def test_what_the_student_cannot_make_of_such_images_is_told_in_one_line(
     assert "not tried before the first iteration: KeyError: 'prompts'" in ''.join(
         capfd.readouterr()
     )
+
+
+@pytest.mark.parametrize('change', ['no copy', 'no classes'])
+def test_a_student_that_no_batch_can_be_made_for_is_told_in_one_line(
+    toy: Toy, change: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = toy.build_distiller(toy.segmentor())
+    if change == 'no copy':
+        model.student.lock = Lock()
+    else:
+        del model.student.decode_head.num_classes
+    rehearse(model)
+    assert 'not tried before the first iteration' in ''.join(capfd.readouterr())
 
 
 def test_numbers_that_made_up_weights_let_overflow_refuse_nothing(
