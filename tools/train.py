@@ -14,6 +14,7 @@ from kdtoolbox.distillers.finite import NonFiniteError
 from kdtoolbox.hooks import (
     BestCheckpointHook,
     ExportStudentHook,
+    MissedValidationHook,
     ReadableCheckpointHook,
     SeedHook,
     WholeUpdatesHook,
@@ -81,8 +82,10 @@ def add_hooks(runner: Runner) -> None:
     there = any(isinstance(hook, ExportStudentHook) for hook in runner.hooks)
     if exports and not there and isinstance(bare(runner), Distiller):
         runner.register_hook(ExportStudentHook())
-    # Last, to see what all others put into a checkpoint.
+    # After all that put something into a checkpoint.
     runner.register_hook(ReadableCheckpointHook())
+    # After all of them, once the run is ready to validate.
+    runner.register_hook(MissedValidationHook())
 
 
 def bare(runner: Runner) -> nn.Module:

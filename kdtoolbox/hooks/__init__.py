@@ -3,6 +3,7 @@
 from kdtoolbox.hooks.best_checkpoint import BestCheckpointHook
 from kdtoolbox.hooks.export_student import ExportStudentHook
 from kdtoolbox.hooks.loss_weight import LossWeightHook
+from kdtoolbox.hooks.missed_validation import MissedValidationHook
 from kdtoolbox.hooks.readable_checkpoint import ReadableCheckpointHook
 from kdtoolbox.hooks.resources import ResourceHook
 from kdtoolbox.hooks.seeding import SeedHook
@@ -12,6 +13,7 @@ __all__ = [
     'BestCheckpointHook',
     'ExportStudentHook',
     'LossWeightHook',
+    'MissedValidationHook',
     'ReadableCheckpointHook',
     'ResourceHook',
     'SeedHook',
