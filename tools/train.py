@@ -14,6 +14,7 @@ from kdtoolbox.distillers.finite import NonFiniteError
 from kdtoolbox.hooks import (
     BestCheckpointHook,
     ExportStudentHook,
+    FittingResumeHook,
     MissedValidationHook,
     ReadableCheckpointHook,
     SeedHook,
@@ -45,6 +46,12 @@ def parse_args() -> argparse.Namespace:
         metavar='CKPT',
         help='resume from CKPT, or from the newest whole checkpoint of the work dir',
     )
+    parser.add_argument(
+        '--resume-partly',
+        action='store_true',
+        help='resume though the recipe has changed: what fits is resumed, and the rest '
+        'starts afresh',
+    )
     return parser.parse_args()
 
 
@@ -74,8 +81,9 @@ def seed_samples(cfg: Config) -> None:
         )
 
 
-def add_hooks(runner: Runner) -> None:
+def add_hooks(runner: Runner, resume_partly: bool) -> None:
     """Add what every run needs beside the hooks of its config."""
+    runner.register_hook(FittingResumeHook(resume_partly))
     for kind in (SeedHook, WholeUpdatesHook, BestCheckpointHook):
         runner.register_hook(kind())
     exports = runner.cfg.get('export_student', True)
@@ -102,7 +110,7 @@ def prepare(args: argparse.Namespace) -> Runner:
     if 'student' in cfg.model:
         group_as_student(cfg)
     runner = PortableRunner.from_cfg(cfg)
-    add_hooks(runner)
+    add_hooks(runner, args.resume_partly)
     if isinstance(bare(runner), Distiller):
         rehearse(bare(runner))
     check_data(runner)

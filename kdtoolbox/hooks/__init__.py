@@ -2,6 +2,7 @@
 
 from kdtoolbox.hooks.best_checkpoint import BestCheckpointHook
 from kdtoolbox.hooks.export_student import ExportStudentHook
+from kdtoolbox.hooks.fitting_resume import FittingResumeHook
 from kdtoolbox.hooks.loss_weight import LossWeightHook
 from kdtoolbox.hooks.missed_validation import MissedValidationHook
 from kdtoolbox.hooks.readable_checkpoint import ReadableCheckpointHook
@@ -12,6 +13,7 @@ from kdtoolbox.hooks.whole_updates import WholeUpdatesHook
 __all__ = [
     'BestCheckpointHook',
     'ExportStudentHook',
+    'FittingResumeHook',
     'LossWeightHook',
     'MissedValidationHook',
     'ReadableCheckpointHook',
