@@ -27,6 +27,7 @@ from kdtoolbox.recorders import heed_hooks
 from kdtoolbox.rehearsal import rehearse
 from kdtoolbox.sync_batch_norm import PortableRunner
 from kdtoolbox.work_dir import enter_work_dir
+from kdtoolbox.work_dir_lock import end_with_parent, lock_work_dir, unlock_work_dir
 
 
 def parse_args() -> argparse.Namespace:
@@ -103,8 +104,11 @@ def bare(runner: Runner) -> nn.Module:
 
 def prepare(args: argparse.Namespace) -> Runner:
     """Return a runner that has passed all checks and has not started."""
+    if args.launcher != 'none':
+        end_with_parent()
     cfg = configure(args)
     check_recipe(cfg)
+    lock_work_dir(cfg)
     enter_work_dir(cfg, args.resume)
     seed_samples(cfg)
     if 'student' in cfg.model:
@@ -118,12 +122,15 @@ def prepare(args: argparse.Namespace) -> Runner:
 
 
 def main() -> None:
-    runner = prepare(parse_args())
     try:
-        runner.train()
-    except NonFiniteError as error:
-        error.write(runner.work_dir, runner.iter + 1)
-        raise
+        runner = prepare(parse_args())
+        try:
+            runner.train()
+        except NonFiniteError as error:
+            error.write(runner.work_dir, runner.iter + 1)
+            raise
+    finally:
+        unlock_work_dir()
 
 
 if __name__ == '__main__':
