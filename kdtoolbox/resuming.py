@@ -9,6 +9,7 @@ from typing import NamedTuple
 from mmengine.config import Config
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.logging import print_log
+from torch import Tensor
 
 from kdtoolbox.safe_loading import UntrustedError, read_checkpoint
 
@@ -57,7 +58,32 @@ def read_whole(path: str | Path) -> Checkpoint:
             f"checkpoint '{path}' cannot be resumed from: it has no {missing}. "
             'Save with `default_hooks.checkpoint.save_optimizer=True`'
         )
+    odd = next(_oddities(content), None)
+    if odd is not None:
+        raise ValueError(f"checkpoint '{path}' cannot be resumed from: {odd}")
     return Checkpoint(str(path), content['meta'])
+
+
+def _oddities(content: Mapping) -> Iterator[str]:
+    """Say what mmengine would stumble over."""
+    for key in _NEEDED:
+        if not isinstance(content[key], Mapping):
+            yield f'expected {key} to be a dict, got {content[key]!r:.60}'
+    meta = content['meta']
+    for key in ('epoch', 'iter'):
+        number = meta.get(key)
+        # A truth value is an integer, too.
+        if type(number) is not int or number < 0:
+            yield f"expected meta['{key}'] to be a number from 0 on, got {number!r:.60}"
+    if type(meta.get('seed')) not in (int, type(None)):
+        yield f"expected meta['seed'] to be an integer, got {meta['seed']!r:.60}"
+    for key, value in content['state_dict'].items():
+        if not (isinstance(key, str) and isinstance(value, Tensor)):
+            yield f'expected tensors by name in state_dict, got {key!r:.60}'
+    for key in ('log_scalars', 'runtime_info', 'resumed_keys'):
+        value = content['message_hub'].get(key)
+        if not isinstance(value, Mapping):
+            yield f"expected message_hub['{key}'] to be a dict, got {value!r:.60}"
 
 
 def named_checkpoint(source: str) -> Checkpoint:
@@ -145,7 +171,11 @@ def _newest_first(cfg: Config, last: Path | None) -> list[Path]:
     for folder in checkpoint_folders(cfg):
         numbers |= numbered_checkpoints(folder)
     if not numbers and last is not None and last.is_file():
-        numbers = {last: 0} | numbered_checkpoints(last.parent)
+        # Another folder: what is newer there than the note may be of another run.
+        beside = numbered_checkpoints(last.parent)
+        own = beside.get(last, 0)
+        older = {path: number for path, number in beside.items() if number < own}
+        numbers = {last: own} | older
     # Only the name counts: the work dir may have been moved or copied.
     noted = [path for path in numbers if last and path.name == last.name]
 

@@ -53,6 +53,7 @@ def read_checkpoint(source: str | os.PathLike, trust_pickle: bool = False) -> An
         UntrustedError: If it holds more than weights and mmengine's records of a run,
             and ``trust_pickle`` is not set.
         ValueError: If the file is missing or damaged.
+        MemoryError: If there is too little memory for a file of this size.
     """
     path = locate(str(source))
     try:
@@ -60,8 +61,10 @@ def read_checkpoint(source: str | os.PathLike, trust_pickle: bool = False) -> An
             return _read_safetensors(path)
         _check_sums(path)
         return unpickle(path, trust_pickle)
-    except (MemoryError, PermissionError):
+    except PermissionError:
         raise
+    except MemoryError as error:
+        raise _too_large(path) from error
     except Exception as error:
         # Garbage fails in many ways.
         refused = isinstance(error, pickle.UnpicklingError) and not trust_pickle
@@ -138,6 +141,20 @@ def _harmless_globals() -> list:
     plain = [HistoryBuffer, ConfigDict, np.ndarray, np.dtype, *rebuild, *dtypes]
     # A real `getattr` would let a pickle reach into any module.
     return [*plain, (_history_method, 'builtins.getattr')]
+
+
+def _too_large(path: Path) -> Exception:
+    """Tell a file that asks for more than it can hold from a lack of memory."""
+    size = path.stat().st_size
+    free = os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    if 4 * size > free:
+        return MemoryError(
+            f"checkpoint '{path}' has {size} bytes, and there is no memory for it"
+        )
+    return ValueError(
+        f"checkpoint '{path}' is damaged: it has {size} bytes and asks for more memory "
+        'than there is; copy or fetch it again'
+    )
 
 
 def _unread(path: Path, error: Exception, refused: bool, fetched: bool) -> ValueError:

@@ -15,7 +15,7 @@ def save(path: Path, number: int = 0, **changes: Any) -> Path:
     content = dict(
         meta=dict(epoch=number, iter=number, seed=7),
         state_dict=dict(weight=torch.arange(1000.0)),
-        message_hub={},
+        message_hub=dict(log_scalars={}, runtime_info={}, resumed_keys={}),
         optimizer={},
     )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -145,6 +145,80 @@ def test_a_checkpoint_without_what_a_run_needs(key: str, tmp_path: Path) -> None
     assert newest(tmp_path) == 'epoch_1.pth'
     with pytest.raises(ValueError, match=key):
         named_checkpoint(str(tmp_path / 'epoch_2.pth'))
+
+
+class Huge:
+    """A few bytes that ask for 1 TiB."""
+
+    def __reduce__(self) -> tuple:
+        return bytearray, (2**40,)
+
+
+GOOD = dict(epoch=2, iter=2)
+ODD = [
+    dict(meta={}),
+    dict(meta=[1]),
+    dict(meta=dict(epoch=2)),
+    dict(meta=GOOD | dict(iter=-1)),
+    dict(meta=GOOD | dict(iter='2')),
+    dict(meta=GOOD | dict(iter=2.0)),
+    dict(meta=GOOD | dict(epoch=None)),
+    dict(meta=GOOD | dict(epoch=True)),
+    dict(meta=GOOD | dict(seed='a')),
+    dict(optimizer=[]),
+    dict(state_dict=[1]),
+    dict(state_dict=dict(a=1)),
+    dict(state_dict={1: torch.ones(1)}),
+    dict(message_hub=[]),
+    dict(message_hub={}),
+    dict(message_hub=dict(log_scalars=None, runtime_info={}, resumed_keys={})),
+    dict(extra=Huge()),
+]
+
+
+@pytest.mark.parametrize('changes', ODD, ids=lambda changes: str(changes)[:40])
+@pytest.mark.parametrize('none', [False, True])
+def test_odd_contents_are_told_with_the_file_and_passed_over(
+    changes: dict, none: bool, tmp_path: Path
+) -> None:
+    save(tmp_path / 'epoch_1.pth', 1)
+    path = save(tmp_path / 'epoch_2.pth', 2, **changes)
+    if none and 'extra' not in changes:
+        content = torch.load(path, weights_only=False)
+        torch.save(content | dict.fromkeys(changes), path)
+    assert newest(tmp_path) == 'epoch_1.pth'
+    with pytest.raises(
+        ValueError, match=r"epoch_2\.pth' (cannot be resumed|is damaged)"
+    ):
+        named_checkpoint(str(path))
+
+
+def test_too_little_memory_is_no_damage(
+    work_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr('kdtoolbox.safe_loading.unpickle', fail)
+    monkeypatch.setattr('os.sysconf', lambda name: 1)
+    with pytest.raises(MemoryError, match=r"iter_10\.pth' has \d+ bytes"):
+        newest(work_dir)
+
+
+def test_what_last_checkpoint_names_elsewhere_is_what_is_resumed(
+    tmp_path: Path,
+) -> None:
+    for number in (1, 2, 4):
+        save(tmp_path / f'other/iter_{number}.pth', number)
+    (tmp_path / 'run').mkdir()
+    named = tmp_path / 'other/iter_2.pth'
+    (tmp_path / 'run/last_checkpoint').write_text(str(named))
+    assert newest(tmp_path / 'run') == 'iter_2.pth'
+    cut(named)
+    assert newest(tmp_path / 'run') == 'iter_1.pth'
+    named.unlink()
+    with pytest.raises(ValueError, match=r'iter_2\.pth.* is gone'):
+        newest(tmp_path / 'run')
 
 
 def test_one_that_is_not_trusted_is_not_passed_over(work_dir: Path) -> None:

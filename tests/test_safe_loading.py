@@ -57,7 +57,8 @@ def save(content: Any, path: Path, **options: Any) -> Path:
 def run_content(**more: Any) -> dict:
     """Return the content of a checkpoint to resume from."""
     meta = dict(epoch=0, iter=0, seed=0)
-    state = dict(state_dict=dict(WEIGHTS), message_hub={}, optimizer={})
+    hub = dict(log_scalars={}, runtime_info={}, resumed_keys={})
+    state = dict(state_dict=dict(WEIGHTS), message_hub=hub, optimizer={})
     return dict(meta=meta, **state) | more
 
 

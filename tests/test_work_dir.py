@@ -14,7 +14,10 @@ from kdtoolbox.work_dir import enter_work_dir
 
 def save(path: Path, **meta: Any) -> str:
     content = dict(
-        meta=dict(seed=7) | meta, state_dict={}, message_hub={}, optimizer={}
+        meta=dict(epoch=1, iter=1, seed=7) | meta,
+        state_dict={},
+        message_hub=dict(log_scalars={}, runtime_info={}, resumed_keys={}),
+        optimizer={},
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(content, path)

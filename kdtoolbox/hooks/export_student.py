@@ -12,6 +12,7 @@ from kdtoolbox.registry import HOOKS
 from kdtoolbox.student_config import write_student_config
 
 _CONFIG = 'student.py'
+_NOTE = 'exported_students'
 
 
 @HOOKS.register_module()
@@ -49,9 +50,10 @@ class ExportStudentHook(Hook):
             )
         self._saver = savers[0]
         self._write_config(runner)
+        self._remove_orphans(runner)
         # What a run before this one has left goes with its checkpoint as well.
         for student in Path(self._saver.out_dir).glob('student_*.pth'):
-            checkpoint = student.with_name(student.name.removeprefix('student_'))
+            checkpoint = _checkpoint_of(student)
             if checkpoint.exists():
                 self._written[checkpoint] = student
         # It may have been killed between the two, too.
@@ -62,6 +64,10 @@ class ExportStudentHook(Hook):
         """Keep what is about to be written until its name is known."""
         # All of it: hooks after this one may still change what it holds.
         self._saved = checkpoint
+        # The name of the checkpoint of now is noted in the next one.
+        names = sorted(path.name for path in self._written.values())
+        checkpoint['message_hub']['runtime_info'][_NOTE] = names
+        checkpoint['message_hub']['resumed_keys'][_NOTE] = True
 
     def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Export a checkpoint saved by iteration."""
@@ -84,6 +90,19 @@ class ExportStudentHook(Hook):
         self._saved = None
         for checkpoint in [path for path in self._written if not path.exists()]:
             self._written.pop(checkpoint).unlink(missing_ok=True)
+
+    @master_only
+    def _remove_orphans(self, runner: Runner) -> None:
+        """Remove what the run had written for checkpoints that it then removed.
+
+        A kill between the two has left it. Students that others have put here stay.
+        """
+        folder = Path(self._saver.out_dir)
+        resumed = Path(runner._load_from or '').resolve().parent == folder.resolve()
+        for name in runner.message_hub.runtime_info.get(_NOTE, []) if resumed else []:
+            student = folder / Path(name).name
+            if student.match('student_*.pth') and not _checkpoint_of(student).exists():
+                student.unlink(missing_ok=True)
 
     @master_only
     def _write_config(self, runner: Runner) -> None:
@@ -125,3 +144,7 @@ class ExportStudentHook(Hook):
         named = [self._saver.last_ckpt, single, *several]
         paths = {Path(name) for name in named if name is not None}
         return [path for path in paths if path.exists()]
+
+
+def _checkpoint_of(student: Path) -> Path:
+    return student.with_name(student.name.removeprefix('student_'))

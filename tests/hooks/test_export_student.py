@@ -282,3 +282,26 @@ def test_a_config_of_the_run_with_the_name_of_the_students_is_kept(
     cfg = Config.fromfile(tmp_path / 'student.py')
     with pytest.raises(ValueError, match=r'student\.py, has that name too; rename'):
         run(make_runner, model, cfg=cfg, work_dir=str(tmp_path / 'run'))
+
+
+def test_students_whose_checkpoint_went_before_a_kill_go_when_the_run_resumes(
+    toy: Toy, make_runner: Callable, tmp_path: Path
+) -> None:
+    saver = dict(by_epoch=False, interval=1, max_keep_ckpts=2)
+    loop = dict(by_epoch=False, max_iters=3)
+    options = dict(train_cfg=loop, checkpoint=saver)
+    run(make_runner, toy.distiller(toy.gfl()), **options)
+    # As if killed once iter_2 was removed, and the students of others, which stay.
+    (tmp_path / 'iter_2.pth').unlink()
+    for name in ('student_mine.pth', 'student_iter_9.pth', 'student_epoch_9.pth'):
+        (tmp_path / name).touch()
+    source = str(tmp_path / 'iter_3.pth')
+    run(
+        make_runner,
+        toy.distiller(toy.gfl()),
+        resume=True,
+        load_from=source,
+        **options | dict(train_cfg=ITERATIONS),
+    )
+    kept = ['student_mine.pth', 'student_iter_9.pth', 'student_epoch_9.pth']
+    assert checkpoints(tmp_path) == sorted([*pairs('iter_3.pth', 'iter_4.pth'), *kept])
