@@ -1,7 +1,8 @@
 """A hook that kills its process where the environment says, for test_resume.py.
 
 ``DIE=iter:3`` ends it after the third iteration, ``write:4`` half-way through the
-checkpoint of the fourth, ``last:4`` after that and before `last_checkpoint` is written.
+checkpoint of the fourth, ``last:4`` after that and before `last_checkpoint` is written,
+``val:4`` at the start of the validation after the fourth.
 """
 
 import io
@@ -25,6 +26,10 @@ class DieHook(Hook):
 
     def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         if self.place == 'iter' and runner.iter + 1 == self.number:
+            die()
+
+    def before_val(self, runner: Runner) -> None:
+        if self.place == 'val' and runner.iter == self.number:
             die()
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
