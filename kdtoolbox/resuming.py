@@ -11,6 +11,7 @@ from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.logging import print_log
 from torch import Tensor
 
+from kdtoolbox.finite_values import listed, non_finite
 from kdtoolbox.safe_loading import UntrustedError, read_checkpoint
 
 _NUMBERED = re.compile(r'(?:epoch|iter)_(\d+)\.pth')
@@ -48,7 +49,8 @@ def read_whole(path: str | Path) -> Checkpoint:
     """Read a checkpoint, all of it.
 
     Raises:
-        ValueError: If it is damaged or lacks what a run needs to go on.
+        ValueError: If it is damaged, lacks what a run needs to go on, or has a weight
+            that is not finite.
     """
     content = read_checkpoint(path)
     keys = content if isinstance(content, Mapping) else ()
@@ -61,6 +63,13 @@ def read_whole(path: str | Path) -> Checkpoint:
     odd = next(_oddities(content), None)
     if odd is not None:
         raise ValueError(f"checkpoint '{path}' cannot be resumed from: {odd}")
+    weights = {key: content.get(key) or {} for key in ('state_dict', 'ema_state_dict')}
+    broken = [name for state in weights.values() for name in non_finite(state)]
+    if broken:
+        raise ValueError(
+            f"checkpoint '{path}' cannot be resumed from: it has NaN or Inf in "
+            f'{listed(broken)}. Resume from one before it'
+        )
     return Checkpoint(str(path), content['meta'])
 
 

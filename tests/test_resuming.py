@@ -221,6 +221,22 @@ def test_what_last_checkpoint_names_elsewhere_is_what_is_resumed(
         newest(tmp_path / 'run')
 
 
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+@pytest.mark.parametrize('key', ['state_dict', 'ema_state_dict'])
+def test_a_checkpoint_with_a_weight_that_is_not_finite_is_not_resumed_from(
+    work_dir: Path, key: str, value: float, capsys: pytest.CaptureFixture
+) -> None:
+    weights = dict(sound=torch.ones(2), broken=torch.tensor([0.0, value]))
+    broken = save(work_dir / 'iter_11.pth', 11, **{key: weights})
+    capsys.readouterr()
+    assert newest(work_dir) == 'iter_10.pth'
+    told = ' '.join(capsys.readouterr().out.split())
+    assert 'cannot be resumed from: it has NaN or Inf in broken. Resume' in told
+    assert "iter_10.pth' is resumed from instead" in told
+    with pytest.raises(ValueError, match=r'NaN or Inf in broken.*\n.*iter_10\.pth'):
+        named_checkpoint(str(broken))
+
+
 def test_one_that_is_not_trusted_is_not_passed_over(work_dir: Path) -> None:
     save(work_dir / 'iter_11.pth', 11, extra=Path('a'))
     with pytest.raises(ValueError, match='could run code'):

@@ -14,6 +14,7 @@ from kdtoolbox.distillers.finite import NonFiniteError
 from kdtoolbox.hooks import (
     BestCheckpointHook,
     ExportStudentHook,
+    FiniteWeightsHook,
     FittingResumeHook,
     MissedValidationHook,
     ReadableCheckpointHook,
@@ -85,7 +86,7 @@ def seed_samples(cfg: Config) -> None:
 def add_hooks(runner: Runner, resume_partly: bool) -> None:
     """Add what every run needs beside the hooks of its config."""
     runner.register_hook(FittingResumeHook(resume_partly))
-    for kind in (SeedHook, WholeUpdatesHook, BestCheckpointHook):
+    for kind in (SeedHook, WholeUpdatesHook, BestCheckpointHook, FiniteWeightsHook):
         runner.register_hook(kind())
     exports = runner.cfg.get('export_student', True)
     there = any(isinstance(hook, ExportStudentHook) for hook in runner.hooks)

@@ -139,7 +139,7 @@ class Distiller(BaseModel):
             ValueError: If a distillation loss has the name of a student's loss.
             NonFiniteError: If an image, a wire or a loss is not finite.
         """
-        with finite_step(data_samples) as seen:
+        with finite_step(data_samples, self) as seen:
             seen[IMAGES] = inputs
             if any(loss.loss_weight for loss in self.losses.values()):
                 return self._losses(inputs, data_samples, seen)

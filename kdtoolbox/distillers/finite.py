@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from mmengine.dist import get_rank
-from torch import Tensor
+from torch import Tensor, nn
 
+from kdtoolbox.finite_values import all_finite, listed, non_finite, tensors_of
 from kdtoolbox.whole_files import write_whole
 
 Seen = dict[str, Any]
@@ -19,13 +20,18 @@ tensor, or a list of one per level."""
 
 IMAGES = 'the images of the batch'
 
+LOWER = (
+    'go on from an earlier checkpoint with a lower learning rate or loss_weight, '
+    'or with optim_wrapper.clip_grad=dict(max_norm=35); where float16 overflows set '
+    "optim_wrapper.dtype='bfloat16'"
+)
+"""What to do where training itself has made numbers too large."""
+
 _CURES = {
     IMAGES: 'look at their files and at the transforms of the pipeline',
     'teacher.': 'look at the checkpoint and the normalisation of model.teacher; where '
     "float16 overflows set optim_wrapper.dtype='bfloat16'",
-    '': 'go on from an earlier checkpoint with a lower learning rate or loss_weight, '
-    'or with optim_wrapper.clip_grad=dict(max_norm=35); where float16 overflows set '
-    "optim_wrapper.dtype='bfloat16'",
+    '': LOWER,
 }
 
 
@@ -51,7 +57,9 @@ class NonFiniteError(ValueError):
 
 
 @contextmanager
-def finite_step(data_samples: Sequence[Any]) -> Iterator[Seen]:
+def finite_step(
+    data_samples: Sequence[Any], model: nn.Module | None = None
+) -> Iterator[Seen]:
     """Check at the end of the block what it has put into the dict that it gets.
 
     Also when it ends in an error: what stumbles over a NaN, as an assigner does, tells
@@ -59,6 +67,7 @@ def finite_step(data_samples: Sequence[Any]) -> Iterator[Seen]:
 
     Args:
         data_samples: The batch's samples, for the report.
+        model: Whose weights may not have been finite before, which an error tells.
 
     Raises:
         NonFiniteError: If anything is not finite.
@@ -73,41 +82,31 @@ def finite_step(data_samples: Sequence[Any]) -> Iterator[Seen]:
     """
     seen: Seen = {}
     try:
-        yield seen
-    except Exception:
+        try:
+            yield seen
+        except Exception:
+            check_finite(seen, data_samples)
+            raise
         check_finite(seen, data_samples)
+    except NonFiniteError as error:
+        broken = non_finite(dict(model.named_parameters())) if model else []
+        if broken:
+            error.args = (f'{error}. Not finite before this step: {listed(broken)}',)
+            error.report['message'] = str(error)
         raise
-    check_finite(seen, data_samples)
 
 
 @torch.no_grad()
 def check_finite(seen: Seen, data_samples: Sequence[Any]) -> None:
     """Raise NonFiniteError if a tensor is not finite; waits for the device once."""
-    tensors = dict(_tensors(seen))
-    extremes: dict[tuple, list[Tensor]] = defaultdict(list)
-    # A connector may hand on what it was given.
-    for tensor in {id(tensor): tensor for tensor in tensors.values()}.values():
-        # NaN and Inf survive it, and unlike a sum it cannot overflow.
-        ends = torch.aminmax(tensor) if tensor.dim() else [tensor]
-        extremes[tensor.dtype, tensor.device] += ends
-    flags = [torch.stack(ends).isfinite().all() for ends in extremes.values()]
-    if flags and not torch.stack([flag.to(flags[0].device) for flag in flags]).all():
+    tensors = dict(tensors_of(seen))
+    if not all_finite(tensors.values()):
         raise _explain(tensors, data_samples)
 
 
-def _tensors(seen: Seen) -> Iterator[tuple[str, Tensor]]:
-    for name, value in seen.items():
-        levels = {name: value}
-        if isinstance(value, Sequence):
-            levels = {f'{name}, level {level}': x for level, x in enumerate(value)}
-        for place, x in levels.items():
-            if isinstance(x, Tensor) and x.is_floating_point() and x.numel():
-                yield place, x
-
-
 def _explain(tensors: Mapping[str, Tensor], samples: Sequence[Any]) -> NonFiniteError:
-    told = [_describe(name, tensor, len(samples)) for name, tensor in tensors.items()]
-    metas = [_meta(sample) for sample in samples]
+    told = [describe(name, tensor, len(samples)) for name, tensor in tensors.items()]
+    metas = [meta_of(sample) for sample in samples]
     first, *others = [x for x in told if x['nan'] or x['inf']]
     message = f'{first["name"]}: {_count(first)}'
     if first['images']:
@@ -129,7 +128,8 @@ def _grouped(names: Iterable[str]) -> str:
     return '; '.join(place + ', '.join(found) for place, found in levels.items())
 
 
-def _describe(name: str, tensor: Tensor, num_images: int) -> dict[str, Any]:
+def describe(name: str, tensor: Tensor, num_images: int = 0) -> dict[str, Any]:
+    """Return what a report says of a tensor, and the images whose part is broken."""
     # Not where the memory may be scarce.
     tensor = tensor.cpu()
     finite = tensor.isfinite()
@@ -159,7 +159,8 @@ def _count(told: Mapping[str, Any]) -> str:
     return f'{numbers} among {torch.Size(told["shape"]).numel()} values'
 
 
-def _meta(sample: Any) -> dict[str, Any]:
+def meta_of(sample: Any) -> dict[str, Any]:
+    """Return what a report says of a sample."""
     meta = dict(getattr(sample, 'metainfo', {}))
     objects = getattr(sample, 'gt_instances', None)
     if objects is not None:

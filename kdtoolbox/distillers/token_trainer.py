@@ -90,7 +90,7 @@ class TokenTrainer(BaseModel):
             ValueError: If the maps are not those of the config.
             NonFiniteError: If an image, a map, a mask or a loss is not finite.
         """
-        with finite_step(data_samples) as seen:
+        with finite_step(data_samples, self) as seen:
             seen[IMAGES] = inputs
             losses = self._losses(inputs, data_samples, seen)
             seen |= {f'loss {key}': losses[key] for key in losses if 'loss' in key}

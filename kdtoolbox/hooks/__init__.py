@@ -2,6 +2,7 @@
 
 from kdtoolbox.hooks.best_checkpoint import BestCheckpointHook
 from kdtoolbox.hooks.export_student import ExportStudentHook
+from kdtoolbox.hooks.finite_weights import FiniteWeightsHook
 from kdtoolbox.hooks.fitting_resume import FittingResumeHook
 from kdtoolbox.hooks.loss_weight import LossWeightHook
 from kdtoolbox.hooks.missed_validation import MissedValidationHook
@@ -14,6 +15,7 @@ __all__ = [
     'BestCheckpointHook',
     'ExportStudentHook',
     'FittingResumeHook',
+    'FiniteWeightsHook',
     'LossWeightHook',
     'MissedValidationHook',
     'ReadableCheckpointHook',

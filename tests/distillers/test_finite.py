@@ -255,6 +255,22 @@ def test_no_number_and_no_graph_changes(toy: Toy) -> None:
     assert losses['loss_vid'].grad_fn is not None
 
 
+def test_weights_that_were_broken_before_the_step_are_told(toy: Toy) -> None:
+    """A tool without the hook of ours moves them there, and then comes to a halt."""
+    model, data = build(toy, 'det'), toy.det_data()
+    poison(model, data, 'student', 'det')
+    with pytest.raises(NonFiniteError) as caught:
+        train(model, data)
+    told = '. Not finite before this step: student.neck.fpn_convs.1.conv.weight'
+    assert str(caught.value).endswith(told)
+    assert caught.value.report['message'] == str(caught.value)
+    model, data = build(toy, 'det'), toy.det_data()
+    poison(model, data, 'image', 'det')
+    with pytest.raises(NonFiniteError) as caught:
+        train(model, data)
+    assert 'before this step' not in str(caught.value)
+
+
 def test_the_report_is_plain_json_and_survives_a_pickle(tmp_path: Path) -> None:
     meta = dict(img_path='a/b.jpg', img_id=7, ori_shape=(4, 5), flip=True)
     meta |= dict(homography_matrix=np.eye(2), scale=torch.tensor([2.0]), other={3: int})

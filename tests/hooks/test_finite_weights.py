@@ -1,0 +1,404 @@
+import copy
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
+from torch import Tensor, nn
+
+from kdtoolbox.distillers import gradients
+from kdtoolbox.distillers.finite import NonFiniteError
+from kdtoolbox.distillers.gradients import finite_gradients
+from kdtoolbox.hooks import FiniteWeightsHook, finite_weights
+from kdtoolbox.mixed_precision import AutocastOptimWrapper
+
+ROOT = Path(__file__).parents[2]
+Toy = SimpleNamespace
+CLIP = dict(max_norm=1.0)
+KEY = 'student.backbone.conv1.weight'
+
+
+class Root(nn.Module):
+    """0 with a gradient of NaN."""
+
+    loss_weight = 1.0
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return (student - student.detach()).pow(2).sum().sqrt()
+
+
+class SoundOnce(Root):
+    """Breaks in one call alone, counted from 0."""
+
+    def __init__(self, broken: int) -> None:
+        super().__init__()
+        self.broken, self.calls = broken, 0
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        self.calls += 1
+        if self.calls - 1 == self.broken:
+            return super().forward(student, teacher)
+        return 0 * student.sum()
+
+
+class Remember(Hook):
+    """Keeps the weights that `init_weights` has left."""
+
+    def before_train(self, runner: Any) -> None:
+        runner.before = copy.deepcopy(dict(runner.model.named_parameters()))
+
+
+@pytest.fixture
+def float16(monkeypatch: pytest.MonkeyPatch) -> Callable:
+    """Return `AmpOptimWrapper`, made to believe that the CPU can do what a GPU can."""
+    module = 'mmengine.optim.optimizer.amp_optimizer_wrapper'
+    monkeypatch.setattr(f'{module}.is_cuda_available', lambda: True)
+    monkeypatch.setattr(f'{module}.GradScaler', partial(torch.amp.GradScaler, 'cpu'))
+
+    @contextmanager
+    def autocast(dtype: None) -> Iterator[None]:
+        with torch.autocast('cpu', torch.float16):
+            yield
+
+    monkeypatch.setattr('mmengine.runner.amp.autocast', autocast)
+    return AmpOptimWrapper
+
+
+@pytest.fixture
+def start(toy: Toy, make_runner: Callable) -> Callable[..., Any]:
+    """Make a runner under the hook; its model has a loss more, and is kept in it."""
+
+    def start(
+        broken: nn.Module | None,
+        kind: Callable = OptimWrapper,
+        optimizer: dict | None = None,
+        **options: Any,
+    ) -> Any:
+        torch.manual_seed(0)
+        runner = make_runner(toy.distiller(toy.gfl()), randomness=dict(seed=0))
+        model = runner.model
+        if broken is not None:
+            model.losses['loss_root'] = broken
+            ends = dict(student='student.fpn', teacher='teacher.fpn')
+            model._comparisons['loss_root'] = ends
+        sgd = torch.optim.SGD(model.parameters(), lr=0.01, **(optimizer or {}))
+        runner.optim_wrapper = kind(optimizer=sgd, **options)
+        runner.register_hook(FiniteWeightsHook())
+        runner.register_hook(Remember())
+        return runner
+
+    return start
+
+
+def refused(runner: Any) -> NonFiniteError:
+    with pytest.raises(NonFiniteError) as caught:
+        runner.train()
+    return caught.value
+
+
+def assert_unmoved(runner: Any) -> None:
+    assert len(runner.before) > 20
+    for name, parameter in runner.model.named_parameters():
+        assert torch.equal(parameter, runner.before[name]), name
+
+
+@pytest.mark.parametrize('kind', [OptimWrapper, AutocastOptimWrapper])
+@pytest.mark.parametrize('clip', [None, CLIP, dict(type='value', clip_value=1.0)])
+def test_a_gradient_that_is_not_finite_is_told_by_loss_and_part_and_moves_no_weight(
+    start: Callable, tmp_path: Path, kind: Callable, clip: dict | None
+) -> None:
+    # mmengine takes entries out of what it is given.
+    runner = start(Root(), kind, clip_grad=copy.copy(clip))
+    error = refused(runner)
+    told = str(error)
+    assert told.startswith('model.losses.loss_root: the gradient of this loss is not ')
+    assert 'student.backbone (' in told
+    assert 'student.neck (' in told
+    assert 'No weight has moved in this step; ' in told
+    for sound in ('loss_cwd', 'loss_cls', 'student.bbox_head ('):
+        assert sound not in told
+    assert_unmoved(runner)
+    assert not list(tmp_path.glob('*.pth'))
+    error.write(tmp_path, 1)
+    report = json.loads((tmp_path / 'nonfinite_iter_1_rank_0.json').read_text())
+    assert len(report['samples']) == 1
+    broken = {x['name'] for x in report['tensors'] if x['nan']}
+    assert f'gradient of {KEY}' in broken
+
+
+def test_a_loss_of_the_student_alone_is_told(toy: Toy, make_runner: Callable) -> None:
+    runner = make_runner(toy.gfl()['model'])
+    loss = runner.model.loss
+
+    def broken(*args: Any) -> dict:
+        losses = loss(*args)
+        zero = losses['loss_cls'][0]
+        return losses | dict(loss_root=(zero - zero.detach()).square().sqrt())
+
+    runner.model.loss = broken
+    runner.register_hook(FiniteWeightsHook())
+    told = str(refused(runner))
+    assert told.startswith('the loss loss_root: the gradient')
+    assert 'bbox_head (' in told
+
+
+def test_each_of_several_optimizers_is_watched(start: Callable) -> None:
+    runner = start(Root())
+    model = runner.model
+    parts = dict(neck=model.student.neck, backbone=model.student.backbone)
+    wrappers = {
+        name: OptimWrapper(torch.optim.SGD(part.parameters(), lr=0.01))
+        for name, part in parts.items()
+    }
+    runner.optim_wrapper = OptimWrapperDict(**wrappers)
+
+    def train_step(data: Any, optim_wrapper: Any) -> dict:
+        data = model.data_preprocessor(data, True)
+        total, log = model.parse_losses(model(**data, mode='loss'))
+        optim_wrapper['backbone'].update_params(total)
+        return log
+
+    model.train_step = train_step
+    assert 'loss_root' in str(refused(runner))
+    assert_unmoved(runner)
+
+
+@pytest.mark.parametrize(('broken', 'iteration'), [(0, 1), (3, 1)])
+def test_accumulated_gradients_are_looked_at_when_they_make_an_update(
+    start: Callable, broken: int, iteration: int
+) -> None:
+    """The loss has three levels: the first call is of batch 1, the fourth of 2."""
+    runner = start(SoundOnce(broken), accumulative_counts=2)
+    told = str(refused(runner))
+    # It does not break when it is tried again.
+    assert told.startswith('the gradients of this update are not finite in student.')
+    assert runner.iter == iteration
+    assert_unmoved(runner)
+
+
+def test_sound_runs_train_as_without(start: Callable) -> None:
+    states = []
+    for hook in (True, False):
+        runner = start(None)
+        if not hook:
+            runner._hooks = [
+                x for x in runner.hooks if not isinstance(x, FiniteWeightsHook)
+            ]
+        runner.train()
+        states.append(runner.model.student.state_dict())
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[1])
+    assert not torch.equal(states[0]['backbone.conv1.weight'], runner.before[KEY])
+
+
+def test_nothing_is_left_of_the_hook_after_a_run(start: Callable) -> None:
+    runner = start(None)
+    runner.train()
+    optimizer = runner.optim_wrapper.optimizer
+    assert not optimizer._optimizer_step_pre_hooks
+    assert not runner.model.data_preprocessor._forward_hooks
+    [hook] = [x for x in runner.hooks if isinstance(x, FiniteWeightsHook)]
+    assert hook._batch is None
+
+
+# A loss scaler.
+
+
+def test_a_loss_scaler_skips_an_overflow_as_ever(
+    start: Callable, float16: Callable
+) -> None:
+    scale = dict(init_scale=2.0**40, backoff_factor=2.0**-32)
+    runner = start(None, float16, loss_scale=scale)
+    runner.train()
+    assert runner.optim_wrapper.loss_scaler.get_scale() == 2.0**8
+    assert not torch.equal(
+        dict(runner.model.named_parameters())[KEY], runner.before[KEY]
+    )
+
+
+@pytest.mark.parametrize('scale', ['dynamic', 4.0])
+@pytest.mark.parametrize('fused', [False, True])
+def test_a_loss_scaler_that_skips_every_update_is_stopped(
+    start: Callable,
+    float16: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+    scale: str | float,
+    fused: bool,
+) -> None:
+    monkeypatch.setattr(finite_weights, 'PATIENCE', 2)
+    runner = start(Root(), float16, dict(fused=fused), loss_scale=scale)
+    told = str(refused(runner))
+    assert told.startswith(
+        'the loss scaler has skipped 3 updates in a row. model.losses.loss_root: '
+    )
+    assert runner.iter == 2
+    assert_unmoved(runner)
+
+
+def test_a_scaler_that_is_switched_off_checks_nothing(
+    start: Callable, float16: Callable
+) -> None:
+    runner = start(Root(), float16, loss_scale=dict(enabled=False))
+    assert str(refused(runner)).startswith('model.losses.loss_root: ')
+    assert_unmoved(runner)
+
+
+# The look at the gradients alone.
+
+
+def optimizer_of(*grads: Tensor) -> torch.optim.Optimizer:
+    weights = [nn.Parameter(torch.zeros(g.shape, dtype=g.dtype)) for g in grads]
+    for weight, grad in zip(weights, grads, strict=True):
+        weight.grad = grad
+    groups = [dict(params=[weight]) for weight in weights]
+    return torch.optim.SGD(
+        [*groups, dict(params=[nn.Parameter(torch.ones(2))])], lr=1.0
+    )
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
+@pytest.mark.parametrize('dtype', [torch.float16, torch.float32, torch.float64])
+def test_one_gradient_of_any_type_is_found(dtype: torch.dtype, value: float) -> None:
+    # Their norm overflows.
+    largest = torch.full((3, 40), torch.finfo(dtype).max, dtype=dtype)
+    sound = torch.ones(2)
+    assert finite_gradients(optimizer_of(sound, largest))
+    largest[1, 2] = value
+    assert not finite_gradients(optimizer_of(sound, largest))
+    assert not finite_gradients(optimizer_of(sound, largest.to_sparse()))
+
+
+def test_the_look_at_gradients_waits_for_the_device_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reads = []
+    read = Tensor.__bool__
+    monkeypatch.setattr(Tensor, '__bool__', lambda x: reads.append(x) or read(x))
+    assert finite_gradients(optimizer_of(*torch.ones(9, 5)))
+    assert len(reads) == 1
+
+
+def test_the_norm_of_clip_grad_is_read_where_there_is_one(
+    start: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finite_weights, 'finite_gradients', None)
+    start(None, clip_grad=dict(CLIP)).train()
+    with pytest.raises(TypeError):
+        start(None).train()
+
+
+def test_a_norm_that_overflows_in_clip_grad_is_told(
+    start: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clipping makes each gradient 0 of it, and the step is lost."""
+
+    def overflowing(gradient: Tensor) -> Tensor:
+        return gradient.clamp(min=1) * 1e30
+
+    runner = start(None, clip_grad=dict(CLIP))
+    monkeypatch.setattr(gradients, '_sources', lambda *_: {})
+    next(runner.model.student.parameters()).register_hook(overflowing)
+    for parameter in runner.model.student.neck.parameters():
+        parameter.register_hook(overflowing)
+    assert str(refused(runner)).startswith('the norm of all gradients, as clip_grad')
+
+
+# Checkpoints.
+
+
+class Break(Hook):
+    """Puts a NaN where no gradient is to blame."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def after_train_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
+        if runner.iter == 3:
+            runner.model.state_dict()[self.name].view(-1)[0] = float('nan')
+
+
+@pytest.mark.parametrize('name', [KEY, 'student.backbone.bn1.running_var'])
+def test_a_checkpoint_with_a_weight_that_is_not_finite_is_not_saved(
+    start: Callable, tmp_path: Path, name: str
+) -> None:
+    runner = start(None)
+    runner.register_hook(Break(name))
+    error = refused(runner)
+    assert str(error).startswith('no checkpoint is written after 4 iterations, since ')
+    assert name in str(error)
+    assert [x['name'] for x in error.report['tensors']] == [name]
+    assert sorted(path.name for path in tmp_path.glob('*.pth')) == ['epoch_1.pth']
+
+
+@pytest.mark.e2e
+def test_the_tool_stops_before_a_nan_and_resumes_from_what_is_finite(
+    tmp_path: Path,
+) -> None:
+    from kdtoolbox.datasets import PRESETS, make_digit_scenes
+
+    make_digit_scenes(tmp_path / 'data', PRESETS['det'], train=4, val=1, workers=1)
+    (tmp_path / 'roots.py').write_text(
+        'from kdtoolbox.registry import MODELS\n'
+        'from torch import nn\n'
+        '@MODELS.register_module()\n'
+        'class RootLoss(nn.Module):\n'
+        '    loss_weight = 1.0\n'
+        '    calls = 0\n'
+        '    def forward(self, student, teacher):\n'
+        '        self.calls += 1\n'
+        '        if self.calls < 14: return 0 * student.sum()\n'
+        '        return (student - student.detach()).pow(2).sum().sqrt()\n'
+    )
+    config = tmp_path / 'root.py'
+    config.write_text(
+        f"_base_ = '{ROOT}/configs/digits/det_distilled.py'\n"
+        "custom_imports = dict(imports=['roots'])\n"
+        f"root = dict(data_root='{tmp_path}/data/')\n"
+        "ends = dict(student='student.fpn', teacher='teacher.fpn')\n"
+        "model = dict(losses=dict(loss_root=dict(ends, type='kdtoolbox.RootLoss')))\n"
+        'train_dataloader = dict(batch_size=2, num_workers=0, dataset=root,\n'
+        '    persistent_workers=False)\n'
+        'val_cfg = val_dataloader = val_evaluator = None\n'
+        'train_cfg = dict(max_iters=6, val_interval=9)\n'
+        'default_hooks = dict(checkpoint=dict(interval=1, max_keep_ckpts=-1))\n'
+    )
+
+    def train(*options: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, 'tools/train.py', str(config), *options]
+        path = f'{tmp_path}:{os.environ.get("PYTHONPATH", "")}'
+        return subprocess.run(
+            [*command, '--work-dir', str(tmp_path / 'run')],
+            cwd=ROOT,
+            env=dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=path),
+            capture_output=True,
+            text=True,
+        )
+
+    done = train()
+    assert done.returncode == 1
+    assert 'NonFiniteError: model.losses.loss_root: the gradient' in done.stderr
+    [report] = (tmp_path / 'run').glob('nonfinite*')
+    assert done.stderr.rstrip().endswith(f'The batch and all ranges are in {report}')
+    assert len(json.loads(report.read_text())['samples']) == 2
+    saved = sorted((tmp_path / 'run').glob('iter_*.pth'))
+    assert len(saved) >= 2
+    for path in saved:
+        state = torch.load(path, weights_only=False)['state_dict']
+        assert all(x.isfinite().all() for x in state.values())
+    # As a tool without the hook would have written the last one.
+    content = torch.load(saved[-1], weights_only=False)
+    content['state_dict'][KEY][:] = float('nan')
+    torch.save(content, saved[-1])
+    done = train('--resume')
+    output = ' '.join((done.stdout + done.stderr).split())
+    assert f"'{saved[-1]}' cannot be resumed from: it has NaN or Inf in {KEY}" in output
+    assert f"'{saved[-2]}' is resumed from instead" in output
