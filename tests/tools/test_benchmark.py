@@ -121,6 +121,36 @@ def test_steps_run_in_turn_and_warm_up(benchmark: Any) -> None:
     assert [len(values) for values in times.values()] == [3, 3]
 
 
+def test_the_look_for_nan_is_measured_within_the_same_steps(
+    benchmark: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    made: list[Any] = []
+    watched = benchmark.Watched
+    monkeypatch.setattr(
+        benchmark, 'Watched', lambda model: made.append(watched(model)) or made[0]
+    )
+    before = torch.get_num_threads()
+    config = PATH.parents[1] / 'configs/digits/det_distilled.py'
+    command = ['tools/benchmark.py', 'guard', str(config), '--repeats', '1']
+    monkeypatch.setattr(sys, 'argv', [*command, '--threads', str(before)])
+    monkeypatch.chdir(PATH.parents[1])
+    benchmark.main()
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    rows = {line[0]: line[1:] for line in lines if line and line[0] in benchmark.GUARDS}
+    assert list(rows) == ['none', 'values', 'gradients', 'both']
+    for name, (milliseconds, ratio, own, share) in rows.items():
+        assert float(milliseconds) > float(own)
+        assert float(ratio) > 0
+        assert (float(share.rstrip('%')) > 0) == (name != 'none')
+    # The looks are looked at: a NaN is found by either and by nobody else.
+    weight = next(made[0].model.student.neck.parameters())
+    weight.data[:] = float('nan')
+    with pytest.raises(ValueError, match='the gradients of made-up images'):
+        made[0].step('gradients')
+    with pytest.raises(ValueError, match=r'model\.recorders\.student'):
+        made[0].step('values')
+
+
 def test_a_failed_write_leaves_the_former_page(benchmark: Any, tmp_path: Path) -> None:
     page = tmp_path / 'losses.md'
     benchmark.write('former', page)
