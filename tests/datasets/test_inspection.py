@@ -177,6 +177,16 @@ def test_a_box_of_another_format_is_checked_too(box: list) -> None:
         inspection._count_boxes(info, SPLIT)
 
 
+@pytest.mark.parametrize('box', [[5, 5, 5, 9], [70, 5, 80, 9]])
+def test_a_box_that_the_data_set_ignores_may_have_no_area(box: list) -> None:
+    ignored = dict(bbox=box, ignore_flag=1)
+    info = dict(img_path='a.png', height=64, width=64, instances=[ignored])
+    assert inspection._count_boxes(info, SPLIT) == 0
+    ignored['bbox'][0] = float('nan')
+    with pytest.raises(ValueError, match='not finite'):
+        inspection._count_boxes(info, SPLIT)
+
+
 def test_missing_files_are_counted(tmp_path: Path) -> None:
     config = write_coco(tmp_path / 'data', [[BOX]] * 3)
     for index in (1, 2):
