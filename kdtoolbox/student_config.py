@@ -42,6 +42,10 @@ def student_config(cfg: Config) -> dict[str, Any]:
     for key in ('default_hooks', 'custom_hooks', 'custom_imports'):
         if key in config:
             config[key] = _without_ours(config[key])
+    tested = (config.get('test_dataloader') or {}).get('dataset') or {}
+    if 'pipeline' in tested:
+        # mmseg's functions look for it here alone.
+        config.setdefault('test_pipeline', tested['pipeline'])
     if config.get('default_scope', '') is None:
         # The libraries then take their own, and not none.
         del config['default_scope']

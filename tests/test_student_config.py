@@ -112,6 +112,18 @@ def test_a_plain_config_stays_but_for_the_run(toy: Toy) -> None:
     assert student_config(cfg) == expected
 
 
+def test_the_pipeline_of_the_test_is_named_for_functions_that_ask_for_it(
+    toy: Toy,
+) -> None:
+    pipeline = [dict(type='LoadImageFromFile')]
+    loader = dict(dataset=dict(pipeline=pipeline))
+    found = student_config(distillation(toy.segmentor(), test_dataloader=loader))
+    assert found['test_pipeline'] == pipeline
+    own = [dict(type='PackSegInputs')]
+    cfg = distillation(toy.segmentor(), test_dataloader=loader, test_pipeline=own)
+    assert student_config(cfg)['test_pipeline'] == own
+
+
 def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     odd = dict(
         inf=[-math.inf, math.inf],
