@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,122 @@ def write_coco(
         metainfo=dict(classes=CLASSES),
         pipeline=DET_PIPELINE,
     )
+
+
+def edit_coco(config: dict, edit: Callable[[dict], Any]) -> None:
+    """Change what the annotation of a data set from `write_coco` holds."""
+    path = Path(config['data_root']) / 'ann.json'
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+
+
+def _again(kind: str, **changes: Any) -> Callable[[dict], Any]:
+    return lambda content: content[kind].append(content[kind][0] | changes)
+
+
+def _set(kind: str, **changes: Any) -> Callable[[dict], Any]:
+    return lambda content: content[kind][1].update(changes)
+
+
+def _entry(kind: str, value: Any) -> Callable[[dict], Any]:
+    return lambda content: content[kind].insert(1, value)
+
+
+def _list(kind: str, value: Any) -> Callable[[dict], Any]:
+    return lambda content: content.update({kind: value})
+
+
+# What stands twice in an annotation of `write_coco`, and what is said of it.
+REPEATED = {
+    'image': (_again('images', file_name='1.png'), 'images id 0 twice'),
+    'annotation': (_again('annotations', image_id=1), 'annotations id 0 twice'),
+    'category id': (_again('categories', name='x'), 'categories id 1 twice'),
+    # One class has no category in return, so that the numbers agree.
+    'category name': (
+        lambda content: content['categories'][2].update(name='a'),
+        "categories [1, 3] are all named 'a'",
+    ),
+}
+
+# What an annotation of `write_coco` may have for something else, and what is said.
+_NO_BOX = 'not four numbers, [x, y, width, height]'
+MALFORMED = {
+    f'{kind}: {changes}': (_set(kind, **changes), told)
+    for kind, changes, told in [
+        ('images', dict(height=None), 'image 1: `height` is null, not a number'),
+        ('images', dict(width='64'), "image 1: `width` is '64', not a number above 0"),
+        ('images', dict(width=0), 'image 1: `width` is 0, not a number above 0'),
+        ('images', dict(height=float('nan')), 'image 1: `height` is nan, not a'),
+        ('images', dict(file_name=None), 'image 1: `file_name` is null, not a text'),
+        ('images', dict(file_name=7), 'image 1: `file_name` is 7, not a text'),
+        ('images', dict(id=None), 'image {'),
+        ('images', dict(id=[1]), 'image {'),
+        ('annotations', dict(id={}), 'annotation {'),
+        ('annotations', dict(image_id=[]), 'annotation 1: `image_id` is [], not a'),
+        ('annotations', dict(category_id=None), 'annotation 1: `category_id` is null'),
+        ('annotations', dict(category_id={}), 'annotation 1: `category_id` is {}, not'),
+        ('annotations', dict(area='9'), "annotation 1: `area` is '9', not a number"),
+        ('annotations', dict(area=None), 'annotation 1: `area` is null, not a number'),
+        (
+            'annotations',
+            dict(iscrowd='0'),
+            "annotation 1: `iscrowd` is '0', not 0 or 1",
+        ),
+        ('annotations', dict(ignore=[]), 'annotation 1: `ignore` is [], not 0 or 1'),
+        ('categories', dict(name=None), 'category 2: `name` is null, not a text'),
+        ('categories', dict(name=[]), 'category 2: `name` is [], not a text'),
+        ('categories', dict(id=[]), 'category {'),
+    ]
+}
+MALFORMED |= {
+    f'box {value!r}': (
+        _set('annotations', bbox=value),
+        f'annotation 1: `bbox` is {told}, {_NO_BOX}',
+    )
+    for value, told in [
+        ([], '[]'),
+        ([1, 2, 3], '[1, 2, 3]'),
+        ([1, 2, 3, 4, 5], '[1, 2, 3, 4, 5]'),
+        (['1', '2', '3', '4'], "['1', '2', '3', '4']"),
+        ([1, 2, None, 4], '[1, 2, None, 4]'),
+        ([1, 2, [3], 4], '[1, 2, [3], 4]'),
+        ([1, 2, True, 4], '[1, 2, True, 4]'),
+        ('1234', "'1234'"),
+        (dict(x=1, y=2, w=3, h=4), "{'h': 4, 'w': 3, 'x': 1, 'y': 2}"),
+        (None, 'null'),
+        (7, '7'),
+    ]
+}
+MALFORMED |= {
+    f'{kind} {value!r}': (
+        _entry(kind, value),
+        f'{name} number 2 is {told}, not an object',
+    )
+    for kind, name in [
+        ('images', 'image'),
+        ('annotations', 'annotation'),
+        ('categories', 'category'),
+    ]
+    for value, told in [(None, 'null'), (7, '7'), ('a', "'a'"), ([], '[]')]
+}
+MALFORMED |= {
+    f'all {kind} {value!r}': (_list(kind, value), f'`{kind}` is {told}, not a list')
+    for kind in ('images', 'annotations', 'categories')
+    for value, told in [(None, 'null'), (dict(a=1), "{'a': 1}"), ('a', "'a'"), (7, '7')]
+}
+MALFORMED |= {
+    f'no {key}': (
+        lambda content, kind=kind, key=key: content[kind][1].pop(key),
+        f"{name} has no ['{key}']",
+    )
+    for kind, name, keys in [
+        ('images', 'image 1', ('file_name', 'height', 'width')),
+        ('annotations', 'annotation 1', ('image_id', 'category_id', 'bbox', 'area')),
+        ('categories', 'category 2', ('name',)),
+    ]
+    for key in keys
+}
 
 
 def write_seg(

@@ -314,6 +314,60 @@ def test_what_wrote_a_wrong_label_is_named(heed: Callable, tmp_path: Path) -> No
         read_samples(unseen(config, 0, pipeline=turned), [0])
 
 
+def stored(path: Path, label: np.ndarray) -> None:
+    Image.fromarray(label).save(path, 'TIFF')
+
+
+@pytest.mark.parametrize(
+    ('wrong', 'told'),
+    [
+        (np.uint16(257), 'uint16 of which 8 bits are read: 257 as 1'),
+        (np.int32(70000), 'int32 .*: 70000 as 112'),
+        (np.int32(-1), 'int32 .*: -1 as 255'),
+        (np.float32(1.5), 'float32 .*: 1.5 as 1'),
+        (np.float32('nan'), 'float32 .*: nan as '),
+    ],
+)
+def test_labels_that_8_bits_do_not_hold_are_refused(
+    wrong: Any, told: str, tmp_path: Path
+) -> None:
+    config = write_seg(tmp_path / 'data')
+    pipeline = [t for t in SEG_PIPELINE if t['type'] != 'RandomCrop']
+    dataset = build_dataset(config | dict(pipeline=pipeline), 'mmseg')
+    both = dict(type='ConcatDataset', datasets=[config, config])
+    wide = labels().astype(wrong.dtype)
+    path = tmp_path / 'data' / 'labels' / '0.png'
+    # Whole numbers up to 255 are read as they are, however they are stored.
+    stored(path, wide)
+    read_samples(dataset, [0])
+    wide[0, 0] = wrong
+    stored(path, wide)
+    match = f'labels/0.png: .*holds labels of {told}.* Write whole numbers from 0 to'
+    with pytest.raises(ValueError, match=match):
+        read_samples(dataset, [0])
+    with pytest.raises(ValueError, match='of which 8 bits are read'):
+        read_samples(build_dataset(both, 'mmseg'), [2])
+
+
+def test_label_maps_of_loaders_that_keep_all_bits_pass(tmp_path: Path) -> None:
+    from mmcv.transforms import BaseTransform
+
+    class LoadWide(BaseTransform):
+        def transform(self, results: dict) -> dict:
+            label = np.asarray(Image.open(results['seg_map_path'])).astype(np.int64)
+            results['gt_seg_map'] = label - 1000
+            results['seg_fields'] = ['gt_seg_map']
+            return results
+
+    config = write_seg(tmp_path / 'data')
+    for index in range(2):
+        path = tmp_path / 'data' / 'labels' / f'{index}.png'
+        stored(path, labels().astype(np.uint16) + 1000)
+    dataset = build_dataset(config, 'mmseg')
+    dataset.pipeline.transforms[1] = LoadWide()
+    read_samples(dataset, [0, 1])
+
+
 @pytest.mark.parametrize('bands', [1, 4])
 def test_images_of_other_than_three_bands_are_read(bands: int, tmp_path: Path) -> None:
     for write, scope in ((write_coco, 'mmdet'), (write_seg, 'mmseg')):

@@ -2,15 +2,17 @@
 
 import argparse
 import io
+import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import lru_cache
 
+import cv2
 import mmcv
 import numpy as np
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, init_default_scope
 from PIL import Image
@@ -21,13 +23,17 @@ from torch.utils.data import DataLoader, Dataset
 
 from kdtoolbox.configuration import load_config
 from kdtoolbox.datasets.annotations import (
-    coco_faults,
     explain_failure,
-    lack_of,
+    is_panoptic,
+    leaf_configs,
+    local_paths,
     read_json,
 )
+from kdtoolbox.datasets.coco_faults import coco_faults
 from kdtoolbox.datasets.inspection import check_dataset, leaves
+from kdtoolbox.datasets.loaders import lack_of
 from kdtoolbox.datasets.reading import (
+    cuts_labels,
     heed_heads,
     ignored_labels,
     is_local,
@@ -35,11 +41,12 @@ from kdtoolbox.datasets.reading import (
     transforms_of,
     wrong_labels,
 )
+from kdtoolbox.datasets.stored_labels import cut_labels
 
 Findings = dict[str, list[str]]
 KINDS = dict(
-    keys='the annotation lacks something',
-    duplicates='two of one id in the annotation',
+    keys='the annotation lacks or garbles something',
+    duplicates='two of one id or name in the annotation',
     classes='classes and categories differ',
     boxes='boxes that are dropped or damaged',
     masks='masks that are missing or dropped',
@@ -73,19 +80,20 @@ def main() -> int:
     heed_heads(ignored_by_heads(cfg))
     where = f'{args.split}_dataloader.dataset'
     config = cfg[f'{args.split}_dataloader'].dataset
-    try:
-        dataset = DATASETS.build(config)
-    except Exception as error:
-        explain_failure(config, where, error)
-        raise
     found: Findings = defaultdict(list)
-    count = 0
-    for place, leaf in leaves(dataset, where):
-        count += len(leaf)
+    try:
+        datasets = [*leaves(DATASETS.build(config), where)]
+    except Exception as error:
+        datasets = [*readable(config, where, found)]
+        if not found:
+            explain_failure(config, where, error)
+            raise
+    count = sum(len(leaf) for _, leaf in datasets)
+    for place, leaf in datasets:
         for kind, text in inspect(leaf, place, args.workers, console):
             found[kind].append(text)
-    if not count:
-        raise ValueError(f'{where}: a {type(dataset).__name__} is not known here')
+    if not count and not found:
+        raise ValueError(f'{where}: a {config["type"]} is not known here')
     report(found, count, console)
     return int(bool(found))
 
@@ -102,6 +110,30 @@ def ignored_by_heads(cfg: Config) -> set[int] | None:
     return labels or None
 
 
+def readable(
+    config: ConfigDict, where: str, found: Findings
+) -> Iterator[tuple[str, BaseDataset]]:
+    """Yield the data sets that can be built; add to `found` what keeps others from it.
+
+    Raises:
+        ValueError: If that is something else than the entries of their annotations.
+    """
+    for place, leaf in leaf_configs(config, where):
+        try:
+            yield place, DATASETS.build(leaf)
+        except Exception as error:
+            path = dict(local_paths(leaf)).get('ann_file', '')
+            faults: dict[str, list] = {}
+            if path.endswith('.json') and os.path.exists(path):
+                panoptic = is_panoptic(leaf['type'])
+                faults = coco_faults(read_json(path, place), panoptic=panoptic)
+            if not any(faults.get(kind) for kind in ('keys', 'duplicates')):
+                explain_failure(leaf, place, error)
+                raise
+            for kind, text in named_faults(faults, path):
+                found[kind].append(text)
+
+
 def inspect(
     dataset: BaseDataset, where: str, workers: int, console: Console
 ) -> Iterator[tuple[str, str]]:
@@ -114,15 +146,20 @@ def inspect(
         found = coco_faults(
             read_json(dataset.ann_file, where),
             dataset.metainfo['classes'],
-            panoptic='Panoptic' in type(dataset).__name__,
+            panoptic=is_panoptic(type(dataset)),
             loaders=transforms_of(dataset),
         )
-        for key, faults in found.items():
-            yield from ((KINDS[key], f'{dataset.ann_file}: {x}') for x in faults)
+        yield from named_faults(found, dataset.ann_file)
     samples = Samples(dataset)
     loader = DataLoader(samples, batch_size=None, num_workers=workers)
     for faults in track(loader, where, len(samples), console=console):
         yield from faults
+
+
+def named_faults(faults: dict[str, list], path: str) -> Iterator[tuple[str, str]]:
+    """Yield kind and text of the faults of an annotation file."""
+    for key, texts in faults.items():
+        yield from ((KINDS[key], f'{path}: {text}') for text in texts)
 
 
 def report(found: Findings, count: int, console: Console) -> None:
@@ -181,6 +218,7 @@ class Samples(Dataset):
             yield 'of another size than the annotation says', f'{size}, not {told}'
         for path in map(str, listed(info.get('img_path')) if self.local else ()):
             yield from self._orientation_faults(path, results, told)
+            yield from _depth_faults(path, results)
             if path.lower().endswith(('.jpg', '.jpeg')):
                 try:
                     # Some versions of the usual decoder paint grey what is missing.
@@ -230,10 +268,23 @@ class Samples(Dataset):
             if wrong:
                 text = f'{wrong[:5]} of {len(classes)} classes, ignored {[*ignored]}'
                 yield 'labels without a class', text
-        if self.local and Image.open(results['seg_map_path']).mode.startswith('I'):
-            largest = np.asarray(Image.open(results['seg_map_path'])).max()
-            if largest > np.iinfo(labels.dtype).max:
-                yield 'labels of 16 bits, of which 8 are read', f'up to {largest}'
+        if self.local and cuts_labels(self.dataset):
+            cut = cut_labels(results['seg_map_path'])
+            if cut:
+                yield 'labels that 8 bits do not hold', cut
+
+
+def _depth_faults(path: str, results: dict) -> Iterator[tuple[str, str]]:
+    read = getattr(results.get('img'), 'dtype', None)
+    # JPEGs have 8 bits each.
+    if read != np.uint8 or path.lower().endswith(('.jpg', '.jpeg')):
+        return
+    stored = cv2.imread(path, cv2.IMREAD_UNCHANGED)
+    if stored is not None and stored.dtype != read:
+        yield (
+            'of more bits than are read',
+            f'{stored.dtype} in the file, read as {read}',
+        )
 
 
 @lru_cache

@@ -14,13 +14,9 @@ from mmengine.runner import Runner
 from torch import nn
 
 from kdtoolbox.datasets.annotations import (
-    annotation_loaders,
     explain_failure,
     first_of,
-    lack_of,
-    loads_maps,
     missing_classes,
-    name_image,
     read_json,
 )
 from kdtoolbox.datasets.class_names import check_class_names
@@ -29,6 +25,12 @@ from kdtoolbox.datasets.head_labels import (
     class_heads,
     ignored_by_all,
 )
+from kdtoolbox.datasets.loaders import (
+    annotation_loaders,
+    lack_of,
+    loads_maps,
+    name_image,
+)
 from kdtoolbox.datasets.reading import (
     heed_heads,
     is_local,
@@ -36,6 +38,7 @@ from kdtoolbox.datasets.reading import (
     read_samples,
     transforms_of,
 )
+from kdtoolbox.datasets.start_checks import checked_annotations
 
 
 def check_data(runner: Runner) -> None:
@@ -50,10 +53,10 @@ def check_data(runner: Runner) -> None:
         runner: A runner that has not started.
 
     Raises:
-        ValueError: If an annotation file is damaged, a data set is empty, files are
-            missing, boxes are no boxes, annotations lack what the pipeline loads, or
-            the classes or ignored labels of data, annotation and heads differ. It
-            names the place and the line that mends it.
+        ValueError: If an annotation file is damaged or has an id twice, a data set is
+            empty, files are missing, boxes are no boxes, annotations lack what the
+            pipeline loads, or the classes or ignored labels of data, annotation and
+            heads differ. It names the place and the line that mends it.
     """
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     # Before the loop is asked for, which may start its workers.
@@ -61,7 +64,8 @@ def check_data(runner: Runner) -> None:
     for split in ('train', 'val'):
         root = f'{split}_dataloader.dataset'
         try:
-            loop = getattr(runner, f'{split}_loop')
+            with checked_annotations():
+                loop = getattr(runner, f'{split}_loop')
         except Exception as error:
             loader = runner.cfg.get(f'{split}_dataloader') or {}
             explain_failure(loader.get('dataset'), root, error)

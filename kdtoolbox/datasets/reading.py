@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from kdtoolbox.datasets.stored_labels import cut_labels
+
 # mmseg writes it for removed classes and under `reduce_zero_label`, whatever is ignored
 _WRITTEN_BY_MMSEG = 255
 
@@ -110,6 +112,7 @@ def read_sample(dataset: Any, index: int) -> Any:
     """
     try:
         sample = dataset[index]
+        _check_stored(sample, dataset)
         _check_labels(sample, dataset)
     except Exception as error:
         files = _files_of(dataset, index)
@@ -178,6 +181,27 @@ def _check_labels(sample: Any, dataset: Any) -> None:
             '`reduce_zero_label` of the data set takes one off each'
             + ''.join(f'. {source}' for source in _sources(dataset, wrong))
         )
+
+
+def _check_stored(sample: Any, dataset: Any) -> None:
+    """Refuse labels of more than 8 bits, which mmseg cuts without a word."""
+    data_samples: Any = isinstance(sample, dict) and sample.get('data_samples')
+    path = getattr(data_samples, 'metainfo', {}).get('seg_map_path')
+    inner = list(unwrapped(dataset))
+    if path is None or not all(cuts_labels(leaf) and is_local(leaf) for leaf in inner):
+        return
+    cut = cut_labels(path)
+    if cut:
+        raise ValueError(f'the label map holds {cut}')
+
+
+def cuts_labels(dataset: Any) -> bool:
+    """Tell whether label maps are read by mmseg's own loader, which keeps 8 bits."""
+    readers = (
+        getattr(type(transform), '_load_seg_map', None)
+        for transform in transforms_of(dataset)
+    )
+    return any(getattr(r, '__module__', '').startswith('mmseg.') for r in readers)
 
 
 def _sources(dataset: Any, wrong: Sequence[int]) -> Iterator[str]:

@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 from broken_data import (
     BOX,
+    MALFORMED,
     MASK_PIPELINE,
+    REPEATED,
     SEG_PIPELINE,
+    edit_coco,
     encoded,
     labels,
     noise,
@@ -144,7 +147,7 @@ def test_faults_of_a_coco_annotation(tool: Any) -> None:
     other = faults(content | dict(annotations=[box | dict(category_id=5)]))
     assert other['boxes'] == ['annotation 0: there is no category 5']
     assert faults({})['keys'][0] == 'there is no `images`'
-    assert faults([])['keys'][0] == 'there is no `images`'
+    assert faults([])['keys'][0].startswith('it holds [], not an object with `images`')
 
 
 @pytest.mark.parametrize(
@@ -152,7 +155,10 @@ def test_faults_of_a_coco_annotation(tool: Any) -> None:
     [
         (labels() + 2, '[4, 5] of 4 classes'),
         (labels(32, 48), '(32, 48), not (64, 64)'),
-        (np.full((64, 64), 256, np.uint16), 'up to 256'),
+        (
+            np.full((64, 64), 256, np.uint16),
+            'uint16 of which 8 bits are read: 256 as 0',
+        ),
         (b'', 'UnidentifiedImageError'),
     ],
 )
@@ -269,7 +275,7 @@ def test_segments_of_panoptic_annotations_are_read(tool: Any) -> None:
     segment = dict(id=5, category_id=1, bbox=BOX, area=9)
     listed = [dict(image_id=0, segments_info=[segment])] * 2
     content = dict(images=[image], annotations=listed)
-    content |= dict(categories=[dict(id=1, name='a')])
+    content |= dict(categories=[dict(id=1, name='a', isthing=1)])
     assert not any(tool.coco_faults(content, ['a'], panoptic=True).values())
     segment |= dict(bbox=(99, 9, 9, 9))
     faults = tool.coco_faults(content, panoptic=True)
@@ -346,3 +352,125 @@ val_dataloader = dict(
         check(empty)
     with pytest.raises(ValueError, match='data/gone.json does not exist'):
         check(text.replace('ann.json', 'gone.json'))
+
+
+@pytest.mark.parametrize(('edit', 'told'), REPEATED.values(), ids=REPEATED)
+def test_ids_that_occur_twice_are_listed(
+    edit: Callable, told: str, check: Callable, tmp_path: Path
+) -> None:
+    config = write_coco(tmp_path / 'data')
+    edit_coco(config, edit)
+    code, output = check(config)
+    assert code == 1
+    assert 'two of one id or name' in output
+    assert f'data/ann.json: {told}' in output
+
+
+@pytest.mark.parametrize(('edit', 'told'), MALFORMED.values(), ids=MALFORMED)
+def test_a_malformed_annotation_is_listed(
+    edit: Callable, told: str, check: Callable, tmp_path: Path
+) -> None:
+    config = write_coco(tmp_path / 'data', [[BOX], [BOX], [(99, 9, 9, 9)]])
+    edit_coco(config, edit)
+    code, output = check(config)
+    assert code == 1
+    assert f'data/ann.json: {told}' in output
+    if not told.startswith('`'):
+        assert 'annotation 2: bbox [99, 9, 9, 9] lies outside' in output
+    assert 'there is no image' not in output
+
+
+def test_the_check_goes_on_behind_a_malformed_annotation(
+    check: Callable, tmp_path: Path
+) -> None:
+    parts = [write_coco(tmp_path / name) for name in ('one', 'two', 'three')]
+    edit_coco(parts[0], MALFORMED['no bbox'][0])
+    edit_coco(parts[0], REPEATED['image'][0])
+    edit_coco(parts[1], MALFORMED['box None'][0])
+    (tmp_path / 'three' / 'images' / '1.png').unlink()
+    code, output = check(dict(type='ConcatDataset', datasets=parts))
+    assert code == 1
+    assert "one/ann.json: annotation 1 has no ['bbox']" in output
+    assert 'one/ann.json: images id 0 twice' in output
+    assert 'two/ann.json: annotation 1: `bbox` is null' in output
+    assert 'three/images/1.png: FileNotFoundError' in output
+
+
+@pytest.mark.parametrize(('text', 'told'), [('null', 'null'), ('[[1]]', r'[[1]]')])
+def test_json_of_other_things_is_listed(
+    text: str, told: str, check: Callable, tmp_path: Path
+) -> None:
+    config = write_coco(tmp_path / 'data')
+    (tmp_path / 'data' / 'ann.json').write_text(text)
+    code, output = check(config)
+    assert code == 1
+    assert f'it holds {told}, not an object' in output
+
+
+def test_json_too_deep_is_refused(check: Callable, tmp_path: Path) -> None:
+    config = write_coco(tmp_path / 'data')
+    (tmp_path / 'data' / 'ann.json').write_text('[' * 9999 + ']' * 9999)
+    with pytest.raises(ValueError, match=r'ann.json lie within each other too deep'):
+        check(config)
+
+
+@pytest.mark.parametrize('mask', ['text', 7, [7], [None], {'counts': None}])
+def test_masks_of_other_kinds_are_listed(
+    mask: Any, check: Callable, tmp_path: Path
+) -> None:
+    config = write_coco(tmp_path / 'data', segmentation=mask)
+    code, output = check(config | dict(pipeline=MASK_PIPELINE))
+    assert code == 1
+    assert 'annotation 1 of image 1: ' in output
+
+
+def test_malformed_panoptic_annotations_are_listed(tool: Any) -> None:
+    image = dict(id=0, file_name='a', height=64, width=64)
+    segment = dict(id=5, category_id=1, bbox=BOX, area=9)
+    category = dict(id=1, name='a', isthing=1)
+    lists = [dict(image_id=0, segments_info=[segment, None, segment | dict(bbox=[1])])]
+    content = dict(images=[image], annotations=lists, categories=[category])
+    faults = tool.coco_faults(content, panoptic=True)['keys']
+    assert faults == [
+        'image 0: segment number 2 is null, not an object',
+        'image 0: segment 5: `bbox` is [1], not four numbers, [x, y, width, height]',
+    ]
+    segment |= dict(category_id=7)
+    faults = tool.coco_faults(content, panoptic=True)['keys']
+    assert 'image 0: segment 5: there is no category 7' in faults
+    category.pop('isthing')
+    faults = tool.coco_faults(content, panoptic=True)['keys']
+    assert "category 1 has no ['isthing']" in faults
+
+
+@pytest.mark.parametrize('dtype', [np.uint16, np.int32, np.float32])
+def test_labels_that_8_bits_do_not_hold_are_listed(
+    dtype: type, check: Callable, tmp_path: Path
+) -> None:
+    config = write_seg(tmp_path / 'data')
+    for index, label in ((0, labels()), (1, labels() * 100)):
+        # Whole numbers up to 255 are read as they are, however they are stored.
+        path = tmp_path / 'data' / 'labels' / f'{index}.png'
+        wide = label.astype(dtype) * (1 if index == 0 else 3)
+        Image.fromarray(wide).save(path, 'TIFF')
+    code, output = check(config, 'mmseg')
+    assert code == 1
+    assert 'labels that 8 bits do not hold' in output
+    assert f'1.png: labels of {np.dtype(dtype).name} of which 8 bits are read: 300' in (
+        output.replace('300.0', '300')
+    )
+    assert '0.png' not in output
+
+
+@pytest.mark.parametrize('bands', [1, 3])
+@pytest.mark.parametrize('suffix', ['.png', '.tif'])
+def test_images_of_16_bits_are_listed_where_8_are_read(
+    bands: int, suffix: str, check: Callable, tmp_path: Path
+) -> None:
+    image = noise(64, 64, bands, dtype=np.uint16)
+    config = write_coco(tmp_path / 'data', image=image, suffix=suffix)
+    code, output = check(config)
+    assert code == 1
+    assert f'0{suffix}: uint16 in the file, read as uint8' in output
+    reader = dict(type='LoadImageFromFile', color_type='unchanged')
+    assert check(config | dict(pipeline=[reader]))[0] == 0

@@ -1,0 +1,164 @@
+"""What an annotation file says wrongly is one line before a training starts."""
+
+import json
+import pickle
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from broken_data import (
+    MALFORMED,
+    REPEATED,
+    build_dataset,
+    edit_coco,
+    write_coco,
+)
+from mmengine.dataset import BaseDataset
+from mmengine.registry import DefaultScope
+from torch import nn
+
+from kdtoolbox.datasets.annotations import AnnotationError
+from kdtoolbox.datasets.inspection import check_data
+from kdtoolbox.datasets.reading import heed_heads
+from kdtoolbox.datasets.start_checks import checked_annotations
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[[dict], None]]:
+    """A function that checks a validation on this data set before it starts."""
+
+    class Lazy(SimpleNamespace):
+        @property
+        def val_loop(self) -> Any:
+            dataset = build_dataset(self.cfg['val_dataloader']['dataset'], 'mmdet')
+            return SimpleNamespace(dataloader=SimpleNamespace(dataset=dataset))
+
+    def run(config: dict) -> None:
+        cfg = dict(val_dataloader=dict(dataset=config))
+        runner = Lazy(cfg=cfg, model=nn.Module(), train_loop=None)
+        with DefaultScope.overwrite_default_scope('mmdet'):
+            check_data(runner)
+
+    yield run
+    heed_heads(None)
+
+
+def line(start: Callable, config: dict) -> str:
+    """Return the one line with which a start is refused."""
+    with pytest.raises(ValueError, match=r'^val_dataloader.dataset') as caught:
+        start(config)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(('edit', 'told'), REPEATED.values(), ids=REPEATED)
+def test_ids_that_occur_twice_are_refused_at_the_start(
+    edit: Callable, told: str, tmp_path: Path, start: Callable
+) -> None:
+    config = write_coco(tmp_path / 'data')
+    start(config)
+    edit_coco(config, edit)
+    message = line(start, config)
+    assert f'{tmp_path}/data/ann.json: {told}. Correct the file' in message
+    assert 'tools/check_dataset.py CONFIG' in message
+
+
+@pytest.mark.parametrize(('edit', 'told'), MALFORMED.values(), ids=MALFORMED)
+def test_a_malformed_annotation_is_one_line_with_file_and_id_at_the_start(
+    edit: Callable, told: str, tmp_path: Path, start: Callable
+) -> None:
+    config = write_coco(tmp_path / 'data')
+    edit_coco(config, edit)
+    message = line(start, config)
+    assert f'{tmp_path}/data/ann.json: {told}' in message
+    assert '\n' not in message
+
+
+@pytest.mark.parametrize(
+    ('text', 'told'),
+    [
+        ('null', 'it holds null, not an object with `images`'),
+        ('7', 'it holds 7, not an object'),
+        ('[[1]]', r'it holds [[1]], not an object'),
+        ('[' * 9999 + ']' * 9999, 'lie within each other too deep to be read'),
+    ],
+    ids=['null', 'number', 'list', 'deep'],
+)
+def test_json_of_other_things_is_named(
+    text: str, told: str, tmp_path: Path, start: Callable
+) -> None:
+    config = write_coco(tmp_path / 'data')
+    (tmp_path / 'data' / 'ann.json').write_text(text)
+    message = line(start, config)
+    assert f'{tmp_path}/data/ann.json' in message
+    assert told in message
+
+
+def test_entries_that_mmdet_passes_over_may_lack_what_it_does_not_read(
+    tmp_path: Path, start: Callable
+) -> None:
+    config = write_coco(tmp_path / 'data')
+
+    def edit(content: dict) -> None:
+        content['annotations'].append(
+            dict(id=9, image_id=0, category_id=1, ignore=1, bbox=None)
+        )
+        # No class has this name.
+        content['categories'] += [dict(id=i, name='other') for i in (8, 9)]
+
+    edit_coco(config, edit)
+    start(config)
+
+
+def test_the_place_within_wrappers_is_named(tmp_path: Path, start: Callable) -> None:
+    parts = [write_coco(tmp_path / name) for name in ('one', 'two')]
+    edit_coco(parts[1], REPEATED['image'][0])
+    message = line(start, dict(type='ConcatDataset', datasets=parts))
+    assert message.startswith(f'val_dataloader.dataset.datasets[1]: {tmp_path}/two/')
+
+
+def test_a_data_set_that_is_loaded_later_is_checked_too(
+    tmp_path: Path, start: Callable
+) -> None:
+    config = write_coco(tmp_path / 'data')
+    edit_coco(config, REPEATED['image'][0])
+    with checked_annotations():
+        dataset = build_dataset(config | dict(lazy_init=True), 'mmdet')
+        with pytest.raises(AnnotationError, match='images id 0 twice'):
+            dataset.full_init()
+
+
+def test_nothing_is_left_behind_by_the_check(tmp_path: Path) -> None:
+    plain = BaseDataset.__init__
+    with checked_annotations():
+        dataset = build_dataset(write_coco(tmp_path / 'data'), 'mmdet')
+        # Some loops start their workers as soon as they are built.
+        pickle.dumps(dataset)
+    assert 'COCOAPI' not in vars(dataset)
+    assert BaseDataset.__init__ is plain
+    with pytest.raises(RuntimeError, match='stop'), checked_annotations():
+        raise RuntimeError('stop')
+    assert BaseDataset.__init__ is plain
+
+
+def test_other_data_sets_that_read_coco_files_are_left_alone(tmp_path: Path) -> None:
+    config = write_coco(tmp_path / 'data')
+    build_dataset(config, 'mmdet')
+    from mmdet.datasets import CocoDataset
+    from mmdet.registry import DATASETS
+
+    class OfNames(CocoDataset):
+        def parse_data_info(self, raw_data_info: dict) -> dict:
+            return dict(img_id=0, width=1, height=1, img_path='a', instances=[])
+
+    edit_coco(config, MALFORMED['box [1, 2, 3]'][0])
+    with DATASETS.switch_scope_and_registry('mmdet'), checked_annotations():
+        options = {k: v for k, v in config.items() if k not in ('type', 'pipeline')}
+        assert len(OfNames(**options)) == 2
+
+
+def test_an_annotation_error_crosses_from_another_process() -> None:
+    error = pickle.loads(pickle.dumps(AnnotationError('a.json', ['x'])))  # noqa: S301
+    assert (error.path, error.faults) == ('a.json', ['x'])
+    assert json.dumps(str(error)).startswith('"a.json: x. Correct')
