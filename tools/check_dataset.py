@@ -19,6 +19,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from rich.text import Text
 from torch.utils.data import DataLoader, Dataset
 
 from kdtoolbox.configuration import load_config
@@ -170,7 +171,8 @@ def report(found: Findings, count: int, console: Console) -> None:
     table = Table('what', 'how many', 'such as')
     for kind, texts in found.items():
         first = [*texts[:3], *['...'] * (len(texts) > 3)]
-        table.add_row(kind, str(len(texts)), '\n'.join(first))
+        # Brackets would be taken for styles.
+        table.add_row(kind, str(len(texts)), Text('\n'.join(first)))
     console.print(table)
 
 

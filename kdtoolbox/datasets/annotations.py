@@ -108,7 +108,8 @@ def read_json(path: str, where: str) -> Any:
 def missing_classes(dataset: Any) -> str:
     """Say which classes have no category in the annotation, and which are left over."""
     content = read_json(dataset.ann_file, 'ann_file')
-    names = [category['name'] for category in content.get('categories', [])]
+    found = [c for c in content.get('categories', []) if isinstance(c, dict)]
+    names = [c['name'] for c in found if isinstance(c.get('name'), str)]
     classes = dataset.metainfo['classes']
     told = {
         'without a category': [name for name in classes if name not in names],

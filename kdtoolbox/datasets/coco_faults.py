@@ -1,7 +1,7 @@
 """What mmdet would stumble over, drop or misread in a COCO annotation."""
 
 import math
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from kdtoolbox.datasets.coco_entries import duplicates, sound_entries
@@ -43,18 +43,14 @@ def coco_faults(
         if not faults['classes'] and ordered != list(classes):
             faults['classes'].append(f'the order of the file is {ordered}')
     images = {image['id']: image for image in sound['images']}
-    known = {category['id'] for category in sound['categories']}
-    unsound_images = _unsound(content['images'], images)
-    unsound_categories = _unsound(content['categories'], known)
+    # Of those that are unsound this is told already.
+    known = _ids(content['categories'])
+    unsound = _ids(content['images']).difference(images)
     masked = [t for t in loaders if loads_masks(t)]
     for annotation in sound['annotations']:
         # mmdet passes over these on purpose.
-        if annotation.get('ignore') and not panoptic:
-            continue
-        # That these are unsound is told already.
-        if annotation['image_id'] in unsound_images:
-            continue
-        if annotation['category_id'] in unsound_categories:
+        ignored = annotation.get('ignore') and not panoptic
+        if ignored or annotation['image_id'] in unsound:
             continue
         told = f'annotation {annotation["id"]}'
         fault = _fault_of_box(annotation, images.get(annotation['image_id']), known)
@@ -65,9 +61,9 @@ def coco_faults(
     return faults
 
 
-def _unsound(entries: list, sound: Container) -> set:
+def _ids(entries: list) -> set:
     ids = (entry.get('id') for entry in entries if isinstance(entry, dict))
-    return {i for i in ids if isinstance(i, (int, float, str)) and i not in sound}
+    return {i for i in ids if isinstance(i, (int, float, str))}
 
 
 def _fault_of_box(annotation: dict, image: dict | None, known: set) -> str | None:

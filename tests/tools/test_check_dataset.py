@@ -376,8 +376,10 @@ def test_a_malformed_annotation_is_listed(
     assert code == 1
     assert f'data/ann.json: {told}' in output
     if not told.startswith('`'):
-        assert 'annotation 2: bbox [99, 9, 9, 9] lies outside' in output
-    assert 'there is no image' not in output
+        assert 'annotation 2: ' in output
+    # Without an id nothing can refer to it.
+    if not told.endswith('{'):
+        assert 'there is no ' not in output
 
 
 def test_the_check_goes_on_behind_a_malformed_annotation(
