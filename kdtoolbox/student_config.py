@@ -13,8 +13,10 @@ from kdtoolbox.configuration import load_config
 from kdtoolbox.plain_values import plain
 from kdtoolbox.whole_files import write_whole
 
-_OF_THE_RUN = ('load_from', 'resume', 'launcher', 'work_dir', 'export_student')
-_OF_THE_RUN += ('model_wrapper_cfg',)
+_OF_THE_RUN = {
+    *('load_from', 'resume', 'launcher', 'work_dir', 'export_student'),
+    'model_wrapper_cfg',
+}
 
 
 def student_config(cfg: Config) -> dict[str, Any]:
