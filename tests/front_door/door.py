@@ -44,14 +44,14 @@ def _enter(command: list[str], folder: Path, log: Path) -> None:
     for stream in (1, 2):
         os.dup2(output, stream)
     import torch
-    from mmengine.config import config
     from mmengine.runner import runner
+    from yapf.yapflib import yapf_api
 
     # Two of them run side by side.
     torch.set_num_threads(1)
     # Beautifying a dumped config takes longer than two iterations, and so does asking
     # compilers for their versions.
-    config.FormatCode = lambda text, **options: (text, True)
+    yapf_api.FormatCode = lambda text, **options: (text, True)
     runner.collect_env = dict
     sys.argv = command
     status = 0
