@@ -8,6 +8,7 @@ from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from torch import Tensor
 
 from kdtoolbox.plain_values import plain
 from kdtoolbox.registry import HOOKS
@@ -26,7 +27,8 @@ class ReadableCheckpointHook(Hook):
     A function in the state of a scheduler, or an object in the meta of a data set,
     makes a checkpoint that ``read_checkpoint`` refuses, so that the run cannot resume.
     This hook writes such values in plain types and leaves out what has none, which the
-    log tells. Before the first iteration it writes and reads a checkpoint in memory.
+    log tells. Before the first iteration it writes and reads a checkpoint in memory,
+    with tensors of no size.
     ``tools/train.py`` adds it to every run, after all other hooks.
 
     Raises:
@@ -39,17 +41,22 @@ class ReadableCheckpointHook(Hook):
 
     def __init__(self) -> None:
         self._told: set[str] = set()
+        self._probing = False
 
     def before_train(self, runner: Runner) -> None:
         """Write a checkpoint as the run's own ones are written, and read it."""
         register_backend(_PROBE, _Probe, force=True)
-        runner.save_checkpoint('', 'probe.pth', backend_args=dict(backend=_PROBE))
+        self._probing = True
+        try:
+            runner.save_checkpoint('', 'probe.pth', backend_args=dict(backend=_PROBE))
+        finally:
+            self._probing = False
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Turn the content of a checkpoint into plain types."""
         content, dropped = readable(checkpoint)
         checkpoint.clear()
-        checkpoint.update(content)
+        checkpoint.update(_emptied(content) if self._probing else content)
         new = [place for place in dropped if place not in self._told]
         if new:
             self._told.update(new)
@@ -57,6 +64,17 @@ class ReadableCheckpointHook(Hook):
                 f'left out of the checkpoints, since it could only be read by running '
                 f'it: {", ".join(new)}'
             )
+
+
+def _emptied(value: Any) -> Any:
+    """Return plain values with tensors of their kind and of no size."""
+    if isinstance(value, Tensor):
+        return value.new_empty(0)
+    if isinstance(value, dict):
+        return type(value)((key, _emptied(part)) for key, part in value.items())
+    if isinstance(value, list | tuple):
+        return type(value)(_emptied(part) for part in value)
+    return value
 
 
 class _Probe(LocalBackend):
