@@ -82,7 +82,7 @@ def _class_of(kind: Any) -> type | None:
 
 
 def _check_deleted(model: Mapping[str, Any], kind: type) -> None:
-    known = {'type', *inspect.signature(kind).parameters}
+    known = {'type', '_scope_', *inspect.signature(kind).parameters}
     parts = [key for key in model if key not in known]
     if any(not difflib.get_close_matches(key, known, n=1) for key in parts):
         raise ValueError(
