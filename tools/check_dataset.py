@@ -8,7 +8,6 @@ from collections import defaultdict
 from collections.abc import Iterator
 from functools import lru_cache
 
-import cv2
 import mmcv
 import numpy as np
 import torch
@@ -42,7 +41,7 @@ from kdtoolbox.datasets.reading import (
     transforms_of,
     wrong_labels,
 )
-from kdtoolbox.datasets.stored_labels import cut_labels
+from kdtoolbox.datasets.stored_bits import cut_depth, cut_labels
 
 Findings = dict[str, list[str]]
 KINDS = dict(
@@ -220,7 +219,9 @@ class Samples(Dataset):
             yield 'of another size than the annotation says', f'{size}, not {told}'
         for path in map(str, listed(info.get('img_path')) if self.local else ()):
             yield from self._orientation_faults(path, results, told)
-            yield from _depth_faults(path, results)
+            read = getattr(results.get('img'), 'dtype', None)
+            if cut := cut_depth(path, read):
+                yield 'of more bits than are read', cut
             if path.lower().endswith(('.jpg', '.jpeg')):
                 try:
                     # Some versions of the usual decoder paint grey what is missing.
@@ -270,23 +271,9 @@ class Samples(Dataset):
             if wrong:
                 text = f'{wrong[:5]} of {len(classes)} classes, ignored {[*ignored]}'
                 yield 'labels without a class', text
-        if self.local and cuts_labels(self.dataset):
-            cut = cut_labels(results['seg_map_path'])
-            if cut:
-                yield 'labels that 8 bits do not hold', cut
-
-
-def _depth_faults(path: str, results: dict) -> Iterator[tuple[str, str]]:
-    read = getattr(results.get('img'), 'dtype', None)
-    # JPEGs have 8 bits each.
-    if read != np.uint8 or path.lower().endswith(('.jpg', '.jpeg')):
-        return
-    stored = cv2.imread(path, cv2.IMREAD_UNCHANGED)
-    if stored is not None and stored.dtype != read:
-        yield (
-            'of more bits than are read',
-            f'{stored.dtype} in the file, read as {read}',
-        )
+        cuts = self.local and cuts_labels(self.dataset)
+        if cuts and (cut := cut_labels(results['seg_map_path'])):
+            yield 'labels that 8 bits do not hold', cut
 
 
 @lru_cache

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from kdtoolbox.datasets.stored_labels import cut_labels
+from kdtoolbox.datasets.stored_bits import cut_labels
 
 # mmseg writes it for removed classes and under `reduce_zero_label`, whatever is ignored
 _WRITTEN_BY_MMSEG = 255

@@ -1,7 +1,8 @@
-"""What the file of a label map holds that 8 bits do not."""
+"""What the files of images and label maps hold that 8 bits do not."""
 
 import os
 
+import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
@@ -39,3 +40,19 @@ def cut_labels(path: str | os.PathLike) -> str | None:
         f'{", ".join(told)}. Write whole numbers from 0 to 255, with 255 for what is '
         'ignored'
     )
+
+
+def cut_depth(path: str, read: np.dtype | None) -> str | None:
+    """Say how an image is stored if that is not how it was read.
+
+    Args:
+        path: The image, on a local disk.
+        read: The kind of what was read of it, if anything was.
+    """
+    # JPEGs have 8 bits each.
+    if read != np.uint8 or path.lower().endswith(('.jpg', '.jpeg')):
+        return None
+    stored = cv2.imread(path, cv2.IMREAD_UNCHANGED)
+    if stored is None or stored.dtype == read:
+        return None
+    return f'{stored.dtype} in the file, read as {read}'
