@@ -75,9 +75,10 @@ def explained(where: str, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     except (AttributeError, LookupError, RuntimeError, TypeError) as error:
         shapes = [_shape(value) for value in (*args, *kwargs.values())]
         given = ', '.join(shape for shape in shapes if shape)
-        raise ValueError(
-            f'{where}: {type(module).__name__} cannot read {given}: {error}'
-        ) from error
+        told = f'{where}: {type(module).__name__} cannot read {given}: {error}'
+        if 'gt_instances' in str(error):
+            told += '. It reads boxes, which detectors have; take another loss'
+        raise ValueError(told) from error
 
 
 def _shape(value: Any) -> str:
