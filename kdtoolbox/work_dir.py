@@ -1,6 +1,5 @@
 """Enter a work dir: go on with the training there, or make sure there is none."""
 
-import logging
 from pathlib import Path
 
 from mmengine.config import Config
@@ -47,9 +46,7 @@ def enter_work_dir(cfg: Config, resume: str | None) -> None:
         print_log(
             f'--resume: there is no checkpoint in {cfg.work_dir}, so that NOTHING IS '
             'RESUMED and the training starts afresh. If one was expected, stop this '
-            'run and give --work-dir or --resume CKPT',
-            'current',
-            logging.WARNING,
+            'run and give --work-dir or --resume CKPT'
         )
         return
     cfg.load_from = found.path
