@@ -161,7 +161,7 @@ WITHOUT_FORM = [
 ]
 
 
-@pytest.mark.parametrize('value', WITHOUT_FORM, ids=repr)
+@pytest.mark.parametrize('value', WITHOUT_FORM, ids=lambda value: type(value).__name__)
 def test_what_has_no_plain_form_is_named_and_left_out(value: Any) -> None:
     meta = dict(a=1, b=dict(c=value, d=2))
     with pytest.raises(NotPlainError, match=r'^meta\.b\.c.*expected tensors'):
