@@ -98,9 +98,10 @@ def _calm_weights(cfg: Config, folder: Path) -> str:
 
     In evaluation mode the features of a deep CSPDarknet explode without.
     """
-    path = folder / 'calm_teacher.pth'
+    config = cfg.model.teacher.config
+    path = folder / f'{Path(config).stem}_calm.pth'
     if not path.exists():
-        model = build_model(cfg.model.teacher.config).train()
+        model = build_model(config).train()
         for _ in range(20):
             with torch.no_grad():
                 model.extract_feat(torch.rand(2, 3, 64, 64) * 255)
