@@ -30,6 +30,7 @@ def shrink(path: Path, folder: Path) -> list[str]:
             continue
         changes |= {f'{loader}.num_workers': 0, f'{loader}.persistent_workers': False}
         changes |= dict(_sizes(cfg[loader].dataset, f'{loader}.dataset', factor))
+        changes |= dict(_scales(cfg, loader))
     changes['train_dataloader.batch_size'] = 2
     if 'teacher' in cfg.model and 'student' not in cfg.model:
         # Tokens are trained on images that the teacher's preprocessor makes.
@@ -51,12 +52,23 @@ def _small_teacher(cfg: Config, folder: Path, factor: int) -> str:
 
 def _factor(cfg: Config) -> int:
     """Return by how much sizes are divided."""
-    student = cfg.model.get('student', cfg.model)
-    if student.get('num_queries', 0) > 200:
-        # DINO chooses its queries among the cells of the maps.
-        return 2
     # Path aggregation wants sides that 32 divides, and these have 640.
-    return 10 if student.get('type') in ('RTMDet', 'YOLOX') else 8
+    return 10 if _student(cfg).get('type') in ('RTMDet', 'YOLOX') else 8
+
+
+def _scales(cfg: Config, loader: str) -> Iterator[tuple[str, Any]]:
+    """Yield scales at which the maps have a cell for each query that DINO chooses."""
+    if _student(cfg).get('num_queries', 0) <= 200:
+        return
+    for place, value in _sizes(cfg[loader].dataset, f'{loader}.dataset', 8):
+        if place.endswith('.scale'):
+            yield place, (360, 216)
+        elif place.endswith('.scales'):
+            yield place, [(360, 216)] * len(value)
+
+
+def _student(cfg: Config) -> Any:
+    return cfg.model.get('student', cfg.model)
 
 
 def _lengths(cfg: Config) -> dict[str, Any]:
