@@ -42,7 +42,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from kdtoolbox.configuration import load_config
+from kdtoolbox.configuration import load_config, resolve_paths
 from kdtoolbox.distillers import Distiller
 from kdtoolbox.distillers.finite import check_finite
 from kdtoolbox.distillers.gradients import finite_gradients
@@ -504,6 +504,7 @@ GUARDS['both'] = ('values', 'gradients')
 def distiller_of(config: str) -> Distiller:
     """Return the distiller of a recipe, with random weights."""
     cfg = load_config(config)
+    resolve_paths(cfg)
     cfg.model.teacher.update(checkpoint=None, allow_random=True)
     torch.manual_seed(0)
     model = MODELS.build(dict(cfg.model, _scope_=cfg.get('default_scope')))
