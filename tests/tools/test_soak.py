@@ -72,7 +72,7 @@ def test_a_soak_finds_no_growth_of_hooks_and_threads_and_files(
         'default_hooks = dict(logger=dict(interval=1))\n'
         'log_processor = dict(window_size=1)\n' + seg_mend
     )
-    command = ['soak.py', str(config), '--minutes', '0.5', '--interval', '1000']
+    command = ['soak.py', str(config), '--minutes', '1', '--interval', '1000']
     command += ['--work-dir', str(tmp_path / 'soak')]
     monkeypatch.setattr(sys, 'argv', command)
     soak.main()
