@@ -17,7 +17,7 @@ from kdtoolbox.digests import DIGEST_KEY, tensor_digest
 from kdtoolbox.misfits import Misfit, cure_of
 from kdtoolbox.plain_values import plain
 from kdtoolbox.safe_loading import read_checkpoint
-from kdtoolbox.weights import averages_beside, unwrap, without
+from kdtoolbox.weights import averages_beside, below, unwrap, without
 from kdtoolbox.whole_files import write_whole
 
 _MISMATCH = re.compile(
@@ -204,22 +204,8 @@ def select_student(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         >>> list(select_student({'student.neck.weight': weight, 'losses.a': weight}))
         ['neck.weight']
     """
-    if not any(key.startswith('student.') for key in state):
-        return state
-    student = OrderedDict(
-        (key.removeprefix('student.'), value)
-        for key, value in state.items()
-        if key.startswith('student.')
-    )
-    metadata = getattr(state, '_metadata', None)
-    if metadata is not None:
-        # Modules such as DCN read the version of their own layout from it.
-        student._metadata = {  # type: ignore[attr-defined]
-            key.removeprefix('student.'): value
-            for key, value in metadata.items()
-            if key == '' or key.startswith('student.')
-        }
-    return student
+    is_ours = any(key.startswith('student.') for key in state)
+    return below(state, 'student.') if is_ours else state
 
 
 def load_strictly(
