@@ -253,6 +253,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group(str(item.path)))
 
 
+@pytest.fixture(autouse=True)
+def _forget_heads() -> Iterator[None]:
+    """Forget the ignored labels that a start notes for its whole process."""
+    yield
+    reading = sys.modules.get('kdtoolbox.datasets.reading')
+    if reading is not None:
+        reading.heed_heads(None)
+
+
 @pytest.fixture(scope='session')
 def toy() -> SimpleNamespace:
     """The functions of this file, for tests that cannot import it."""

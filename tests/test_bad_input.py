@@ -6,7 +6,7 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -288,24 +288,18 @@ def test_the_data_set_tells_which_label_is_ignored(tmp_path: Path) -> None:
     read_samples(build_dataset(both, 'mmseg'), [3])
 
 
-@pytest.fixture
-def heed() -> Iterator[Callable]:
-    yield heed_heads
-    heed_heads(None)
-
-
-def test_the_heads_tell_which_label_is_ignored(heed: Callable, tmp_path: Path) -> None:
+def test_the_heads_tell_which_label_is_ignored(tmp_path: Path) -> None:
     config = write_seg(tmp_path / 'data')
     dataset = unseen(config, 255)
-    heed({0})
+    heed_heads({0})
     with pytest.raises(ValueError, match=r'holds \[255\].* are \[0\]'):
         read_samples(dataset, [0])
     read_samples(unseen(config, 0), [0])
 
 
-def test_what_wrote_a_wrong_label_is_named(heed: Callable, tmp_path: Path) -> None:
+def test_what_wrote_a_wrong_label_is_named(tmp_path: Path) -> None:
     config = write_seg(tmp_path / 'data')
-    heed({3})
+    heed_heads({3})
     with pytest.raises(ValueError, match='255 for label 0 under `reduce_zero_label`'):
         read_samples(unseen(config, 0, reduce_zero_label=True), [0])
     rotate = dict(type='RandomRotate', prob=1.0, degree=(30, 30), seg_pad_val=9)

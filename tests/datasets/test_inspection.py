@@ -1,6 +1,6 @@
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +20,7 @@ from torch import nn
 
 from kdtoolbox.datasets import inspection
 from kdtoolbox.datasets.inspection import check_data, check_dataset, check_heads, leaves
-from kdtoolbox.datasets.reading import heed_heads, ignored_labels
+from kdtoolbox.datasets.reading import ignored_labels
 
 SPLIT = 'train_dataloader.dataset'
 
@@ -35,7 +35,7 @@ def rewrite(config: dict, **changes: Any) -> None:
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[[dict], None]]:
+def start() -> Callable[[dict], None]:
     """A function that checks a training on this data set before it starts."""
 
     class Lazy(SimpleNamespace):
@@ -51,8 +51,7 @@ def start() -> Iterator[Callable[[dict], None]]:
         with DefaultScope.overwrite_default_scope(scope):
             check_data(runner)
 
-    yield run
-    heed_heads(None)
+    return run
 
 
 def test_good_data_pass(tmp_path: Path, start: Callable) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,12 +21,11 @@ from torch import nn
 
 from kdtoolbox.datasets.annotations import AnnotationError
 from kdtoolbox.datasets.inspection import check_data
-from kdtoolbox.datasets.reading import heed_heads
 from kdtoolbox.datasets.start_checks import checked_annotations
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[[dict], None]]:
+def start() -> Callable[[dict], None]:
     """A function that checks a validation on this data set before it starts."""
 
     class Lazy(SimpleNamespace):
@@ -41,8 +40,7 @@ def start() -> Iterator[Callable[[dict], None]]:
         with DefaultScope.overwrite_default_scope('mmdet'):
             check_data(runner)
 
-    yield run
-    heed_heads(None)
+    return run
 
 
 def line(start: Callable, config: dict) -> str:

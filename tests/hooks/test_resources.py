@@ -1,3 +1,4 @@
+import gc
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,8 @@ def test_it_logs_beside_the_losses(toy: Toy, make_runner: Callable) -> None:
 
 def test_it_counts_what_is_held(toy: Toy, tmp_path: Path) -> None:
     model: Any = toy.build_distiller(toy.gfl())
+    # What earlier tests left would be freed, and taken for the ballast, at any time.
+    gc.collect()
     before = count_resources(model)
     model.student.neck.register_forward_hook(print)
     model.teacher.model.neck.register_forward_pre_hook(print)

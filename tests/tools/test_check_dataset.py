@@ -26,8 +26,6 @@ from broken_data import (
 from mmengine.registry import DefaultScope
 from PIL import Image
 
-from kdtoolbox.datasets.reading import heed_heads
-
 PATH = Path(__file__).resolve().parents[2] / 'tools' / 'check_dataset.py'
 
 
@@ -67,7 +65,6 @@ def check(
     yield run
     DefaultScope._instance_dict.clear()
     DefaultScope._instance_dict.update(scopes)
-    heed_heads(None)
 
 
 def test_good_data_give_nothing(check: Callable, tmp_path: Path) -> None:
