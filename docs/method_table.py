@@ -42,8 +42,8 @@ tools/parity.py`. *Weight*: the default `loss_weight`.
 
 def registered(package: ModuleType) -> Iterator[tuple[ModuleType, list[type]]]:
     """Yield the modules of a package that register classes, with these."""
-    for info in pkgutil.iter_modules(package.__path__):
-        module = importlib.import_module(f'{package.__name__}.{info.name}')
+    for info in pkgutil.walk_packages(package.__path__, f'{package.__name__}.'):
+        module = importlib.import_module(info.name)
         kinds = [
             kind
             for kind in MODELS.module_dict.values()

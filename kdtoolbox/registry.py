@@ -40,11 +40,11 @@ OPTIM_WRAPPERS = Registry(
     'optimizer wrapper',
     parent=MMENGINE_OPTIM_WRAPPERS,
     scope='kdtoolbox',
-    locations=['kdtoolbox.mixed_precision'],
+    locations=['kdtoolbox.runs.mixed_precision'],
 )
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     'optimizer wrapper constructor',
     parent=MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
     scope='kdtoolbox',
-    locations=['kdtoolbox.optimizer_groups'],
+    locations=['kdtoolbox.runs.optimizer_groups'],
 )

@@ -12,7 +12,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
-from kdtoolbox.checkpoint import class_names, load_checkpoint, load_strictly
+from kdtoolbox.checkpoints.weights import class_names, load_checkpoint, load_strictly
 from kdtoolbox.configuration import check_keys, load_config
 from kdtoolbox.recorders import (
     Recorder,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.gradcheck import GradcheckError
 
-from kdtoolbox.losses.targets import DenseTargets
+from kdtoolbox.losses.detection.targets import DenseTargets
 
 
 def check_loss(

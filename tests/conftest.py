@@ -293,7 +293,7 @@ def make_runner(
     from mmengine.registry import DefaultScope
     from mmengine.runner import CheckpointLoader, Runner
 
-    from kdtoolbox.safe_loading import use_safe_loaders
+    from kdtoolbox.checkpoints.reading import use_safe_loaders
 
     # As the tools do. Under torch >= 2.6 mmengine 0.10.7 cannot resume by its own.
     schemes = dict(CheckpointLoader._schemes)

@@ -4,28 +4,55 @@ from pathlib import Path
 from subprocess import check_output
 
 PACKAGE = Path(__file__).parents[1] / 'kdtoolbox'
-LOWER = ('losses', 'connectors', 'recorders.py', 'checkpoint.py', 'configuration.py')
-LOWER += ('safe_loading.py', 'locations.py', 'whole_files.py', 'resuming.py')
-LOWER += ('weights.py', 'misfits.py', 'plain_values.py')
-LOWER += ('digests.py', 'downloads.py')
-UPPER = ('kdtoolbox.distillers', 'kdtoolbox.hooks', 'tools')
+
+FLOORS = (
+    {'checkpoints', 'configuration', 'recorders', 'registry', 'version'},
+    {'datasets', 'losses', 'teacher', 'visualization'},
+    {'connectors', 'testing'},
+    {'distillers'},
+    {'runs'},
+    {'hooks'},
+)
+"""The folders and top modules of the package: each imports lower floors alone."""
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix('.py')
 
 
 def imports_of(path: Path) -> set[str]:
+    """Return the folders and top modules of the package that a file imports."""
     nodes = list(ast.walk(ast.parse(path.read_text())))
-    names = {
+    names = [
         a.name for node in nodes if isinstance(node, ast.Import) for a in node.names
-    }
-    found = [node for node in nodes if isinstance(node, ast.ImportFrom)]
-    return names | {f'{node.module}.{a.name}' for node in found for a in node.names}
+    ]
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom):
+            names += [f'{node.module}.{a.name}' for a in node.names]
+    parts = [name.split('.') for name in names]
+    return {rest[0] for package, *rest in parts if package == 'kdtoolbox' and rest}
 
 
-def test_lower_modules_know_nothing_of_the_upper_ones() -> None:
-    for name in LOWER:
-        path = PACKAGE / name
-        for file in path.rglob('*.py') if path.is_dir() else [path]:
-            upward = {i for i in imports_of(file) if i.startswith(UPPER)}
-            assert not upward, f'{file.name} imports {upward}'
+def test_imports_lead_downward() -> None:
+    floor_of = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
+    seen = set()
+    for path in PACKAGE.rglob('*.py'):
+        room = room_of(path)
+        if room == '__init__':
+            continue
+        seen.add(room)
+        upward = {
+            other
+            for other in imports_of(path) - {room}
+            if floor_of[other] >= floor_of[room]
+        }
+        assert not upward, f'{path.relative_to(PACKAGE)} imports {upward}'
+    assert seen == floor_of.keys()
+
+
+def test_package_does_not_import_the_tools() -> None:
+    for path in PACKAGE.rglob('*.py'):
+        assert 'from tools' not in path.read_text(), path
 
 
 def test_package_imports_without_the_task_libraries() -> None:

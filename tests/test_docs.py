@@ -54,7 +54,7 @@ def test_parity_was_measured_on_the_vectors_there_are() -> None:
 
 
 def test_a_paper_is_read_from_the_first_line(method_table: Any) -> None:
-    module = sys.modules['kdtoolbox.losses.mgd']
+    module = sys.modules['kdtoolbox.losses.features.mgd']
     text, paper = method_table.title(module)
     assert text == 'Masked generative distillation (MGD)'
     assert paper == '[2205.01529](https://arxiv.org/abs/2205.01529)'

@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from kdtoolbox.datasets import PRESETS, make_digit_scenes
 from kdtoolbox.distillers import Distiller
-from kdtoolbox.mixed_precision import AutocastOptimWrapper, use_mixed_precision
+from kdtoolbox.runs.mixed_precision import AutocastOptimWrapper, use_mixed_precision
 
 ROOT = Path(__file__).parents[1]
 Toy = SimpleNamespace
@@ -128,7 +128,7 @@ def test_amp_on_a_cpu(wrapper: dict) -> None:
 
 
 def test_amp_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr('kdtoolbox.mixed_precision.get_device', lambda: 'cuda')
+    monkeypatch.setattr('kdtoolbox.runs.mixed_precision.get_device', lambda: 'cuda')
     kind = dict(type='AmpOptimWrapper', optimizer=SGD)
     assert amp(optimizer=SGD, type='OptimWrapper') == dict(kind, loss_scale='dynamic')
     assert amp(**kind, loss_scale=2.0) == dict(kind, loss_scale=2.0)

@@ -48,9 +48,9 @@ from kdtoolbox.distillers.finite import check_finite
 from kdtoolbox.distillers.gradients import finite_gradients
 from kdtoolbox.distillers.watching import Watch
 from kdtoolbox.distillers.wiring import build_section, connector_wires, loss_wires
-from kdtoolbox.losses.targets import DenseTargets, pad_boxes
+from kdtoolbox.losses.detection.targets import DenseTargets, pad_boxes
 from kdtoolbox.registry import MODELS
-from kdtoolbox.rehearsal import made_up_batch
+from kdtoolbox.runs.rehearsal import made_up_batch
 
 CLASSES = 80
 BINS = 17

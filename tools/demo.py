@@ -25,11 +25,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from kdtoolbox.checkpoint import load_checkpoint, load_strictly
+from kdtoolbox.checkpoints.reading import use_safe_loaders
+from kdtoolbox.checkpoints.weights import load_checkpoint, load_strictly
 from kdtoolbox.configuration import load_config
 from kdtoolbox.datasets import PRESETS, make_digit_scenes
 from kdtoolbox.recorders import record
-from kdtoolbox.safe_loading import use_safe_loaders
 from kdtoolbox.teacher import build_model
 from kdtoolbox.visualization import Panel, draw_map, draw_sample, save_panels
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from kdtoolbox.checkpoint import (
+from kdtoolbox.checkpoints.weights import (
     export_student,
     load_distillation,
     load_strictly,
@@ -13,7 +13,7 @@ from kdtoolbox.checkpoint import (
     write_student,
 )
 from kdtoolbox.configuration import load_config, resolve_paths
-from kdtoolbox.student_config import student_config, write_student_config
+from kdtoolbox.runs.student_config import student_config, write_student_config
 from kdtoolbox.teacher import build_model
 
 

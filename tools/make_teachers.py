@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from kdtoolbox.checkpoint import load_checkpoint, write_student
+from kdtoolbox.checkpoints.weights import load_checkpoint, write_student
 from kdtoolbox.datasets import PRESETS, make_digit_scenes
 
 ROOT = Path(__file__).resolve().parent.parent

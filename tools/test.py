@@ -14,10 +14,10 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import METRICS
 from mmengine.runner import Runner
 
-from kdtoolbox.checkpoint import load_checkpoint, load_strictly
-from kdtoolbox.command_line import run_config, run_parser
-from kdtoolbox.student_config import student_config
-from kdtoolbox.sync_batch_norm import PortableRunner
+from kdtoolbox.checkpoints.weights import load_checkpoint, load_strictly
+from kdtoolbox.runs.command_line import run_config, run_parser
+from kdtoolbox.runs.student_config import student_config
+from kdtoolbox.runs.sync_batch_norm import PortableRunner
 from kdtoolbox.visualization import paint_into, pictures_in
 
 

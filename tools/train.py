@@ -7,8 +7,6 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
-from kdtoolbox.command_line import run_config, run_parser
-from kdtoolbox.datasets.inspection import check_data
 from kdtoolbox.distillers import Distiller
 from kdtoolbox.distillers.finite import NonFiniteError
 from kdtoolbox.hooks import (
@@ -21,14 +19,16 @@ from kdtoolbox.hooks import (
     SeedHook,
     WholeUpdatesHook,
 )
-from kdtoolbox.mixed_precision import use_mixed_precision
-from kdtoolbox.optimizer_groups import group_as_student
-from kdtoolbox.recipe_checks import check_recipe
 from kdtoolbox.recorders import heed_hooks
-from kdtoolbox.rehearsal import rehearse
-from kdtoolbox.sync_batch_norm import PortableRunner
-from kdtoolbox.work_dir import enter_work_dir
-from kdtoolbox.work_dir_lock import end_with_parent, lock_work_dir, unlock_work_dir
+from kdtoolbox.runs.command_line import run_config, run_parser
+from kdtoolbox.runs.mixed_precision import use_mixed_precision
+from kdtoolbox.runs.optimizer_groups import group_as_student
+from kdtoolbox.runs.preflight import check_data
+from kdtoolbox.runs.recipe_checks import check_recipe
+from kdtoolbox.runs.rehearsal import rehearse
+from kdtoolbox.runs.sync_batch_norm import PortableRunner
+from kdtoolbox.runs.work_dir import enter_work_dir
+from kdtoolbox.runs.work_dir_lock import end_with_parent, lock_work_dir, unlock_work_dir
 
 
 def parse_args() -> argparse.Namespace:

@@ -1,42 +1,10 @@
 """Turn features into factors (FT, arXiv:1802.04977)."""
 
 from torch import Tensor, nn
-from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_counts
+from kdtoolbox.losses.features.ft import factor_layers
 from kdtoolbox.registry import MODELS
-
-SLOPE = 0.1
-"""Of the leaky ReLU below zero."""
-
-
-class _BatchNorm(nn.BatchNorm2d):
-    """A batch norm that falls back on its running statistics for a single value."""
-
-    def forward(self, maps: Tensor) -> Tensor:
-        if maps.numel() > maps.shape[1]:
-            return super().forward(maps)
-        mean, variance = self.running_mean, self.running_var
-        return functional.batch_norm(
-            maps, mean, variance, self.weight, self.bias, eps=self.eps
-        )
-
-
-def factor_layers(widths: list[int]) -> nn.Sequential:
-    """Return 3x3 convolutions between these widths, with norm and leaky ReLU each.
-
-    Example:
-        >>> len(factor_layers([8, 8, 4, 4]))
-        9
-    """
-    layers: list[nn.Module] = []
-    for width, out in zip(widths[:-1], widths[1:], strict=True):
-        layers += [
-            nn.Conv2d(width, out, 3, padding=1),
-            _BatchNorm(out),
-            nn.LeakyReLU(SLOPE),
-        ]
-    return nn.Sequential(*layers)
 
 
 @MODELS.register_module()

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdtoolbox.dense_heads import SplitHead
 from kdtoolbox.distillers.distiller import Distiller, Wires
+from kdtoolbox.distillers.split_head import SplitHead
 from kdtoolbox.distillers.wiring import build_section
 from kdtoolbox.losses.inputs import at_least_float32
 from kdtoolbox.recorders import Recorder, Records

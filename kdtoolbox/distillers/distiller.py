@@ -8,10 +8,11 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from kdtoolbox.configuration import check_keys
-from kdtoolbox.dense_targets import record_targets
 from kdtoolbox.distillers.comparison import compare, context_of, explained
+from kdtoolbox.distillers.dense_targets import record_targets
 from kdtoolbox.distillers.finite import IMAGES, Seen, check_finite, finite_step
-from kdtoolbox.distillers.inheritance import inherit
+from kdtoolbox.distillers.initialization import inherit
+from kdtoolbox.distillers.normalization import Renormalization
 from kdtoolbox.distillers.watching import Watch, trained_wires
 from kdtoolbox.distillers.wiring import (
     SIDES,
@@ -21,7 +22,6 @@ from kdtoolbox.distillers.wiring import (
     loss_wires,
     running_order,
 )
-from kdtoolbox.normalization import Renormalization
 from kdtoolbox.recorders import Recorder, Records, check_recorders, record
 from kdtoolbox.registry import MODELS
 from kdtoolbox.teacher import Teacher, build_model

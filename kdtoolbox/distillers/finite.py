@@ -11,8 +11,13 @@ import torch
 from mmengine.dist import get_rank
 from torch import Tensor, nn
 
-from kdtoolbox.finite_values import all_finite, listed, non_finite, tensors_of
-from kdtoolbox.whole_files import write_whole
+from kdtoolbox.checkpoints.finite_values import (
+    all_finite,
+    listed,
+    non_finite,
+    tensors_of,
+)
+from kdtoolbox.checkpoints.writing import write_whole
 
 Seen = dict[str, Any]
 """What a step has made, in the order in which numbers flow through it: for each name a

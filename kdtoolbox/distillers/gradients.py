@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
+from kdtoolbox.checkpoints.finite_values import all_finite
 from kdtoolbox.distillers.finite import LOWER, NonFiniteError, describe, meta_of
-from kdtoolbox.finite_values import all_finite
 
 _CURE = (
     'what a loss takes the root, norm or logarithm of, or divides by, may be 0: add a '

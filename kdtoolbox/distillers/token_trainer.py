@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kdtoolbox.configuration import check_keys
 from kdtoolbox.distillers.finite import IMAGES, Seen, finite_step
-from kdtoolbox.losses.receptive_tokens import ReceptiveTokens, dice_similarity
+from kdtoolbox.losses.features.receptive_tokens import ReceptiveTokens, dice_similarity
 from kdtoolbox.recorders import check_recorders, find_modules
 from kdtoolbox.registry import MODELS
 from kdtoolbox.teacher import Teacher

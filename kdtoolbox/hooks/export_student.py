@@ -7,9 +7,9 @@ from mmengine.dist import master_only
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 
-from kdtoolbox.checkpoint import load_checkpoint, write_student
+from kdtoolbox.checkpoints.weights import load_checkpoint, write_student
 from kdtoolbox.registry import HOOKS
-from kdtoolbox.student_config import write_student_config
+from kdtoolbox.runs.student_config import write_student_config
 
 _CONFIG = 'student.py'
 _NOTE = 'exported_students'

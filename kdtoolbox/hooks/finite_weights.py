@@ -11,9 +11,9 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.optim import Optimizer
 
+from kdtoolbox.checkpoints.finite_values import listed, non_finite
 from kdtoolbox.distillers.finite import LOWER, NonFiniteError, describe
 from kdtoolbox.distillers.gradients import explain_gradients, finite_gradients
-from kdtoolbox.finite_values import listed, non_finite
 from kdtoolbox.registry import HOOKS
 
 PATIENCE = 64

@@ -3,8 +3,8 @@
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from kdtoolbox.checkpoints.resume_misfits import Misfits, find_misfits
 from kdtoolbox.registry import HOOKS
-from kdtoolbox.resume_misfits import Misfits, find_misfits
 
 
 @HOOKS.register_module()

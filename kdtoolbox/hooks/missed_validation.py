@@ -6,8 +6,8 @@ from mmengine.dist import broadcast_object_list, is_main_process, master_only
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
+from kdtoolbox.checkpoints.writing import write_whole
 from kdtoolbox.registry import HOOKS
-from kdtoolbox.whole_files import write_whole
 
 _RECORD = 'last_validation'
 

@@ -10,9 +10,9 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor
 
-from kdtoolbox.plain_values import plain
+from kdtoolbox.checkpoints.plain_values import plain
+from kdtoolbox.checkpoints.reading import unpickle
 from kdtoolbox.registry import HOOKS
-from kdtoolbox.safe_loading import unpickle
 
 _WHOLE = ('state_dict', 'ema_state_dict', 'optimizer')
 """What is of no use with a part missing."""

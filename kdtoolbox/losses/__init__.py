@@ -1,74 +1,76 @@
 """Distillation losses: one file per method, a pure function and a thin Module."""
 
-from kdtoolbox.losses.ab import ABLoss
-from kdtoolbox.losses.affinity import AdaptationLoss, AffinityLoss
-from kdtoolbox.losses.at import ATLoss, attention_transfer
-from kdtoolbox.losses.attnfd import AttnFDLoss
-from kdtoolbox.losses.bpkd import BPKDLoss
-from kdtoolbox.losses.cc import CCLoss
-from kdtoolbox.losses.channel_distillation import ChannelDistillationLoss, GuidedKDLoss
-from kdtoolbox.losses.cirkd import CIRKDMiniBatchLoss
-from kdtoolbox.losses.cirkd_memory import CIRKDMemoryLoss
-from kdtoolbox.losses.crosskd import (
+from kdtoolbox.losses.detection.crosskd import (
     CrossKDBoxLoss,
     CrossKDCenternessLoss,
     CrossKDClsLoss,
     CrossKDDistributionLoss,
 )
-from kdtoolbox.losses.ctkd import CTKDLoss
-from kdtoolbox.losses.cwd import CWDLoss, channel_wise_divergence
-from kdtoolbox.losses.defeat import DeFeatLoss, DeFeatRoILoss
-from kdtoolbox.losses.diffkd import DiffKDLoss
-from kdtoolbox.losses.dist import DISTLoss
-from kdtoolbox.losses.dkd import DKDLoss
-from kdtoolbox.losses.dsd import DSDCategoryLoss, DSDPixelLoss
-from kdtoolbox.losses.fakd import FAKDLoss
-from kdtoolbox.losses.fbkd import FBKDLoss
-from kdtoolbox.losses.fcfd import FCFDRegressionLoss
-from kdtoolbox.losses.fgd import FGDLoss, fgd_terms
-from kdtoolbox.losses.fgfi import FGFILoss
-from kdtoolbox.losses.fitnet import FitNetLoss
-from kdtoolbox.losses.frs import FRSFeatureLoss, FRSLogitLoss
-from kdtoolbox.losses.fsp import FSPLoss
-from kdtoolbox.losses.ft import FTLoss
-from kdtoolbox.losses.gid import GIDLoss
-from kdtoolbox.losses.ickd import ICKDLoss
-from kdtoolbox.losses.idd import IDDLoss
-from kdtoolbox.losses.ifvd import IFVDLoss
-from kdtoolbox.losses.kd import KDLoss, kd_loss
-from kdtoolbox.losses.ld import LDClsLoss, LDLoss
-from kdtoolbox.losses.lskd import LSKDLoss
-from kdtoolbox.losses.mask_queries import MaskQueryLoss
-from kdtoolbox.losses.maskd import MasKDLoss
-from kdtoolbox.losses.mgd import MGDLoss
-from kdtoolbox.losses.nfd import AngularLoss, NFDLoss
-from kdtoolbox.losses.nkd import NKDLoss
-from kdtoolbox.losses.norm import NORMLoss
-from kdtoolbox.losses.normkd import NormKDLoss
-from kdtoolbox.losses.nst import NSTLoss
-from kdtoolbox.losses.ofd import OFDLoss
-from kdtoolbox.losses.pfi import PFILoss
-from kdtoolbox.losses.pgd import PGDClsLoss, PGDRegLoss
-from kdtoolbox.losses.pkd import PKDLoss, pkd_loss
-from kdtoolbox.losses.pkt import PKTLoss
-from kdtoolbox.losses.query_boxes import QueryBoxLoss
-from kdtoolbox.losses.query_classes import QueryClassLoss
-from kdtoolbox.losses.response import ObjectnessLoss, RoIRegressionLoss
-from kdtoolbox.losses.reviewkd import HCLLoss
-from kdtoolbox.losses.rkd import RKDLoss
-from kdtoolbox.losses.rm import RMLoss
-from kdtoolbox.losses.sdd import SDDLoss
-from kdtoolbox.losses.semckd import SemCKDLoss
-from kdtoolbox.losses.skd import SKDPairwiseLoss
-from kdtoolbox.losses.skd_holistic import SKDHolisticLoss
-from kdtoolbox.losses.sp import SPLoss
-from kdtoolbox.losses.spherical import SphericalKDLoss
-from kdtoolbox.losses.srd import SRDLoss
-from kdtoolbox.losses.ssim import SSIMLoss
-from kdtoolbox.losses.ttm import TTMLoss
-from kdtoolbox.losses.vid import VIDLoss
-from kdtoolbox.losses.vitkd import ViTKDLoss
-from kdtoolbox.losses.wsld import WSLDLoss
+from kdtoolbox.losses.detection.defeat import DeFeatLoss, DeFeatRoILoss
+from kdtoolbox.losses.detection.fcfd import FCFDRegressionLoss
+from kdtoolbox.losses.detection.fgd import FGDLoss, fgd_terms
+from kdtoolbox.losses.detection.fgfi import FGFILoss
+from kdtoolbox.losses.detection.frs import FRSFeatureLoss, FRSLogitLoss
+from kdtoolbox.losses.detection.gid import GIDLoss
+from kdtoolbox.losses.detection.kd_detr import QueryBoxLoss, QueryClassLoss
+from kdtoolbox.losses.detection.ld import LDClsLoss, LDLoss
+from kdtoolbox.losses.detection.pfi import PFILoss
+from kdtoolbox.losses.detection.pgd import PGDClsLoss, PGDRegLoss
+from kdtoolbox.losses.detection.response import ObjectnessLoss, RoIRegressionLoss
+from kdtoolbox.losses.detection.rm import RMLoss
+from kdtoolbox.losses.features.ab import ABLoss
+from kdtoolbox.losses.features.affinity import AdaptationLoss, AffinityLoss
+from kdtoolbox.losses.features.at import ATLoss, attention_transfer
+from kdtoolbox.losses.features.attnfd import AttnFDLoss
+from kdtoolbox.losses.features.channel_distillation import (
+    ChannelDistillationLoss,
+    GuidedKDLoss,
+)
+from kdtoolbox.losses.features.cwd import CWDLoss, channel_wise_divergence
+from kdtoolbox.losses.features.diffkd import DiffKDLoss
+from kdtoolbox.losses.features.fbkd import FBKDLoss
+from kdtoolbox.losses.features.fitnet import FitNetLoss
+from kdtoolbox.losses.features.fsp import FSPLoss
+from kdtoolbox.losses.features.ft import FTLoss
+from kdtoolbox.losses.features.ickd import ICKDLoss
+from kdtoolbox.losses.features.maskd import MasKDLoss
+from kdtoolbox.losses.features.mgd import MGDLoss
+from kdtoolbox.losses.features.nfd import AngularLoss, NFDLoss
+from kdtoolbox.losses.features.norm import NORMLoss
+from kdtoolbox.losses.features.nst import NSTLoss
+from kdtoolbox.losses.features.ofd import OFDLoss
+from kdtoolbox.losses.features.pkd import PKDLoss, pkd_loss
+from kdtoolbox.losses.features.reviewkd import HCLLoss
+from kdtoolbox.losses.features.semckd import SemCKDLoss
+from kdtoolbox.losses.features.srd import SRDLoss
+from kdtoolbox.losses.features.ssim import SSIMLoss
+from kdtoolbox.losses.features.vid import VIDLoss
+from kdtoolbox.losses.features.vitkd import ViTKDLoss
+from kdtoolbox.losses.logits.ctkd import CTKDLoss
+from kdtoolbox.losses.logits.dist import DISTLoss
+from kdtoolbox.losses.logits.dkd import DKDLoss
+from kdtoolbox.losses.logits.kd import KDLoss, kd_loss
+from kdtoolbox.losses.logits.lskd import LSKDLoss
+from kdtoolbox.losses.logits.nkd import NKDLoss
+from kdtoolbox.losses.logits.normkd import NormKDLoss
+from kdtoolbox.losses.logits.sdd import SDDLoss
+from kdtoolbox.losses.logits.spherical import SphericalKDLoss
+from kdtoolbox.losses.logits.ttm import TTMLoss
+from kdtoolbox.losses.logits.wsld import WSLDLoss
+from kdtoolbox.losses.relations.cc import CCLoss
+from kdtoolbox.losses.relations.pkt import PKTLoss
+from kdtoolbox.losses.relations.rkd import RKDLoss
+from kdtoolbox.losses.relations.sp import SPLoss
+from kdtoolbox.losses.segmentation.bpkd import BPKDLoss
+from kdtoolbox.losses.segmentation.cirkd import CIRKDMiniBatchLoss
+from kdtoolbox.losses.segmentation.cirkd_memory import CIRKDMemoryLoss
+from kdtoolbox.losses.segmentation.dsd import DSDCategoryLoss, DSDPixelLoss
+from kdtoolbox.losses.segmentation.fakd import FAKDLoss
+from kdtoolbox.losses.segmentation.idd import IDDLoss
+from kdtoolbox.losses.segmentation.ifvd import IFVDLoss
+from kdtoolbox.losses.segmentation.mask_queries import MaskQueryLoss
+from kdtoolbox.losses.segmentation.skd import SKDPairwiseLoss
+from kdtoolbox.losses.segmentation.skd_holistic import SKDHolisticLoss
 
 __all__ = [
     'ABLoss',

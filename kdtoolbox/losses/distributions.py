@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
+from kdtoolbox.losses.detection.targets import DenseTargets
 from kdtoolbox.losses.inputs import check_predictions
-from kdtoolbox.losses.targets import DenseTargets
 
 
 def check_distributions(

@@ -20,8 +20,8 @@ from mmengine.registry import DefaultScope
 from torch import nn
 
 from kdtoolbox.datasets.annotations import AnnotationError
-from kdtoolbox.datasets.inspection import check_data
 from kdtoolbox.datasets.start_checks import checked_annotations
+from kdtoolbox.runs.preflight import check_data
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from kdtoolbox.dense_heads import SplitHead
-from kdtoolbox.dense_targets import record_targets
+from kdtoolbox.distillers.dense_targets import record_targets
+from kdtoolbox.distillers.split_head import SplitHead
 
 Toy = SimpleNamespace
 

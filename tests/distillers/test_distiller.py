@@ -786,7 +786,9 @@ def test_bare_names_are_ours_whatever_the_scope(toy: Toy) -> None:
 
     with DefaultScope.overwrite_default_scope('mmdet'):
         distiller = toy.build_distiller(toy.gfl(), **wide(toy))
-    assert type(distiller.losses['loss_cwd']).__module__ == 'kdtoolbox.losses.cwd'
+    assert (
+        type(distiller.losses['loss_cwd']).__module__ == 'kdtoolbox.losses.features.cwd'
+    )
     aligned = distiller.connectors['aligned']
     assert type(aligned).__module__ == 'kdtoolbox.connectors.conv'
 

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 
-from kdtoolbox.losses.ofd import expected_negative, partial_squared_error
+from kdtoolbox.losses.features.ofd import expected_negative, partial_squared_error
 
 BEFORE = dict(before='decode_head.bottleneck.bn')
 LOSS = dict(

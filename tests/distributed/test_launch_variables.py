@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from kdtoolbox.command_line import _name_as_torchrun
+from kdtoolbox.runs.command_line import _name_as_torchrun
 
 NAMES = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT')
 MPI = [f'OMPI_COMM_WORLD_{name}' for name in ('RANK', 'SIZE', 'LOCAL_RANK')]

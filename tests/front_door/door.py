@@ -14,7 +14,7 @@ _PROCESSES.set_forkserver_preload(
     [
         *('mmdet.apis', 'mmdet.engine', 'mmdet.evaluation', 'mmdet.visualization'),
         *('mmseg.apis', 'mmseg.engine', 'mmseg.evaluation', 'mmseg.visualization'),
-        *('kdtoolbox.distillers', 'kdtoolbox.hooks', 'kdtoolbox.datasets.inspection'),
+        *('kdtoolbox.distillers', 'kdtoolbox.hooks', 'kdtoolbox.runs.preflight'),
         *('torch._dynamo', 'matplotlib.pyplot'),
     ]
 )

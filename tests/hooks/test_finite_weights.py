@@ -20,7 +20,7 @@ from kdtoolbox.distillers import gradients
 from kdtoolbox.distillers.finite import NonFiniteError
 from kdtoolbox.distillers.gradients import finite_gradients
 from kdtoolbox.hooks import FiniteWeightsHook, finite_weights
-from kdtoolbox.mixed_precision import AutocastOptimWrapper
+from kdtoolbox.runs.mixed_precision import AutocastOptimWrapper
 
 ROOT = Path(__file__).parents[2]
 Toy = SimpleNamespace

@@ -16,9 +16,9 @@ from mmseg.registry import PARAM_SCHEDULERS as SEG_SCHEDULERS
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from kdtoolbox.checkpoints.plain_values import NotPlainError
+from kdtoolbox.checkpoints.reading import read_checkpoint
 from kdtoolbox.hooks.readable_checkpoint import ReadableCheckpointHook, readable
-from kdtoolbox.plain_values import NotPlainError
-from kdtoolbox.safe_loading import read_checkpoint
 
 Toy = SimpleNamespace
 ARGUMENTS = dict(

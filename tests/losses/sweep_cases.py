@@ -294,7 +294,7 @@ CASES: dict[str, list[Case]] = {
         on(
             even,
             sized=even_pyramid,
-            held='kdtoolbox.losses.fbkd._attention',
+            held='kdtoolbox.losses.features.fbkd._attention',
             **either(weighted('feature', 'channel', 'spatial'), weighted('nonlocal')),
         )
     ],
@@ -327,7 +327,7 @@ CASES: dict[str, list[Case]] = {
             fpn,
             wires=GUIDES | REGS,
             exactly=dict(points=False),
-            held='kdtoolbox.losses.gid.general_instances',
+            held='kdtoolbox.losses.detection.gid.general_instances',
         )
     ],
     'GuidedKDLoss': logits(*TAUS, labels=True),
@@ -363,7 +363,7 @@ CASES: dict[str, list[Case]] = {
         on(
             fpn,
             sized=pyramid,
-            held='kdtoolbox.losses.maskd.token_masks',
+            held='kdtoolbox.losses.features.maskd.token_masks',
             **either(dict(num_tokens=3, allow_random=True, student_mask_warmup=0)),
         ),
     ],

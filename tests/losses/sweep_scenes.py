@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from kdtoolbox.losses.logits import IGNORED
-from kdtoolbox.losses.targets import DenseTargets, pad_boxes
+from kdtoolbox.losses.detection.targets import DenseTargets, pad_boxes
+from kdtoolbox.losses.logits.class_logits import IGNORED
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 MAGNITUDES = {'normal': 1.0, 'zeros': 0.0, 'tiny': 1e-6, 'large': 1e3, 'constant': 1.0}

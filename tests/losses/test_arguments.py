@@ -11,7 +11,7 @@ from torch import nn
 
 from kdtoolbox import connectors, losses
 from kdtoolbox.losses.arguments import check_counts
-from kdtoolbox.losses.logits import check_tau
+from kdtoolbox.losses.logits.class_logits import check_tau
 
 REQUIRED: dict[str, dict[str, Any]] = {
     'CIRKDMemoryLoss': dict(num_classes=3, student_channels=4, teacher_channels=4),

@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kdtoolbox.losses.at import ATLoss
-from kdtoolbox.losses.fgd import FGDLoss
-from kdtoolbox.losses.fsp import FSPLoss
-from kdtoolbox.losses.ft import FTLoss
-from kdtoolbox.losses.pkt import PKTLoss
-from kdtoolbox.losses.query_boxes import QueryBoxLoss
-from kdtoolbox.losses.sp import SPLoss
+from kdtoolbox.losses.detection.fgd import FGDLoss
+from kdtoolbox.losses.detection.kd_detr import QueryBoxLoss
+from kdtoolbox.losses.features.at import ATLoss
+from kdtoolbox.losses.features.fsp import FSPLoss
+from kdtoolbox.losses.features.ft import FTLoss
+from kdtoolbox.losses.relations.pkt import PKTLoss
+from kdtoolbox.losses.relations.sp import SPLoss
 
 CHANNELS, SIZE = 8, (160, 160)
 LARGEST = torch.finfo(torch.float16).max

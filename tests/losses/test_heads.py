@@ -10,7 +10,7 @@ from pixels import samples_of
 from torch import Tensor
 
 from kdtoolbox import losses
-from kdtoolbox.losses.targets import DenseTargets
+from kdtoolbox.losses.detection.targets import DenseTargets
 
 SIZE = (4, 3)
 NOTHING = SimpleNamespace(bboxes=torch.zeros(0, 4), labels=torch.zeros(0).long())

@@ -44,8 +44,9 @@ def run(benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 def registered() -> set[str]:
     for package in (kdtoolbox.losses, kdtoolbox.connectors):
-        for module in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f'{package.__name__}.{module.name}')
+        prefix = f'{package.__name__}.'
+        for module in pkgutil.walk_packages(package.__path__, prefix):
+            importlib.import_module(module.name)
     return {
         name
         for name, kind in MODELS.module_dict.items()

@@ -1,0 +1,1 @@
+"""Checkpoint files: find, read, check and write them."""

@@ -1,0 +1,204 @@
+"""Read what a dense head of mmdet trains on while it computes its loss."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from mmengine.dist import all_reduce, get_world_size
+from torch import Tensor, nn
+
+from kdtoolbox.losses.detection.targets import DenseTargets, pad_boxes
+
+
+class TargetRecord:
+    """The last call of a head's ``get_targets``: its arguments and its answer."""
+
+    def __init__(self, head: Any) -> None:
+        self.head = head
+        self.priors: Any = None
+        self.answer: tuple = ()
+
+    def read(self, data_samples: Sequence) -> DenseTargets:
+        """Return the targets as losses read them.
+
+        Raises:
+            ValueError: If the head gave none or is of another family.
+        """
+        from mmdet.models.dense_heads import AnchorHead, ATSSHead, FCOSHead, GFLHead
+
+        families: dict[type, Any] = {
+            FCOSHead: _read_points,
+            ATSSHead: _read_anchors_of_answer,
+            GFLHead: _read_anchors_of_answer,
+            AnchorHead: _read_anchors,
+        }
+        for family, reader in families.items():
+            if isinstance(self.head, family) and self.answer:
+                return reader(self.head, self.priors, self.answer, data_samples)
+        raise ValueError(
+            'model.losses: a loss reads the targets of `student.bbox_head`, which is '
+            f'a {type(self.head).__name__}; known are the heads of RetinaNet, FCOS, '
+            'ATSS and GFL. Choose a loss that needs no targets'
+        )
+
+
+@contextmanager
+def record_targets(model: nn.Module, wanted: bool = True) -> Iterator[TargetRecord]:
+    """Record the targets that ``model.bbox_head`` computes in the block.
+
+    So the distillation sees what the student's own loss saw, and nothing is assigned
+    twice.
+
+    Args:
+        model: A detector of mmdet.
+        wanted: Leave the head alone if not.
+    """
+    head: Any = getattr(model, 'bbox_head', None) if wanted else None
+    found = TargetRecord(head)
+    if not hasattr(head, 'get_targets'):
+        yield found
+        return
+    get_targets = head.get_targets
+
+    def observed(priors: Any, *args: Any, **kwargs: Any) -> tuple:
+        # Some heads concatenate the levels of this list in place.
+        found.priors = [p if isinstance(p, Tensor) else list(p) for p in priors]
+        found.answer = get_targets(priors, *args, **kwargs)
+        return found.answer
+
+    head.get_targets = observed
+    try:
+        yield found
+    finally:
+        del head.get_targets
+
+
+def _read_anchors(
+    head: Any, priors: list[list[Tensor]], answer: tuple, data_samples: Sequence
+) -> DenseTargets:
+    anchors = [torch.stack(level) for level in zip(*priors, strict=True)]
+    return _with_anchors(head, anchors, answer[:3], answer[4], data_samples)
+
+
+def _read_anchors_of_answer(
+    head: Any, priors: Any, answer: tuple, data_samples: Sequence
+) -> DenseTargets:
+    # These heads divide by the mean over processes.
+    count = torch.as_tensor(answer[5], dtype=torch.float, device=answer[0][0].device)
+    return _with_anchors(
+        head, answer[0], answer[1:4], _mean_over_processes(count), data_samples
+    )
+
+
+def _with_anchors(
+    head: Any,
+    anchors: list[Tensor],
+    targets: Sequence[list[Tensor]],
+    avg_factor: Any,
+    data_samples: Sequence,
+) -> DenseTargets:
+    labels, label_weights, boxes = targets
+    strides = [max(stride) for stride in head.prior_generator.strides]
+    if hasattr(head, 'integral'):
+        decode = partial(_decode_distribution, head, anchors, strides)
+    else:
+        decode = partial(_decode_deltas, head, anchors)
+    if not (hasattr(head, 'integral') or head.reg_decoded_bbox):
+        boxes = [_decode_deltas(head, anchors, i, box) for i, box in enumerate(boxes)]
+    device = anchors[0].device
+    return DenseTargets(
+        labels=labels,
+        label_weights=label_weights,
+        priors=anchors,
+        strides=strides,
+        num_classes=head.num_classes,
+        avg_factor=torch.as_tensor(avg_factor, dtype=torch.float, device=device),
+        decode=decode,
+        gt_inds=_match(labels, boxes, data_samples, head.num_classes),
+    )
+
+
+def _read_points(
+    head: Any, points: list[Tensor], answer: tuple, data_samples: Sequence
+) -> DenseTargets:
+    count = len(data_samples)
+    strides = list(head.strides)
+    labels = [level.reshape(count, -1) for level in answer[0]]
+    distances = [level.reshape(count, -1, 4) for level in answer[1]]
+    priors = [level.expand(count, *level.shape) for level in points]
+    boxes = [
+        _around(prior, distance * (stride if head.norm_on_bbox else 1))
+        for prior, distance, stride in zip(priors, distances, strides, strict=True)
+    ]
+    positive = [(label >= 0) & (label < head.num_classes) for label in labels]
+    centerness = head.centerness_target(
+        torch.cat([d[p] for d, p in zip(distances, positive, strict=True)])
+    )
+    total = _mean_over_processes(centerness.sum())
+    return DenseTargets(
+        labels=labels,
+        label_weights=[torch.ones_like(label, dtype=torch.float) for label in labels],
+        priors=priors,
+        strides=strides,
+        num_classes=head.num_classes,
+        # A batch without objects: any small number would blow the losses up.
+        avg_factor=total.where(total > 0, 1),
+        decode=partial(_decode_distances, head, priors, strides),
+        gt_inds=_match(labels, boxes, data_samples, head.num_classes),
+    )
+
+
+def _decode_deltas(
+    head: Any, anchors: list[Tensor], level: int, deltas: Tensor
+) -> Tensor:
+    boxes = head.bbox_coder.decode(anchors[level].reshape(-1, 4), deltas.reshape(-1, 4))
+    return boxes.reshape(len(deltas), -1, 4)
+
+
+def _decode_distribution(
+    head: Any, anchors: list[Tensor], strides: list[int], level: int, logits: Tensor
+) -> Tensor:
+    distances = head.integral(logits).reshape(len(logits), -1, 4) * strides[level]
+    first, last = anchors[level].split(2, dim=-1)
+    return _around((first + last) / 2, distances)
+
+
+def _decode_distances(
+    head: Any, points: list[Tensor], strides: list[int], level: int, raw: Tensor
+) -> Tensor:
+    # The same as in the head's forward, which a hook on a scale sees nothing of.
+    distances = raw.clamp(min=0) * strides[level] if head.norm_on_bbox else raw.exp()
+    return _around(points[level], distances)
+
+
+def _around(points: Tensor, distances: Tensor) -> Tensor:
+    first, last = distances.split(2, dim=-1)
+    return torch.cat([points - first, points + last], dim=-1)
+
+
+def _match(
+    labels: list[Tensor], boxes: list[Tensor], data_samples: Sequence, background: int
+) -> list[Tensor]:
+    """Return for each prediction the nearest box of its class, -1 if not positive."""
+    gt_boxes, gt_labels, exist = pad_boxes(data_samples, labels[0].device)
+    found = []
+    for label, box in zip(labels, boxes, strict=True):
+        positive = (label >= 0) & (label < background)
+        if not gt_boxes.shape[1]:
+            found.append(torch.full_like(label, -1))
+            continue
+        distance = torch.cdist(box.float(), gt_boxes.float(), p=1)
+        other = (label[:, :, None] != gt_labels[:, None]) | ~exist[:, None]
+        nearest = distance.masked_fill(other, float('inf')).argmin(dim=2)
+        found.append(nearest.where(positive, -1))
+    return found
+
+
+def _mean_over_processes(value: Tensor) -> Tensor:
+    if get_world_size() == 1:
+        return value
+    value = value.clone()
+    all_reduce(value, op='mean')
+    return value

@@ -1,0 +1,1 @@
+"""Losses that need boxes or detection heads."""

@@ -1,0 +1,262 @@
+"""Localization distillation (LD, arXiv:2102.12252)."""
+
+import torch
+from torch import Tensor, nn
+
+from kdtoolbox.losses.arguments import check_at_least
+from kdtoolbox.losses.detection.targets import (
+    DenseTargets,
+    flatten_predictions,
+    pad_boxes,
+)
+from kdtoolbox.losses.distributions import check_distributions
+from kdtoolbox.losses.inputs import at_least_float32, check_predictions
+from kdtoolbox.losses.logits.class_logits import check_tau
+from kdtoolbox.registry import MODELS
+
+CANDIDATES = 9
+"""Anchors per level and box whose IoU sets the threshold of ATSS."""
+
+REGION = 0.25
+"""Where the valuable region begins, as a share of that threshold."""
+
+
+def mean_kl(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
+    r"""KL divergence of softened distributions, averaged over the bins.
+
+    .. math:: \tau^2 \, mean_k(t_k (\log t_k - \log s_k)), \quad
+        t = softmax(T / \tau), \; s = softmax(S / \tau)
+
+    The mean makes it 1 / bins of the usual divergence, as in the authors' code.
+
+    Args:
+        student: Logits (..., bins).
+        teacher: The same shape; receives no gradient.
+        tau: Temperature.
+
+    Returns:
+        The divergence of each row, float32 or wider.
+
+    Example:
+        >>> mean_kl(torch.zeros(3, 5), torch.zeros(3, 5), tau=10.0)
+        tensor([0., 0., 0.])
+    """
+    with torch.autocast(student.device.type, enabled=False):
+        student, teacher = at_least_float32(student, teacher)
+        log_goal = (teacher / tau).log_softmax(-1)
+        log_student = (student / tau).log_softmax(-1)
+        return tau**2 * (log_goal.exp() * (log_goal - log_student)).mean(-1)
+
+
+def localization_distance(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
+    """Return `mean_kl` summed over the four sides of each box.
+
+    Args:
+        student: Maps (N, 4 * bins, H, W) of logits.
+        teacher: The same shape; receives no gradient.
+        tau: Temperature.
+
+    Returns:
+        The distances (N, H * W).
+
+    Example:
+        >>> maps = torch.zeros(2, 4 * 5, 3, 2)
+        >>> tuple(localization_distance(maps, maps, tau=10.0).shape)
+        (2, 6)
+    """
+    count, channels = student.shape[:2]
+    rows = [
+        flatten_predictions(x, channels).reshape(count, -1, 4, channels // 4)
+        for x in (student, teacher)
+    ]
+    return mean_kl(rows[0], rows[1], tau).sum(-1)
+
+
+def valuable_region(
+    anchors: list[Tensor], boxes: Tensor, exist: Tensor
+) -> list[Tensor]:
+    r"""Weigh the anchors that lie near an object without being assigned to it.
+
+    For each box the threshold :math:`\alpha` is that of ATSS: mean plus standard
+    deviation of the IoU of the 9 anchors of each level nearest to its centre. An anchor
+    with :math:`\alpha / 4 \le DIoU < \alpha` gets its DIoU, the largest over the boxes;
+    all others get 0. Positive anchors are the caller's to exclude.
+
+    Args:
+        anchors: For each level (N, M_l, 4) as (x1, y1, x2, y2) in pixels.
+        boxes: Ground truth (N, G, 4), padded.
+        exist: Which of the boxes are there (N, G).
+
+    Returns:
+        For each level the weights (N, M_l).
+
+    Example:
+        >>> anchors = [torch.tensor([[[0.0, 0.0, 8.0, 8.0], [6.0, 0.0, 14.0, 8.0]]])]
+        >>> boxes, exist = torch.tensor([[[0.0, 0.0, 9.0, 8.0]]]), torch.ones(1, 1) > 0
+        >>> [weights] = valuable_region(anchors, boxes, exist)
+        >>> weights
+        tensor([[0.8872, 0.0000]])
+    """
+    sizes = [level.shape[1] for level in anchors]
+    if not boxes.shape[1]:
+        return [level.new_zeros(level.shape[:2]) for level in anchors]
+    iou, diou, distance = _overlaps(torch.cat(anchors, dim=1), boxes)
+    candidates = torch.cat(
+        [
+            overlap.gather(1, near.topk(min(CANDIDATES, size), 1, largest=False)[1])
+            for overlap, near, size in zip(
+                iou.split(sizes, 1), distance.split(sizes, 1), sizes, strict=True
+            )
+        ],
+        dim=1,
+    )
+    threshold = candidates.mean(1, keepdim=True)
+    if candidates.shape[1] > 1:
+        threshold = threshold + candidates.std(1, keepdim=True)
+    inside = (diou >= REGION * threshold) & (diou < threshold) & exist[:, None]
+    return list(diou.where(inside, 0).amax(2).split(sizes, 1))
+
+
+def _overlaps(anchors: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return IoU, DIoU and the squared distance of the centres, (N, M, G) each."""
+    a, b = anchors[:, :, None], boxes[:, None].to(anchors.dtype)
+    first = torch.maximum(a[..., :2], b[..., :2])
+    last = torch.minimum(a[..., 2:], b[..., 2:])
+    overlap = (last - first).clamp(min=0).prod(-1)
+    areas = [(x[..., 2:] - x[..., :2]).prod(-1) for x in (a, b)]
+    iou = overlap / (areas[0] + areas[1] - overlap).clamp(min=1e-6)
+    centers = [(x[..., :2] + x[..., 2:]) / 2 for x in (a, b)]
+    distance = (centers[0] - centers[1]).square().sum(-1)
+    hull = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
+    return iou, iou - distance / hull.square().sum(-1).clamp(min=1e-6), distance
+
+
+@MODELS.register_module()
+class LDLoss(nn.Module):
+    """Box distributions at the positives and in the valuable localization region.
+
+    The term ``main`` sums over the positives, each weighted by the student's confidence
+    (detached) and divided by 4; ``region`` sums over `valuable_region`, divided by 16.
+    Neither is divided by a number of boxes, as in the authors' code.
+
+    Unverified: that the weight inside the region is the DIoU and not the IoU.
+
+    Args:
+        tau: Temperature.
+        main_weight: Factor on the positives.
+        region_weight: Factor on the region.
+        loss_weight: Factor on both.
+
+    Raises:
+        ValueError: If `tau` is not a finite number above 0, or a weight is below 0.
+
+    Example:
+        >>> LDLoss(region_weight=0.0).main_weight
+        0.25
+    """
+
+    per_level = False
+
+    def __init__(
+        self,
+        tau: float = 10.0,
+        main_weight: float = 0.25,
+        region_weight: float = 0.25,
+        loss_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        check_at_least(
+            'LDLoss',
+            0,
+            main_weight=main_weight,
+            region_weight=region_weight,
+            loss_weight=loss_weight,
+        )
+        self.tau = check_tau('LDLoss', tau)
+        self.main_weight = main_weight
+        self.region_weight = region_weight
+        self.loss_weight = loss_weight
+
+    def forward(
+        self,
+        student: list[Tensor],
+        teacher: list[Tensor],
+        student_cls: list[Tensor],
+        data_samples: list,
+        targets: DenseTargets,
+    ) -> dict[str, Tensor]:
+        """Compare maps (N, 4 * bins, H, W) of all levels, with the student's logits.
+
+        Raises:
+            ValueError: If the head has points instead of anchors or predicts no
+                distributions, or the bins of the two sides differ.
+        """
+        if targets.priors[0].shape[-1] != 4:
+            raise ValueError(
+                'the student has a head of points; LD needs one with anchors and box '
+                'distributions, such as GFLHead'
+            )
+        boxes, _, exist = pad_boxes(data_samples, targets.priors[0].device)
+        regions = valuable_region(targets.priors, boxes, exist)
+        main = region = student[0].new_zeros((), dtype=torch.float)
+        levels = zip(student, teacher, student_cls, regions, strict=True)
+        for level, (mine, theirs, logits, weight) in enumerate(levels):
+            check_distributions(mine, theirs, level, targets)
+            distance = localization_distance(mine, theirs, self.tau)
+            score = flatten_predictions(logits.detach(), targets.num_classes)
+            score = score.to(distance.dtype).amax(-1).sigmoid()
+            positive = targets.positives(level)
+            main = main + (distance * score * positive).sum() / 4
+            region = region + (distance * weight * ~positive).sum() / 16
+        return dict(
+            main=self.loss_weight * self.main_weight * main,
+            region=self.loss_weight * self.region_weight * region,
+        )
+
+
+@MODELS.register_module()
+class LDClsLoss(nn.Module):
+    """Softened classification at the positives, averaged over them level by level.
+
+    Args:
+        tau: Temperature.
+        loss_weight: Factor on the loss.
+
+    Raises:
+        ValueError: If `tau` is not a finite number above 0, or a weight is below 0.
+
+    Example:
+        >>> LDClsLoss().loss_weight
+        10.0
+    """
+
+    reads_classes = True
+
+    def __init__(self, tau: float = 2.0, loss_weight: float = 10.0) -> None:
+        super().__init__()
+        check_at_least('LDClsLoss', 0, loss_weight=loss_weight)
+        self.tau = check_tau('LDClsLoss', tau)
+        self.loss_weight = loss_weight
+
+    def forward(
+        self, student: Tensor, teacher: Tensor, level: int, targets: DenseTargets
+    ) -> Tensor:
+        """Compare logit maps (N, A * K, H, W).
+
+        Raises:
+            ValueError: If the shapes differ or there is a single class.
+        """
+        check_predictions(student, teacher)
+        if targets.num_classes < 2:
+            raise ValueError(
+                'LDClsLoss compares softmaxes over the classes, and the student has '
+                'num_classes=1, of which a softmax is 1 whatever the logit and teaches '
+                "nothing; leave this loss out or take type='kdtoolbox.KDLoss' with "
+                'use_sigmoid=True'
+            )
+        mine, theirs = (
+            flatten_predictions(x, targets.num_classes) for x in (student, teacher)
+        )
+        positive = targets.positives(level)
+        total = (mean_kl(mine, theirs, self.tau) * positive).sum()
+        return self.loss_weight * total / positive.sum().clamp(min=1)

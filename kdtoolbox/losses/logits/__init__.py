@@ -1,0 +1,1 @@
+"""Losses on class logits of any task."""

@@ -1,0 +1,1 @@
+"""Losses that need label maps or segmentation heads."""

@@ -1,0 +1,131 @@
+"""The flags that the training and the test tool share, as OpenMMLab users know them."""
+
+import argparse
+import os
+import subprocess
+from inspect import isclass
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+from mmengine.device import get_device
+from mmengine.dist import init_dist, is_distributed
+from mmengine.model import MMDistributedDataParallel
+from mmengine.registry import MODEL_WRAPPERS
+from mmengine.utils.dl_utils import set_multi_processing
+from torch import distributed
+
+from kdtoolbox.checkpoints.reading import use_safe_loaders
+from kdtoolbox.checkpoints.writing import use_whole_files
+from kdtoolbox.configuration import load_config, resolve_paths
+
+_VARIABLES = {
+    'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
+    'mpi': (
+        'OMPI_COMM_WORLD_RANK',
+        'OMPI_COMM_WORLD_SIZE',
+        'OMPI_COMM_WORLD_LOCAL_RANK',
+    ),
+}
+"""Rank, number of processes, and rank within the machine."""
+
+
+def run_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the flags of every run."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument('config', help='config file or package::path')
+    parser.add_argument(
+        '--work-dir', help='folder for logs and results; ./work_dirs/<config stem>'
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override config entries, as in model.losses.loss_cwd.loss_weight=2',
+    )
+    parser.add_argument(
+        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none'
+    )
+    # torch >= 2 launchers pass the dash, older ones the underscore.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    return parser
+
+
+def run_config(args: argparse.Namespace, need_teacher: bool = True) -> Config:
+    """Return the config that the flags of ``run_parser`` describe.
+
+    Paths of student and teacher become absolute. The work dir is the flag's, else the
+    config's, else named after the config. From now on mmengine reads checkpoints
+    safely and writes files whole.
+    """
+    use_safe_loaders()
+    use_whole_files()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = load_config(args.config)
+    cfg.launcher = args.launcher
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    resolve_paths(cfg, need_teacher)
+    if args.launcher != 'none' and get_device() == 'cpu':
+        _distribute_on_cpu(cfg)
+    if args.launcher != 'none':
+        _start_processes(cfg)
+    stem = Path(args.config.rpartition('::')[2]).stem
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'./work_dirs/{stem}'
+    return cfg
+
+
+def _start_processes(cfg: Config) -> None:
+    """Do what the runner would, so that the processes can agree before it is built."""
+    if not is_distributed():
+        environment = cfg.get('env_cfg') or {}
+        set_multi_processing(**environment.get('mp_cfg', {}), distributed=True)
+        init_dist(cfg.launcher, **environment.get('dist_cfg', {}))
+
+
+def _distribute_on_cpu(cfg: Config) -> None:
+    """Start gloo and wrap for it; mmengine's own start asks for a CUDA device."""
+    if cfg.get('sync_bn'):
+        raise ValueError(
+            f'sync_bn: {cfg.sync_bn!r} asks for batch norms over all processes, which '
+            'need GPUs; on a CPU add `--cfg-options sync_bn=None`, and each process '
+            'normalises over its own images'
+        )
+    _wrap_for_cpu(cfg)
+    if not distributed.is_initialized():
+        _name_as_torchrun(cfg.launcher)
+        distributed.init_process_group('gloo')
+
+
+def _wrap_for_cpu(cfg: Config) -> None:
+    """Let the config's wrapper, or mmengine's own choice, ask for no device."""
+    if cfg.get('model_wrapper_cfg') is None:
+        cfg.model_wrapper_cfg = dict(broadcast_buffers=False)
+    wrapper = cfg.model_wrapper_cfg
+    kind = wrapper.setdefault('type', 'MMDistributedDataParallel')
+    found = MODEL_WRAPPERS.get(kind) if isinstance(kind, str) else kind
+    if not (isclass(found) and issubclass(found, MMDistributedDataParallel)):
+        raise ValueError(
+            'model_wrapper_cfg.type: expected MMDistributedDataParallel or a class '
+            f'derived from it on a CPU, got {kind!r}; add `--cfg-options '
+            'model_wrapper_cfg.type=MMDistributedDataParallel`'
+        )
+    if 'find_unused_parameters' in cfg:
+        wrapper.setdefault('find_unused_parameters', cfg.find_unused_parameters)
+    wrapper.device_ids = None
+    wrapper.pop('output_device', None)
+
+
+def _name_as_torchrun(launcher: str) -> None:
+    """Set the variables that torch reads from those that a launcher sets."""
+    names = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK')
+    for name, theirs in zip(names, _VARIABLES.get(launcher, ()), strict=False):
+        os.environ[name] = os.environ[theirs]
+    if launcher == 'slurm' and 'MASTER_ADDR' not in os.environ:
+        command = ['scontrol', 'show', 'hostnames', os.environ['SLURM_NODELIST']]
+        # A list, and no shell.
+        hosts = subprocess.run(  # noqa: S603
+            command, check=True, capture_output=True, text=True
+        )
+        os.environ['MASTER_ADDR'] = hosts.stdout.split()[0]
+    os.environ.setdefault('MASTER_PORT', '29500')

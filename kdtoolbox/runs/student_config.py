@@ -1,0 +1,168 @@
+"""The student's own config: what mmdet and mmseg run without kdtoolbox."""
+
+import inspect
+import math
+import os
+import pprint
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.config import Config
+
+from kdtoolbox.checkpoints.plain_values import plain
+from kdtoolbox.checkpoints.writing import write_whole
+from kdtoolbox.configuration import load_config
+
+_OF_THE_RUN = {
+    *('load_from', 'resume', 'launcher', 'work_dir', 'export_student'),
+    'model_wrapper_cfg',
+}
+
+
+def student_config(cfg: Config) -> dict[str, Any]:
+    """Return the config of a distillation's student, which trains and tests it alone.
+
+    Data, schedule and hooks are those of the distillation; teacher, losses and what
+    else is of kdtoolbox is gone, and so is what belongs to one run, such as its work
+    dir.
+
+    Args:
+        cfg: The config of a distillation, or a plain one; it is left as it is.
+
+    Raises:
+        ValueError: If its model is one of kdtoolbox without a student.
+
+    Example:
+        >>> model = dict(type='kdtoolbox.Distiller', student=dict(type='GFL'))
+        >>> student_config(Config(dict(model=model, load_from='a.pth')))
+        {'model': {'type': 'GFL'}}
+    """
+    config = {k: v for k, v in cfg.to_dict().items() if k not in _OF_THE_RUN}
+    config['model'] = _model(cfg, config)
+    _free_loader(config)
+    _free_optimizer(config.get('optim_wrapper') or {})
+    for key in ('default_hooks', 'custom_hooks', 'custom_imports'):
+        if key in config:
+            config[key] = _without_ours(config[key])
+    tested = (config.get('test_dataloader') or {}).get('dataset') or {}
+    if 'pipeline' in tested:
+        # mmseg's functions look for it here alone.
+        config.setdefault('test_pipeline', tested['pipeline'])
+    if config.get('default_scope', '') is None:
+        # The libraries then take their own, and not none.
+        del config['default_scope']
+    return {key: _free_datasets(value) for key, value in config.items()}
+
+
+def write_student_config(cfg: Config, path: str | os.PathLike) -> None:
+    """Write ``student_config`` as a file that inherits from none."""
+    lines = ['# The student of a distillation, to run without teacher and kdtoolbox.']
+    for key, value in student_config(cfg).items():
+        text = pprint.pformat(_literal(value, key), width=88, sort_dicts=False)
+        lines.append(f'{key} = {text}')
+    with write_whole(path) as file:
+        file.write('\n'.join([*lines, '']).encode())
+
+
+def _model(cfg: Config, config: dict[str, Any]) -> dict[str, Any]:
+    """Return the student's whole model; ``config`` takes what stands beside it."""
+    if 'student' not in cfg.model:
+        if _is_ours(cfg.model.type):
+            raise ValueError(
+                f'model: expected a `student`, got a {cfg.model.type}, which trains '
+                'none; name the config of a distillation'
+            )
+        return config['model']
+    student = load_config(cfg.model.student, 'model.student').to_dict()
+    model = dict(student.get('model', student))
+    beside = student if 'model' in student else {}
+    if config.get('default_scope') is None and beside.get('default_scope'):
+        config['default_scope'] = beside['default_scope']
+    preprocessors = (
+        owner.get('data_preprocessor') for owner in (model, beside, config)
+    )
+    # Only mmengine's runner looks for it outside of the model.
+    preprocessor = next((found for found in preprocessors if found), None)
+    return (
+        model if preprocessor is None else model | dict(data_preprocessor=preprocessor)
+    )
+
+
+def _is_ours(kind: Any) -> bool:
+    name = kind if isinstance(kind, str) else getattr(kind, '__module__', '')
+    return name.partition('.')[0] == 'kdtoolbox'
+
+
+def _free_loader(config: dict[str, Any]) -> None:
+    loader = config.get('train_dataloader') or {}
+    sampler = loader.get('sampler') or {}
+    if _is_ours(sampler.get('type')):
+        loader['sampler'] = sampler['sampler']
+
+
+def _free_optimizer(wrapper: dict[str, Any]) -> None:
+    if _is_ours(wrapper.get('constructor')):
+        del wrapper['constructor']
+    own = wrapper.pop('student_constructor', 'DefaultOptimWrapperConstructor')
+    if own != 'DefaultOptimWrapperConstructor':
+        wrapper['constructor'] = own
+    if _is_ours(wrapper.get('type')):
+        wrapper['type'] = 'OptimWrapper'
+
+
+def _without_ours(value: Any) -> Any:
+    """Return hooks, or names of modules, without those of kdtoolbox."""
+
+    def is_ours(item: Any) -> bool:
+        return _is_ours(item.get('type') if isinstance(item, Mapping) else item)
+
+    if isinstance(value, Mapping):
+        kept = {k: v for k, v in value.items() if not is_ours(v)}
+        return {
+            k: _without_ours(v) if isinstance(v, list) else v for k, v in kept.items()
+        }
+    if isinstance(value, list | tuple):
+        return [item for item in value if not is_ours(item)]
+    return value
+
+
+def _free_datasets(value: Any) -> Any:
+    """Return a part of a config with DigitScenes as mmseg itself describes it."""
+    if isinstance(value, list | tuple):
+        return type(value)(_free_datasets(item) for item in value)
+    if not isinstance(value, dict):
+        return value
+    value = {key: _free_datasets(item) for key, item in value.items()}
+    name = str(value.get('type')).rpartition('.')[2]
+    if not (_is_ours(value.get('type')) and name == 'DigitScenesDataset'):
+        return value
+    # Not on top: most configs need no mmseg.
+    from kdtoolbox.datasets.digit_segmentation import DigitScenesDataset
+
+    cities = inspect.signature(DigitScenesDataset).parameters
+    suffixes = {key: cities[key].default for key in ('img_suffix', 'seg_map_suffix')}
+    plain_type = dict(type='BaseSegDataset', metainfo=DigitScenesDataset.METAINFO)
+    return suffixes | value | plain_type
+
+
+class _Extreme(float):
+    """Infinity or NaN, which Python reads by no name."""
+
+    def __repr__(self) -> str:
+        return f"float('{float(self)}')"
+
+
+def _literal(value: Any, place: str) -> Any:
+    """Return what prints as Python that gives it back."""
+    if isinstance(value, dict):
+        return {k: _literal(v, f'{place}.{k}') for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(
+            _literal(item, f'{place}[{index}]') for index, item in enumerate(value)
+        )
+    if inspect.isclass(value) or inspect.isfunction(value):
+        # The registries find it by this name.
+        return f'{value.__module__}.{value.__qualname__}'
+    if isinstance(value, float) and not math.isfinite(value):
+        return _Extreme(value)
+    return plain(value, place, arrays=False)

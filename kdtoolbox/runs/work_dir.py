@@ -1,0 +1,96 @@
+"""Enter a work dir: go on with the training there, or make sure there is none."""
+
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.logging import print_log
+
+from kdtoolbox.checkpoints.resuming import (
+    Checkpoint,
+    checkpoint_folders,
+    named_checkpoint,
+    newest_checkpoint,
+    numbered_checkpoints,
+)
+from kdtoolbox.checkpoints.writing import remove_partials
+
+_RESULTS = ('epoch_*.pth', 'iter_*.pth', 'best_*.pth', 'student_*.pth')
+
+
+def enter_work_dir(cfg: Config, resume: str | None) -> None:
+    """Set what a config says of resuming by what is in its work dir.
+
+    Without any checkpoint a run that is to resume starts afresh, as jobs that are
+    interrupted and started again by the same command need it.
+
+    Args:
+        cfg: A config with ``work_dir``; its ``resume``, ``load_from`` and seed are set.
+        resume: The checkpoint to resume from, 'auto' for the newest whole one of the
+            work dir, or None for what the config says.
+
+    Raises:
+        ValueError: If the training would overwrite results, what is to be resumed is
+            damaged, or the checkpoints are saved in a way that can lose them.
+    """
+    _check_saving(cfg)
+    if resume is None and cfg.get('resume'):
+        resume = cfg.get('load_from') or 'auto'
+    if resume is None:
+        _refuse_to_overwrite(cfg, _results(cfg), 'Go on with them by --resume, or name')
+        return
+    for folder in checkpoint_folders(cfg):
+        remove_partials(folder)
+    found = newest_checkpoint(cfg) if resume == 'auto' else _named(cfg, resume)
+    cfg.resume = found is not None
+    if found is None:
+        print_log(
+            f'--resume: there is no checkpoint in {cfg.work_dir}, so that NOTHING IS '
+            'RESUMED and the training starts afresh. If one was expected, stop this '
+            'run and give --work-dir or --resume CKPT'
+        )
+        return
+    cfg.load_from = found.path
+    if found.meta.get('seed') is not None:
+        # mmengine takes it too, but after the loaders have been built without it.
+        cfg.randomness = dict(cfg.get('randomness') or {}, seed=found.meta['seed'])
+
+
+def _named(cfg: Config, source: str) -> Checkpoint:
+    found = named_checkpoint(source)
+    path = Path(source).resolve()
+    beside = numbered_checkpoints(path.parent)
+    if path.parent in checkpoint_folders(cfg) and path in beside:
+        newer = [other.name for other in beside if beside[other] > beside[path]]
+        advice = f'Go on with them by --resume alone, or with {path.name} in'
+    else:
+        newer, advice = _results(cfg), 'Name'
+    _refuse_to_overwrite(cfg, newer, advice)
+    return found
+
+
+def _results(cfg: Config) -> list[str]:
+    return [
+        path.name
+        for folder in checkpoint_folders(cfg)
+        for pattern in (*_RESULTS, 'last_checkpoint')
+        for path in folder.glob(pattern)
+    ]
+
+
+def _refuse_to_overwrite(cfg: Config, results: list[str], advice: str) -> None:
+    if results:
+        told = ', '.join(sorted(results)[:5]) + (', ...' if len(results) > 5 else '')
+        raise ValueError(
+            f'{cfg.work_dir} holds results that the training would overwrite: {told}. '
+            f'{advice} another --work-dir'
+        )
+
+
+def _check_saving(cfg: Config) -> None:
+    hook = cfg.get('default_hooks', {}).get('checkpoint') or {}
+    if hook.get('max_keep_ckpts') == 1:
+        raise ValueError(
+            'default_hooks.checkpoint.max_keep_ckpts=1 removes the only checkpoint '
+            'before the next one is written, and a kill between loses both; set '
+            '`default_hooks.checkpoint.max_keep_ckpts=2`'
+        )

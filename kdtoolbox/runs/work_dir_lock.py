@@ -1,0 +1,111 @@
+"""Keep two trainings from writing to one folder, and a rank from outliving its run."""
+
+import fcntl
+import logging
+import os
+import socket
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TextIO
+
+from mmengine.config import Config
+from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.logging import print_log
+
+from kdtoolbox.checkpoints.resuming import checkpoint_folders
+
+_NAME = '.lock'
+_POLL_SECONDS = 0.5
+_GONE = b'the launcher of this process is gone, and the process ends with it\n'
+
+_held: dict[Path, TextIO] = {}
+
+
+def lock_work_dir(cfg: Config) -> None:
+    """Take the folders that a run writes to, until the process ends or unlocks them.
+
+    The system frees the lock of a process that dies, however it dies. Of several
+    processes the first takes it for all.
+
+    Args:
+        cfg: A config with ``work_dir``.
+
+    Raises:
+        ValueError: If another run holds one of the folders.
+    """
+    outcome: list[str | None] = [None]
+    if is_main_process():
+        outcome[0] = _lock_all(cfg)
+    # The other processes end with the first.
+    broadcast_object_list(outcome)
+    if outcome[0] is not None:
+        raise ValueError(outcome[0])
+
+
+def unlock_work_dir() -> None:
+    """Let go of what this process holds."""
+    while _held:
+        _held.popitem()[1].close()
+
+
+# A worker that outlives a killed run must not hold its folder.
+os.register_at_fork(after_in_child=unlock_work_dir)
+
+
+def _lock_all(cfg: Config) -> str | None:
+    """Take all folders of a run; return what is wrong, if anything is."""
+    for folder in checkpoint_folders(cfg):
+        if ':/' not in str(folder) and folder not in _held:
+            fault = _lock(folder)
+            if fault is not None:
+                return fault
+    return None
+
+
+def _lock(folder: Path) -> str | None:
+    folder.mkdir(parents=True, exist_ok=True)
+    file = (folder / _NAME).open('a+')
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        with file:
+            file.seek(0)
+            owner = file.read().strip() or 'another process'
+        return (
+            f'{folder} is written to by a training that still runs ({owner}); wait for '
+            'it or end it, or name another --work-dir'
+        )
+    except OSError as error:
+        file.close()
+        print_log(
+            f'{folder} cannot be locked on this file system ({error}), so that nothing '
+            'keeps a second training from writing to it',
+            'current',
+            logging.WARNING,
+        )
+        return None
+    file.truncate(0)
+    file.write(f'process {os.getpid()} on {socket.gethostname()}\n')
+    file.flush()
+    _held[folder] = file
+    return None
+
+
+def end_with_parent() -> None:
+    """End this process, without further ado, when the one that started it is gone.
+
+    A launcher that is killed cannot end its ranks. They would go on writing to a folder
+    that the next run is about to resume from.
+    """
+    threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_POLL_SECONDS)
+    # Whoever read the output may be gone, too.
+    with suppress(OSError):
+        os.write(2, _GONE)
+    os._exit(1)

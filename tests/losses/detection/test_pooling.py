@@ -1,0 +1,94 @@
+import math
+
+import pytest
+import torch
+from golden import waves
+from torch import Tensor
+
+from kdtoolbox.losses.detection.pooling import pool_boxes
+
+STRIDES = [8, 16, 32]
+# Sides up to 224 pixels belong to stride 8, up to 448 to 16, and the rest to 32.
+BOXES = torch.tensor(
+    [
+        [[0.0, 0, 223, 223], [3, 5, 230, 229], [0, 0, 512, 512], [100, 90, 100, 91]],
+        [[11, 7, 25, 500], [500, 490, 512, 512], [0, 3, 512, 400], [9, 9, 90, 90]],
+    ]
+)
+LEVELS = [0, 1, 2, 0, 0, 0, 2, 0]
+EXIST = torch.tensor([[True] * 4, [True] * 3 + [False]])
+
+
+def pyramid(dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    shapes = [(2, 3, 512 // stride, 512 // stride) for stride in STRIDES]
+    return [waves(shape, 0.37, 0.0113).to(dtype).requires_grad_() for shape in shapes]
+
+
+def bilinear(maps: Tensor, x: float, y: float) -> Tensor:
+    """The channels at a point given in cells, whose centres are whole numbers."""
+    height, width = maps.shape[1:]
+    x, y = min(max(x, 0.0), width - 1.0), min(max(y, 0.0), height - 1.0)
+    left, top = math.floor(x), math.floor(y)
+    right, low = min(left + 1, width - 1), min(top + 1, height - 1)
+    upper = maps[:, top, left] * (left + 1 - x) + maps[:, top, right] * (x - left)
+    lower = maps[:, low, left] * (left + 1 - x) + maps[:, low, right] * (x - left)
+    return upper * (top + 1 - y) + lower * (y - top)
+
+
+def naive_pool(maps: Tensor, stride: int, box: list[float], cells: int) -> Tensor:
+    """One box on one map (C, H, W), one cell and one sample at a time."""
+    width, height = (box[2] - box[0]) / cells, (box[3] - box[1]) / cells
+    rows = []
+    for row in range(cells):
+        for column in range(cells):
+            total = maps.new_zeros(len(maps))
+            for down in (0.25, 0.75):
+                for right in (0.25, 0.75):
+                    x = (box[0] + (column + right) * width) / stride - 0.5
+                    y = (box[1] + (row + down) * height) / stride - 0.5
+                    total = total + bilinear(maps, x, y) / 4
+            rows.append(total)
+    return torch.stack(rows, 1).flatten()
+
+
+def test_naive_loops() -> None:
+    levels, reference = pyramid(), pyramid()
+    pooled = pool_boxes(levels, STRIDES, BOXES, EXIST, cells=3)
+    rows = []
+    for index, (box, home) in enumerate(
+        zip(BOXES.flatten(0, 1).tolist(), LEVELS, strict=True)
+    ):
+        maps = reference[home][index // 4]
+        exists = bool(EXIST.flatten()[index])
+        rows.append(exists * naive_pool(maps, STRIDES[home], box, cells=3))
+    expected = torch.stack(rows)
+    torch.testing.assert_close(pooled.flatten(0, 1), expected, rtol=1e-9, atol=1e-12)
+    probe = waves(tuple(expected.shape), 0.7, 0.3).double()
+    (pooled.flatten(0, 1) * probe).sum().backward()
+    (expected * probe).sum().backward()
+    for mine, naive in zip(levels, reference, strict=True):
+        torch.testing.assert_close(mine.grad, naive.grad, rtol=0, atol=1e-12)
+        assert naive.grad.any()
+
+
+def test_is_the_roi_align_of_mmcv() -> None:
+    from mmcv.ops import roi_align
+
+    levels = pyramid(torch.float32)
+    pooled = pool_boxes(levels, STRIDES, BOXES, EXIST).flatten(0, 1)
+    for index, home in enumerate(LEVELS[:7]):
+        roi = torch.cat([torch.tensor([index // 4]), BOXES.flatten(0, 1)[index]])
+        stride = STRIDES[home]
+        [expected] = roi_align(levels[home], roi[None], 10, 1 / stride, 2, 'avg', True)
+        torch.testing.assert_close(pooled[index], expected.flatten(), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize('first', [4, 8])
+def test_boxes_meet_the_same_stride_in_each_pyramid(first: int) -> None:
+    strides = [first * 2**level for level in range(4)]
+    levels = [torch.full((1, 1, 64, 64), float(stride)) for stride in strides]
+    sides = torch.tensor([112.0, 224.0, 225, 447, 448])
+    boxes = torch.stack([0 * sides, 0 * sides, sides, sides], 1)[None]
+    exist = torch.ones(1, 5) > 0
+    found = pool_boxes(levels, strides, boxes, exist, cells=1).flatten().tolist()
+    assert found == [8.0, 16.0, 16.0, 16.0, 32.0]

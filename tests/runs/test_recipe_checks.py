@@ -1,0 +1,78 @@
+from typing import Any
+
+import pytest
+from mmengine.config import Config
+
+from kdtoolbox.configuration import load_config
+from kdtoolbox.runs.recipe_checks import check_recipe
+
+CWD = dict(type='CWDLoss', student='student.fpn', teacher='teacher.fpn')
+GFL = 'mmdet::gfl/gfl_r50_fpn_1x_coco.py'
+MODEL = dict(
+    type='kdtoolbox.Distiller',
+    student=GFL,
+    teacher=dict(config=GFL, allow_random=True),
+    losses=dict(loss_cwd=CWD),
+)
+
+
+def recipe(**changes: Any) -> Config:
+    return Config(dict(default_scope='mmdet', **(dict(model=dict(MODEL)) | changes)))
+
+
+@pytest.mark.parametrize(
+    'cfg',
+    [
+        recipe(),
+        recipe(model=dict(MODEL, data_preprocessor=dict(type='DetDataPreprocessor'))),
+        load_config(GFL),
+    ],
+)
+def test_a_right_recipe_passes(cfg: Config) -> None:
+    assert check_recipe(cfg) is None
+
+
+HOOK = dict(type='LossWeightHook', loss='loss_cwd')
+
+
+@pytest.mark.parametrize(
+    ('changes', 'told'),
+    [
+        (dict(model=dict(MODEL, type='Distiller')), "type='kdtoolbox.Distiller'"),
+        (dict(custom_hooks=[HOOK]), r'custom_hooks\[0\].type: .*kdtoolbox.LossWeightH'),
+        (dict(default_hooks=dict(a=HOOK)), 'default_hooks.a.type: .*add `kdtoolbox.`'),
+        (
+            dict(optim_wrapper=dict(type='AutocastOptimWrapper')),
+            'optim_wrapper.type: .*kdtoolbox.AutocastOptimWrapper',
+        ),
+        (
+            dict(train_dataloader=dict(sampler=dict(type='SeededSampler'))),
+            'train_dataloader.sampler.type: .*kdtoolbox.SeededSampler',
+        ),
+        (
+            dict(model=dict(MODEL, backbone=dict(), neck=None, train_cfg=None)),
+            r"\['backbone', 'neck', 'train_cfg'\] are keys of the stud.*_delete_=True",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named_with_the_line_that_mends_it(
+    changes: dict, told: str
+) -> None:
+    with pytest.raises(ValueError, match=told):
+        check_recipe(recipe(**changes))
+
+
+@pytest.mark.parametrize(
+    ('model', 'told'),
+    [
+        (dict(MODEL, conectors=dict()), "model: .*'conectors' .did you mean 'connec"),
+        (
+            dict(MODEL, teacher=dict(cofnig=GFL)),
+            "model.teacher: .*'cofnig' .did you mean 'config'",
+        ),
+        ({k: v for k, v in MODEL.items() if k != 'losses'}, "model: .*needs 'losses'"),
+    ],
+)
+def test_keys_are_checked(model: dict, told: str) -> None:
+    with pytest.raises(TypeError, match=told):
+        check_recipe(recipe(model=model))
