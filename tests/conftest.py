@@ -1,6 +1,5 @@
 """Small real models of mmdet and mmseg, batches for them, and a Runner around them."""
 
-import os
 import sys
 import uuid
 from collections.abc import Callable, Iterator
@@ -10,14 +9,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-
-if 'PYTEST_XDIST_WORKER' in os.environ:
-    # Before torch starts its threads: those of two workers would wait for one another.
-    os.environ.setdefault('OMP_NUM_THREADS', '1')
-
-import torch  # noqa: E402
-from torch import Tensor  # noqa: E402
-from torch.utils.data import DataLoader  # noqa: E402
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
 
 # The import mode of the suite leaves sys.path alone; some tests share broken_data.py.
 sys.path.insert(0, str(Path(__file__).parent))

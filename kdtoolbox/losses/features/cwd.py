@@ -7,11 +7,13 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from kdtoolbox.losses.arguments import check_at_least
-from kdtoolbox.losses.inputs import at_least_float32, check_maps
+from kdtoolbox.losses.inputs import check_maps
 from kdtoolbox.losses.logits.class_logits import check_tau
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 
+@full_precision
 def channel_wise_divergence(
     student: Tensor, teacher: Tensor, tau: float = 1.0
 ) -> Tensor:
@@ -42,9 +44,7 @@ def channel_wise_divergence(
         tensor(0.6031)
     """
     check_maps(student, teacher)
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = at_least_float32(student, teacher)
-        return _ChannelWiseDivergence.apply(student.flatten(2), teacher.flatten(2), tau)
+    return _ChannelWiseDivergence.apply(student.flatten(2), teacher.flatten(2), tau)
 
 
 class _ChannelWiseDivergence(torch.autograd.Function):

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.logits.class_logits import check_tau, read_logits
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 
@@ -39,6 +39,7 @@ def kd_divergence(student: Tensor, teacher: Tensor, tau: float = 1.0) -> Tensor:
     return tau**2 * terms.sum(1)
 
 
+@full_precision
 def kd_loss(
     student: Tensor,
     teacher: Tensor,
@@ -72,9 +73,8 @@ def kd_loss(
         >>> kd_loss(student, teacher)
         tensor(0.6031)
     """
-    with torch.autocast(student.device.type, enabled=False):
-        logits = read_logits(student, teacher, data_samples, use_sigmoid=use_sigmoid)
-        return logits.mean(kd_divergence(logits.student, logits.teacher, tau))
+    logits = read_logits(student, teacher, data_samples, use_sigmoid=use_sigmoid)
+    return logits.mean(kd_divergence(logits.student, logits.teacher, tau))
 
 
 @MODELS.register_module()

@@ -1,0 +1,69 @@
+"""The precision of the losses: float32 at least, in whatever the training runs."""
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from functools import reduce, wraps
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+P = ParamSpec('P')
+R = TypeVar('R')
+
+
+def full_precision(function: Callable[P, R]) -> Callable[P, R]:
+    """Run a function in float32 or wider, without autocast.
+
+    The floating-point tensors among its arguments, also those in lists and tuples, are
+    cast to one dtype: the widest of theirs, and float32 at least. Gradients come back
+    in the dtype of the argument. Arguments whose names start with ``teacher`` are
+    detached.
+
+    Args:
+        function: A function of tensors, without ``*args`` and ``**kwargs``.
+
+    Returns:
+        The function with the same signature.
+
+    Example:
+        >>> @full_precision
+        ... def error(student, teacher):
+        ...     return (student - teacher).square().mean()
+        >>> error(torch.ones(2).half(), torch.zeros(2).bfloat16())
+        tensor(1.)
+    """
+    names = list(inspect.signature(function).parameters)
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        given: dict[str, Any] = dict(zip(names, args, strict=False), **kwargs)
+        tensors = list(_tensors(given.values()))
+        dtypes = (x.dtype for x in tensors if x.is_floating_point())
+        dtype = reduce(torch.promote_types, dtypes, torch.float32)
+        cast = {
+            name: _cast(value, dtype, detach=name.startswith('teacher'))
+            for name, value in given.items()
+        }
+        with torch.autocast(tensors[0].device.type, enabled=False):
+            return function(**cast)  # type: ignore[call-arg]
+
+    return run
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
+
+
+def _cast(value: Any, dtype: torch.dtype, detach: bool) -> Any:
+    if isinstance(value, list | tuple):
+        parts = [_cast(part, dtype, detach) for part in value]
+        return parts if isinstance(value, list) else tuple(parts)
+    if not isinstance(value, Tensor):
+        return value
+    value = value.detach() if detach else value
+    return value.to(dtype) if value.is_floating_point() else value
