@@ -47,7 +47,7 @@ FURTHER: dict[str, list[Any]] = {
 }
 """Values above the range of these arguments, or between those that they take."""
 
-NOT_ZERO = ('tau', 'temperature', 'margin', 'radius', 'max_val', 'init_variance')
+NOT_ZERO = ('tau', 'margin', 'radius', 'max_val', 'init_variance')
 ZERO = ('skip', 'student_mask_warmup')
 CLASSES = [
     kind
