@@ -276,7 +276,7 @@ CASES: dict[str, list[Case]] = {
         on(distribution, wires=dict(teacher_cls=classes), exactly=dict(anchors=1))
     ],
     'DISTLoss': logits({}, dict(use_sigmoid=True, tau=2.0), **THREE),
-    'DKDLoss': logits({}, dict(beta=8.0, tau=4.0), labels=True),
+    'DKDLoss': logits({}, dict(non_target_weight=8.0, tau=4.0), labels=True),
     'DSDCategoryLoss': [pixel_logits()],
     'DSDPixelLoss': [on(same_size, least=dict(levels=2))],
     'DeFeatLoss': [on(fpn)],
