@@ -99,7 +99,8 @@ def table(channels: int, levels: int) -> dict[str, Row]:
     memory |= dict(student_channels=channels, teacher_channels=channels)
     memory['max_anchors'] = 1024
     surrogate = dict(features='student.fpn', classifier='student.classifier')
-    surrogate |= dict(num_classes=CLASSES, channels=channels, ramp_iters=1)
+    surrogate |= dict(num_classes=CLASSES, student_channels=channels)
+    surrogate['ramp_iterations'] = 1
     return {
         'ABLoss': on('fpn'),
         'ATLoss': on('fpn'),

@@ -285,9 +285,9 @@ CASES: dict[str, list[Case]] = {
     'FAKDLoss': [
         pixel_logits(
             wires=dict(features=fpn, classifier=weights),
-            sized=lambda s: dict(num_classes=s.classes, channels=s.channels),
+            sized=lambda s: dict(num_classes=s.classes, student_channels=s.channels),
             labelled=True,
-            **either(dict(ramp_iters=1)),
+            **either(dict(ramp_iterations=1)),
         )
     ],
     'FBKDLoss': [

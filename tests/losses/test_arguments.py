@@ -17,7 +17,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     'CIRKDMemoryLoss': dict(num_classes=3, student_channels=4, teacher_channels=4),
     'CTKDLoss': dict(ramp_iterations=4),
     'DiffKDLoss': dict(channels=4),
-    'FAKDLoss': dict(num_classes=3, channels=4, ramp_iters=2),
+    'FAKDLoss': dict(num_classes=3, student_channels=4, ramp_iterations=2),
     'FBKDLoss': dict(channels=4, num_levels=2),
     'FGDLoss': dict(channels=4, num_levels=2),
     'FTLoss': dict(channels=4, factor_channels=2),

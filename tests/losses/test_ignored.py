@@ -22,7 +22,7 @@ LOGITS: dict[str, dict[str, Any]] = {
     'DISTLoss': {},
     'DKDLoss': {},
     'DSDCategoryLoss': {},
-    'FAKDLoss': dict(channels=WIDTH, ramp_iters=1),
+    'FAKDLoss': dict(student_channels=WIDTH, ramp_iterations=1),
     'GuidedKDLoss': {},
     'KDLoss': {},
     'LSKDLoss': {},
