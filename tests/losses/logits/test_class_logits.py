@@ -6,6 +6,7 @@ import torch
 from golden import waves
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
+from pixels import samples_of
 from torch import Tensor
 
 from kdtoolbox import losses
@@ -21,14 +22,6 @@ from kdtoolbox.testing import check_loss
 LOSSES = ['CTKDLoss', 'DISTLoss', 'DKDLoss', 'GuidedKDLoss', 'KDLoss', 'LSKDLoss']
 LOSSES += ['NKDLoss', 'NormKDLoss', 'SDDLoss', 'SphericalKDLoss', 'TTMLoss', 'WSLDLoss']
 MAPS = waves((2, 4, 6, 5), 0.37, 0.11), 1.3 * waves((2, 4, 6, 5), 0.23, 0.17, 0.4)
-
-
-def samples_of(labels: Tensor) -> list:
-    """Return one sample per image with the labels (N, H, W)."""
-    return [
-        SimpleNamespace(gt_sem_seg=SimpleNamespace(data=label[None]))
-        for label in labels
-    ]
 
 
 def test_ignored_pixels_do_not_count() -> None:

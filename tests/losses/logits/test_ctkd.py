@@ -1,11 +1,10 @@
 import copy
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
 from golden import waves
-from torch import Tensor
+from pixels import samples_of
 
 from kdtoolbox.losses.logits.ctkd import CTKDLoss
 from kdtoolbox.losses.logits.kd import kd_loss
@@ -93,14 +92,6 @@ def test_state_dict_restores_step_and_temperature() -> None:
     assert list(dict(other.named_parameters())) == ['theta']
     # The step counter stays an integer when the model is cast.
     assert other.half().iterations.dtype == torch.long
-
-
-def samples_of(labels: Tensor) -> list:
-    """Return one sample per image with the labels (N, H, W)."""
-    return [
-        SimpleNamespace(gt_sem_seg=SimpleNamespace(data=label[None]))
-        for label in labels
-    ]
 
 
 def test_ignored_pixels_do_not_count() -> None:

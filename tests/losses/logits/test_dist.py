@@ -1,7 +1,7 @@
 import pytest
 import torch
 from golden import TOLERANCES, assert_golden, load_golden
-from pixels import LABELS, MAPS, ROWS, SMALL, counted, samples_of
+from pixels import LABELS, MAPS, ROWS, SMALL, samples_of, valid_pixels
 from torch import Tensor
 
 from kdtoolbox.losses.logits.dist import DISTLoss, dist_terms
@@ -66,7 +66,7 @@ def test_matches_naive_loops_over_valid_pixels(use_sigmoid: bool) -> None:
     student, teacher = MAPS[0].double().requires_grad_(), MAPS[1].double()
     reference = student.detach().clone().requires_grad_()
     terms = dist_terms(student, teacher, 2.0, samples_of(LABELS), use_sigmoid)
-    expected = naive(counted(reference), counted(teacher), 2.0, use_sigmoid)
+    expected = naive(valid_pixels(reference), valid_pixels(teacher), 2.0, use_sigmoid)
     (terms['inter'] + 3 * terms['intra']).backward()
     (expected['inter'] + 3 * expected['intra']).backward()
     for name, term in expected.items():

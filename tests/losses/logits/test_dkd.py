@@ -4,7 +4,7 @@ import pytest
 import torch
 from golden import TOLERANCES, assert_golden, load_golden, waves
 from pixels import LABELS as PIXELS
-from pixels import MAPS, SMALL, counted, samples_of
+from pixels import MAPS, SMALL, samples_of, valid_pixels
 from torch import Tensor
 
 from kdtoolbox.losses.logits.dkd import DKDLoss, dkd_loss
@@ -108,7 +108,7 @@ def test_no_rows_give_zero() -> None:
 def test_valid_pixels_are_treated_as_rows() -> None:
     student, teacher = MAPS[0].double().requires_grad_(), MAPS[1].double()
     value = dkd_loss(student, teacher, tau=2.0, data_samples=samples_of(PIXELS))
-    rows = counted(student.detach()), counted(teacher)
+    rows = valid_pixels(student.detach()), valid_pixels(teacher)
     labels = PIXELS[PIXELS != 255]
     torch.testing.assert_close(
         value, dkd_loss(*rows, labels, tau=2.0), rtol=1e-12, atol=0

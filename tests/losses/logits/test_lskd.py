@@ -3,7 +3,7 @@ import warnings
 import pytest
 import torch
 from golden import assert_golden, load_golden, waves
-from pixels import LABELS, MAPS, ROWS, SMALL, counted, samples_of
+from pixels import LABELS, MAPS, ROWS, SMALL, samples_of, valid_pixels
 from torch import Tensor
 
 from kdtoolbox.losses.logits.lskd import LSKDLoss, lskd_loss
@@ -43,7 +43,7 @@ def test_matches_naive_loops_over_valid_pixels(tau: float) -> None:
     student, teacher = MAPS[0].double().requires_grad_(), MAPS[1].double()
     reference = student.detach().clone().requires_grad_()
     value = lskd_loss(student, teacher, tau, samples_of(LABELS))
-    expected = naive(counted(reference), counted(teacher), tau)
+    expected = naive(valid_pixels(reference), valid_pixels(teacher), tau)
     torch.testing.assert_close(value, expected, rtol=1e-9, atol=0)
     value.backward()
     expected.backward()

@@ -3,6 +3,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from golden import assert_golden, load_golden, waves
+from pixels import samples_of
 from torch import Tensor
 
 from kdtoolbox.losses.logits.class_logits import IGNORED
@@ -14,14 +15,6 @@ STUDENT, TEACHER = waves((6, 5), 0.9, 0.3), 2 * waves((6, 5), 0.7, 0.5, 1.0)
 LABELS = torch.tensor([0, 1, 2, IGNORED, 4, 0])
 MAPS = waves((2, 4, 3, 2), 0.37, 0.11), 1.3 * waves((2, 4, 3, 2), 0.23, 0.17, 0.4)
 PIXELS = torch.tensor([[[0, 1], [255, 3], [2, 0]], [[3, 3], [1, 255], [0, 2]]])
-
-
-def samples_of(labels: Tensor) -> list:
-    """Return one sample per image with the labels (N, H, W)."""
-    return [
-        SimpleNamespace(gt_sem_seg=SimpleNamespace(data=label[None]))
-        for label in labels
-    ]
 
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32])

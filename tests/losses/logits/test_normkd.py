@@ -3,7 +3,7 @@ import warnings
 import pytest
 import torch
 from golden import waves
-from pixels import LABELS, MAPS, ROWS, SMALL, counted, samples_of
+from pixels import LABELS, MAPS, ROWS, SMALL, samples_of, valid_pixels
 from torch import Tensor
 
 from kdtoolbox.losses.logits.kd import kd_loss
@@ -36,7 +36,7 @@ def test_matches_naive_loops_over_valid_pixels(tau: float) -> None:
     student, teacher = MAPS[0].double().requires_grad_(), MAPS[1].double()
     reference = student.detach().clone().requires_grad_()
     value = normkd_loss(student, teacher, tau, samples_of(LABELS))
-    expected = naive(counted(reference), counted(teacher), tau)
+    expected = naive(valid_pixels(reference), valid_pixels(teacher), tau)
     torch.testing.assert_close(value, expected, rtol=1e-9, atol=0)
     value.backward()
     expected.backward()

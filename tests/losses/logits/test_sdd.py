@@ -1,10 +1,10 @@
 import math
 from collections import Counter
-from types import SimpleNamespace
 
 import pytest
 import torch
 from golden import waves
+from pixels import samples_of
 from torch import Tensor
 
 from kdtoolbox.losses.logits.kd import kd_loss
@@ -17,14 +17,6 @@ LABELS = (torch.arange(40) // 7 % 3).reshape(2, 5, 4)
 HOLES = LABELS.clone()
 # A 2 x 2 grid cuts 5 rows into 0-2 and 2-4: the first window is ignored entirely.
 HOLES[0, :3, :2], HOLES[1, 4, 3] = 255, 255
-
-
-def samples_of(labels: Tensor) -> list:
-    """Return one sample per image with the labels (N, H, W)."""
-    return [
-        SimpleNamespace(gt_sem_seg=SimpleNamespace(data=label[None]))
-        for label in labels
-    ]
 
 
 def cut(size: int, grid: int) -> list[range]:

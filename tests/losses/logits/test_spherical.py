@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 from golden import waves
-from pixels import LABELS, MAPS, ROWS, SMALL, counted, samples_of
+from pixels import LABELS, MAPS, ROWS, SMALL, samples_of, valid_pixels
 from torch import Tensor
 
 from kdtoolbox.losses.logits.lskd import lskd_loss
@@ -30,7 +30,7 @@ def test_matches_naive_loops_over_valid_pixels(radius: float, tau: float) -> Non
     student, teacher = MAPS[0].double().requires_grad_(), MAPS[1].double()
     reference = student.detach().clone().requires_grad_()
     value = spherical_kd_loss(student, teacher, radius, tau, samples_of(LABELS))
-    expected = naive(counted(reference), counted(teacher), radius, tau)
+    expected = naive(valid_pixels(reference), valid_pixels(teacher), radius, tau)
     torch.testing.assert_close(value, expected, rtol=1e-9, atol=0)
     value.backward()
     expected.backward()

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from pixels import LABELS, MAPS, ROWS, SMALL, counted, samples_of
+from pixels import LABELS, MAPS, ROWS, SMALL, samples_of, valid_pixels
 from torch import Tensor
 
 from kdtoolbox.losses.logits.ttm import TTMLoss, ttm_loss
@@ -33,7 +33,7 @@ def test_matches_naive_loops_over_valid_pixels(weighted: bool) -> None:
     student, teacher = MAPS[0].double().requires_grad_(), MAPS[1].double()
     reference = student.detach().clone().requires_grad_()
     value = ttm_loss(student, teacher, 3.0, weighted, samples_of(LABELS))
-    expected = naive(counted(reference), counted(teacher), 3.0, weighted)
+    expected = naive(valid_pixels(reference), valid_pixels(teacher), 3.0, weighted)
     torch.testing.assert_close(value, expected, rtol=1e-9, atol=0)
     value.backward()
     expected.backward()

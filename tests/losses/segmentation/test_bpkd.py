@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from golden import waves
+from pixels import samples_of
 from torch import Tensor
 
 from kdtoolbox.losses.features.cwd import channel_wise_divergence
@@ -20,14 +21,6 @@ LABELS[1, 4:, :6], LABELS[1, :, 12:] = 2, 1
 HOLES = LABELS.clone()
 # The nearest labels of a 4 x 5 map are those of every second row and third column.
 HOLES[0, :2, :3], HOLES[1, 4, 6], HOLES[1, 1, 7] = 255, 255, 255
-
-
-def samples_of(labels: Tensor) -> list:
-    """Return one sample per image with the labels (N, H, W)."""
-    return [
-        SimpleNamespace(gt_sem_seg=SimpleNamespace(data=label[None]))
-        for label in labels
-    ]
 
 
 def naive_shares(labels: Tensor, radius: int) -> Tensor:

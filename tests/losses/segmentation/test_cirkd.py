@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from golden import assert_golden, load_golden, waves
+from pixels import samples_of
 from torch import Tensor
 from torch.nn import functional
 
@@ -19,11 +20,6 @@ STUDENT = waves((2, 4, 6, 5), 0.37, 0.11)
 TEACHER = 1.3 * waves((2, 3, 6, 5), 0.23, 0.17, 0.4)
 LABELS = (torch.arange(60) // 4 % 4).reshape(2, 6, 5)
 LABELS[0, 1:3, 1:], LABELS[1, :, 2], LABELS[0, 5] = 255, 255, 255
-
-
-def samples_of(labels: Tensor) -> list:
-    """Return one sample per image with the labels (N, H, W)."""
-    return [SimpleNamespace(gt_sem_seg=SimpleNamespace(data=x[None])) for x in labels]
 
 
 def mini_batch(**changes: Any) -> Any:

@@ -1,9 +1,9 @@
 from itertools import combinations
-from types import SimpleNamespace
 
 import pytest
 import torch
 from golden import TOLERANCES, assert_golden, load_golden, waves
+from pixels import samples_of
 from torch import Tensor, nn
 
 from kdtoolbox.losses.segmentation.dsd import (
@@ -21,14 +21,6 @@ IGNORED = torch.zeros(2, 6, 5, dtype=torch.long)
 # One patch is ignored entirely, one has a single valid pixel; a border is ignored.
 IGNORED[0, :2, :2], IGNORED[0, 2:4, 2:4], IGNORED[1, :, 4] = 255, 255, 255
 IGNORED[0, 3, 3] = 1
-
-
-def samples_of(labels: Tensor) -> list:
-    """Return one sample per image with the labels (N, H, W)."""
-    return [
-        SimpleNamespace(gt_sem_seg=SimpleNamespace(data=label[None]))
-        for label in labels
-    ]
 
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32])

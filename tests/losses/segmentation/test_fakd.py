@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 import torch
 from golden import waves
+from pixels import samples_of
 from torch import Tensor
 from torch.nn import functional
 
@@ -16,13 +17,6 @@ TEACHER = 1.3 * waves((2, 4, 4, 5), 0.23, 0.17, 0.4)
 WEIGHTS = waves((4, 3, 1, 1), 0.9, 0.3)
 LABELS = (torch.arange(40) // 3 % 3).reshape(2, 4, 5)
 LABELS[0, 1, :3], LABELS[1, :, 4] = 255, 2
-
-
-def samples_of(labels: Tensor) -> list:
-    return [
-        SimpleNamespace(gt_sem_seg=SimpleNamespace(data=label[None]))
-        for label in labels
-    ]
 
 
 def build(**changes: Any) -> FAKDLoss:

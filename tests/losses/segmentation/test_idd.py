@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from golden import waves
+from pixels import samples_of
 from torch import Tensor
 
 from kdtoolbox.losses.logits.class_logits import IGNORED
@@ -15,13 +16,6 @@ STUDENT = waves((2, 4, 6, 5), 0.37, 0.11)
 TEACHER = 1.3 * waves((2, 4, 6, 5), 0.23, 0.17, 0.4)
 LABELS = (torch.arange(60) // 7 * 5 % 4).reshape(2, 6, 5)
 LABELS[0, 1, :3], LABELS[1, :, 4] = IGNORED, 254
-
-
-def samples_of(labels: Tensor) -> list:
-    return [
-        SimpleNamespace(gt_sem_seg=SimpleNamespace(data=label[None]))
-        for label in labels
-    ]
 
 
 def naive(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:

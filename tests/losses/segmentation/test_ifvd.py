@@ -3,6 +3,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from golden import assert_golden, load_golden, waves
+from pixels import samples_of
 from torch import Tensor
 
 from kdtoolbox.losses.logits.class_logits import IGNORED, pixel_labels
@@ -12,14 +13,6 @@ from kdtoolbox.testing import check_loss
 
 STUDENT = waves((2, 4, 6, 5), 0.37, 0.11)
 TEACHER = 1.3 * waves((2, 5, 6, 5), 0.23, 0.17, 0.4)
-
-
-def samples_of(labels: Tensor) -> list:
-    """Return one sample per image with the labels (N, H, W)."""
-    return [
-        SimpleNamespace(gt_sem_seg=SimpleNamespace(data=label[None]))
-        for label in labels
-    ]
 
 
 def labels_of_patches() -> Tensor:

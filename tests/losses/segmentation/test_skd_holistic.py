@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from golden import waves
+from pixels import samples_of
 from torch import Tensor, nn
 
 from kdtoolbox.losses.segmentation.skd_holistic import (
@@ -35,14 +36,6 @@ def build(**arguments: Any) -> Any:
 
 def gradients(module: nn.Module) -> list[Tensor]:
     return [p.grad for p in module.parameters() if p.grad is not None]
-
-
-def samples_of(labels: Tensor) -> list:
-    """Return one sample per image with the labels (N, H, W)."""
-    return [
-        SimpleNamespace(gt_sem_seg=SimpleNamespace(data=label[None]))
-        for label in labels
-    ]
 
 
 def test_each_term_gives_a_gradient_to_one_side_only() -> None:
