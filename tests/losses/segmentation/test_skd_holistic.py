@@ -8,9 +8,8 @@ from golden import waves
 from pixels import samples_of
 from torch import Tensor, nn
 
+from kdtoolbox.losses.segmentation.logit_critic import LogitCritic, SelfAttention
 from kdtoolbox.losses.segmentation.skd_holistic import (
-    LogitCritic,
-    SelfAttention,
     SKDHolisticLoss,
     adversarial_terms,
 )
