@@ -6,14 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_above
 from kdtoolbox.losses.inputs import SAME_CLASSES
+from kdtoolbox.losses.logits.pixel_labels import IGNORED, pixel_labels
 from kdtoolbox.losses.precision import full_precision
-
-IGNORED = -1
-"""The label of ignored pixels in this package, for every ``ignore_index``."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +111,26 @@ def require_labels(owner: str, logits: ClassLogits) -> Tensor:
     return logits.labels
 
 
+def remove_label(logits: Tensor, labels: Tensor) -> Tensor:
+    """Remove the logit of the true class from each row.
+
+    Args:
+        logits: (R, K) or (N, K, H, W).
+        labels: The true classes (R,) or (N, H, W), long.
+
+    Returns:
+        The logits of the other classes, (R, K - 1) or (N, K - 1, H, W).
+
+    Example:
+        >>> remove_label(torch.tensor([[5.0, 6.0, 7.0]]), torch.tensor([1]))
+        tensor([[5., 7.]])
+    """
+    classes = torch.arange(logits.shape[1] - 1, device=logits.device)
+    classes = classes.reshape(1, -1, *[1] * (logits.dim() - 2))
+    # Indices from the label on are shifted by one to skip it.
+    return logits.gather(1, classes + (classes >= labels[:, None]))
+
+
 def _filled(logits: Tensor, valid: Tensor) -> Tensor:
     """Replace the logits of ignored rows or pixels by finite, distinct values.
 
@@ -128,67 +145,6 @@ def _filled(logits: Tensor, valid: Tensor) -> Tensor:
 def _two_classes(logits: Tensor) -> Tensor:
     flat = logits.flatten(0, 1)
     return torch.stack([torch.zeros_like(flat), flat], 1)
-
-
-def pixel_labels(
-    data_samples: Sequence[Any], size: Sequence[int], device: torch.device
-) -> Tensor | None:
-    """Return the labels of a segmentation batch, resized to a map.
-
-    Args:
-        data_samples: N samples with ``gt_sem_seg.data`` of (1, H, W), all of one size.
-            Their metainfo contains the ``ignore_index`` of the task; the default is
-            255.
-        size: Height and width (h, w) of the map.
-        device: Device of the result.
-
-    Returns:
-        The nearest labels (N, h, w), long, `IGNORED` at ignored pixels; or None if the
-        samples have no labels.
-
-    Example:
-        >>> from types import SimpleNamespace
-        >>> labels = torch.arange(16).reshape(1, 4, 4)
-        >>> sample = SimpleNamespace(gt_sem_seg=SimpleNamespace(data=labels))
-        >>> pixel_labels([sample], (2, 2), labels.device)
-        tensor([[[ 0,  2],
-                 [ 8, 10]]])
-    """
-    if not data_samples or not hasattr(data_samples[0], 'gt_sem_seg'):
-        return None
-    labels = torch.stack([_canonical_labels(sample) for sample in data_samples])
-    labels = labels.to(device=device, dtype=torch.float)
-    return functional.interpolate(labels, size=tuple(size))[:, 0].long()
-
-
-def _canonical_labels(sample: Any) -> Tensor:
-    labels = sample.gt_sem_seg.data.long()
-    ignored = getattr(sample, 'metainfo', {}).get('ignore_index', 255)
-    return labels.where(labels != ignored, IGNORED)
-
-
-def number_classes(labels: Tensor) -> Tensor:
-    """Renumber the classes of each image from 0 on, in ascending order.
-
-    Memory per class then depends on the classes in an image. The number of classes of
-    the data set is unknown here: a label map does not contain it.
-
-    Args:
-        labels: Classes (N, H, W), long, `IGNORED` at pixels without a class.
-
-    Returns:
-        The new numbers (N, H, W), long, `IGNORED` at pixels without a class.
-
-    Example:
-        >>> number_classes(torch.tensor([[[7, 900, -1, 7]]]))
-        tensor([[[ 0,  1, -1,  0]]])
-    """
-    ordered, places = labels.flatten(1).sort(1)
-    # IGNORED is -1: it is sorted first and gets the number -1 again.
-    first = ordered[:, :1] != IGNORED
-    is_new = torch.cat([first, ordered[:, 1:] != ordered[:, :-1]], 1)
-    numbers = torch.empty_like(places).scatter_(1, places, is_new.cumsum(1) - 1)
-    return numbers.unflatten(1, labels.shape[1:])
 
 
 _FEW_CLASSES = {

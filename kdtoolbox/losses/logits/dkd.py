@@ -8,7 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least
-from kdtoolbox.losses.logits.class_logits import check_tau, read_logits, require_labels
+from kdtoolbox.losses.logits.class_logits import (
+    check_tau,
+    read_logits,
+    remove_label,
+    require_labels,
+)
 from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
@@ -75,13 +80,9 @@ def dkd_loss(
 
 def _decouple(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Return the logarithms of b (2 classes) and of q (K - 1 classes)."""
-    label = labels[:, None]
-    classes = torch.arange(logits.shape[1] - 1, device=logits.device)
-    classes = classes.reshape(1, -1, *[1] * (logits.dim() - 2))
-    # Indices from the label on are shifted by one to skip it.
-    others = logits.gather(1, classes + (classes >= label))
+    others = remove_label(logits, labels)
     rest = others.logsumexp(1, keepdim=True)
-    target = torch.cat([logits.gather(1, label), rest], dim=1)
+    target = torch.cat([logits.gather(1, labels[:, None]), rest], dim=1)
     return target.log_softmax(1), others - rest
 
 

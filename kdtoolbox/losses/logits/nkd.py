@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from kdtoolbox.losses.arguments import check_at_least
-from kdtoolbox.losses.logits.class_logits import check_tau, read_logits, require_labels
+from kdtoolbox.losses.logits.class_logits import (
+    check_tau,
+    read_logits,
+    remove_label,
+    require_labels,
+)
 from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
@@ -55,20 +59,12 @@ def nkd_terms(
     sides = logits.student, logits.teacher
     p, q = (x.log_softmax(1).gather(1, labels[:, None])[:, 0] for x in sides)
     target = -q.exp() * p
-    p, q = ((_non_target(x, labels) / tau).log_softmax(1) for x in sides)
+    p, q = ((remove_label(x, labels) / tau).log_softmax(1) for x in sides)
     non_target = -(q.exp() * p).sum(1)
     return {
         'target': logits.mean(target),
         'non_target': tau**2 * logits.mean(non_target),
     }
-
-
-def _non_target(logits: Tensor, labels: Tensor) -> Tensor:
-    """Remove the true class from each row: (R, K) becomes (R, K - 1)."""
-    classes = torch.arange(logits.shape[1] - 1, device=logits.device)
-    classes = classes.reshape(1, -1, *[1] * (logits.dim() - 2))
-    # Indices from the label on are shifted by one to skip it.
-    return logits.gather(1, classes + (classes >= labels[:, None]))
 
 
 @MODELS.register_module()

@@ -10,14 +10,13 @@ from torch.nn import functional
 from kdtoolbox.losses.arguments import check_at_least, check_counts
 from kdtoolbox.losses.features.cwd import channel_wise_divergence
 from kdtoolbox.losses.logits.class_logits import (
-    IGNORED,
     check_logits,
     check_tau,
-    pixel_labels,
     read_logits,
     require_labels,
 )
 from kdtoolbox.losses.logits.kd import kd_divergence
+from kdtoolbox.losses.logits.pixel_labels import IGNORED, pixel_labels
 from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 

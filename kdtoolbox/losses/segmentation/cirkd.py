@@ -12,8 +12,9 @@ from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least, check_counts
 from kdtoolbox.losses.inputs import check_positions
-from kdtoolbox.losses.logits.class_logits import IGNORED, check_tau, pixel_labels
+from kdtoolbox.losses.logits.class_logits import check_tau
 from kdtoolbox.losses.logits.kd import kd_divergence
+from kdtoolbox.losses.logits.pixel_labels import IGNORED, pixel_labels
 from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 

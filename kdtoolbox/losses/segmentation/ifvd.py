@@ -12,7 +12,7 @@ from torch.linalg import vector_norm
 
 from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.inputs import check_positions
-from kdtoolbox.losses.logits.class_logits import IGNORED, number_classes, pixel_labels
+from kdtoolbox.losses.logits.pixel_labels import IGNORED, number_classes, pixel_labels
 from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 

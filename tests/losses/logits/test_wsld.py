@@ -7,7 +7,7 @@ from golden import assert_golden, load_golden, waves
 from pixels import samples_of
 from torch import Tensor
 
-from kdtoolbox.losses.logits.class_logits import IGNORED
+from kdtoolbox.losses.logits.pixel_labels import IGNORED
 from kdtoolbox.losses.logits.wsld import WSLDLoss, wsld_loss
 from kdtoolbox.registry import MODELS
 from kdtoolbox.testing import check_loss

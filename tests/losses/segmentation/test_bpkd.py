@@ -8,7 +8,7 @@ from pixels import samples_of
 from torch import Tensor
 
 from kdtoolbox.losses.features.cwd import channel_wise_divergence
-from kdtoolbox.losses.logits.class_logits import IGNORED
+from kdtoolbox.losses.logits.pixel_labels import IGNORED
 from kdtoolbox.losses.segmentation.bpkd import BPKDLoss, bpkd_terms, edge_shares
 from kdtoolbox.testing import check_loss
 

@@ -9,7 +9,7 @@ from pixels import samples_of
 from torch import Tensor
 from torch.nn import functional
 
-from kdtoolbox.losses.logits.class_logits import pixel_labels
+from kdtoolbox.losses.logits.pixel_labels import pixel_labels
 from kdtoolbox.losses.segmentation.cirkd import cross_image_divergence
 from kdtoolbox.losses.segmentation.cirkd_memory import memory_divergence
 from kdtoolbox.losses.segmentation.class_queue import ClassQueue

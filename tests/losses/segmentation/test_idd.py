@@ -7,7 +7,7 @@ from golden import waves
 from pixels import samples_of
 from torch import Tensor
 
-from kdtoolbox.losses.logits.class_logits import IGNORED
+from kdtoolbox.losses.logits.pixel_labels import IGNORED
 from kdtoolbox.losses.segmentation.idd import IDDLoss, idd_loss
 from kdtoolbox.registry import MODELS
 from kdtoolbox.testing import check_loss

@@ -6,7 +6,7 @@ from golden import assert_golden, load_golden, waves
 from pixels import samples_of
 from torch import Tensor
 
-from kdtoolbox.losses.logits.class_logits import IGNORED, pixel_labels
+from kdtoolbox.losses.logits.pixel_labels import IGNORED, pixel_labels
 from kdtoolbox.losses.segmentation.ifvd import IFVDLoss, center_similarity, ifvd_loss
 from kdtoolbox.registry import MODELS
 from kdtoolbox.testing import check_loss
