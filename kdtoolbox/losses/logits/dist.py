@@ -32,7 +32,7 @@ def dist_terms(
     depend on scale and shift. `eps` is added to the product of norms: equal maps give
     almost 0, constant values give 1.
 
-    Deviation: ignored pixels do not count, where the authors' code counts them.
+    Deviation: ignored pixels do not count; the authors' code counts them.
 
     Args:
         student: Logits (R, K) or (N, K, H, W). K is at least 3, because two classes

@@ -159,7 +159,7 @@ def test_queues_store_only_pixels_and_means_of_their_class() -> None:
         torch.testing.assert_close(loss.regions.keys[k, :count], torch.stack(means))
         assert torch.equal(loss.pixels.keys[k, end:], blank[0][k, end:])
         assert torch.equal(loss.regions.keys[k, count:], blank[1][k, count:])
-    # The class that no image shows.
+    # Class 4 is in no image.
     assert torch.equal(loss.pixels.keys[4], blank[0][4])
     assert torch.equal(loss.regions.keys[4], blank[1][4])
 
