@@ -1,13 +1,14 @@
 """Distillation of activation boundaries (AB, arXiv:1811.03233)."""
 
-import torch
 from torch import Tensor, nn
 
 from kdtoolbox.losses.arguments import check_above, check_at_least
-from kdtoolbox.losses.inputs import at_least_float32, check_maps
+from kdtoolbox.losses.inputs import check_maps
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 
+@full_precision
 def activation_boundary_error(
     student: Tensor, teacher: Tensor, margin: float = 1.0
 ) -> Tensor:
@@ -38,10 +39,8 @@ def activation_boundary_error(
         tensor(2.5000)
     """
     check_maps(student, teacher)
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = at_least_float32(student, teacher)
-        outward = student.where(teacher > 0, -student)
-        return (margin - outward).relu().square().sum() / len(student)
+    outward = student.where(teacher > 0, -student)
+    return (margin - outward).relu().square().sum() / len(student)
 
 
 @MODELS.register_module()

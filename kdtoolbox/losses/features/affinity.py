@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from torch.linalg import vector_norm
 
 from kdtoolbox.losses.arguments import check_at_least
-from kdtoolbox.losses.inputs import at_least_float32, check_maps, check_positions
+from kdtoolbox.losses.inputs import check_maps, check_positions
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 
+@full_precision
 def affinity_loss(student: Tensor, teacher: Tensor) -> Tensor:
     r"""Compare how alike any two positions of an image are.
 
@@ -42,16 +44,15 @@ def affinity_loss(student: Tensor, teacher: Tensor) -> Tensor:
         tensor(0.5000)
     """
     check_positions(student, teacher)
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = at_least_float32(student, teacher)
-        mine, theirs = (_unit(maps.flatten(2), dim=1) for maps in (student, teacher))
-        positions = mine.shape[2]
-        if max(mine.shape[1], theirs.shape[1]) < positions:
-            errors = _gram(mine, mine) - 2 * _gram(mine, theirs) + _gram(theirs, theirs)
-        else:
-            difference = mine.mT @ mine - theirs.mT @ theirs
-            errors = difference.square().sum((1, 2))
-        return errors.mean() / positions**2
+    student, teacher = (_unit(maps.flatten(2), dim=1) for maps in (student, teacher))
+    positions = student.shape[2]
+    if max(student.shape[1], teacher.shape[1]) < positions:
+        errors = _gram(student, student) - 2 * _gram(student, teacher)
+        errors = errors + _gram(teacher, teacher)
+    else:
+        difference = student.mT @ student - teacher.mT @ teacher
+        errors = difference.square().sum((1, 2))
+    return errors.mean() / positions**2
 
 
 def _gram(first: Tensor, second: Tensor) -> Tensor:
@@ -63,6 +64,7 @@ def _unit(values: Tensor, dim: int) -> Tensor:
     return values / norms.where(norms > 0, math.inf)
 
 
+@full_precision
 def channel_affinity_loss(student: Tensor, teacher: Tensor) -> Tensor:
     r"""Compare, channel by channel, how two positions go together.
 
@@ -90,16 +92,15 @@ def channel_affinity_loss(student: Tensor, teacher: Tensor) -> Tensor:
         tensor(0.)
     """
     check_maps(student, teacher)
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = at_least_float32(student, teacher)
-        mine, theirs = (_unit(maps.flatten(2), dim=2) for maps in (student, teacher))
-        product = vector_norm(mine - theirs, dim=2) * vector_norm(mine + theirs, dim=2)
-        # Not 0 where a channel of one side is dead.
-        lengths = mine.square().sum(2) - theirs.square().sum(2)
-        norms = vector_norm(torch.stack([product, lengths]), dim=0) / math.sqrt(2)
-        return norms.sum(1).mean() / mine.shape[2]
+    s, t = (_unit(maps.flatten(2), dim=2) for maps in (student, teacher))
+    product = vector_norm(s - t, dim=2) * vector_norm(s + t, dim=2)
+    # A channel of zeros has length 0, every other channel length 1.
+    lengths = s.square().sum(2) - t.square().sum(2)
+    norms = vector_norm(torch.stack([product, lengths]), dim=0) / math.sqrt(2)
+    return norms.sum(1).mean() / s.shape[2]
 
 
+@full_precision
 def adaptation_loss(student: Tensor, teacher: Tensor) -> Tensor:
     r"""Compare the directions of two maps by their absolute difference.
 
@@ -122,10 +123,8 @@ def adaptation_loss(student: Tensor, teacher: Tensor) -> Tensor:
         tensor(1.)
     """
     check_maps(student, teacher)
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = at_least_float32(student, teacher)
-        mine, theirs = (_unit(maps.flatten(1), dim=1) for maps in (student, teacher))
-        return (mine - theirs).abs().mean()
+    student, teacher = (_unit(maps.flatten(1), dim=1) for maps in (student, teacher))
+    return (student - teacher).abs().mean()
 
 
 @MODELS.register_module()

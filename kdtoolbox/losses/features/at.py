@@ -1,14 +1,15 @@
 """Attention transfer (AT, arXiv:1612.03928)."""
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least
-from kdtoolbox.losses.inputs import at_least_float32, check_positions
+from kdtoolbox.losses.inputs import check_positions
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 
+@full_precision
 def attention_transfer(student: Tensor, teacher: Tensor) -> Tensor:
     r"""Compare where two maps are strong, whatever their channels.
 
@@ -37,9 +38,7 @@ def attention_transfer(student: Tensor, teacher: Tensor) -> Tensor:
         tensor(0.2500)
     """
     check_positions(student, teacher)
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = at_least_float32(student, teacher)
-        return functional.mse_loss(_energy(student), _energy(teacher))
+    return functional.mse_loss(_energy(student), _energy(teacher))
 
 
 def _energy(maps: Tensor) -> Tensor:

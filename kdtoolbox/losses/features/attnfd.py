@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from kdtoolbox.losses.arguments import check_at_least
-from kdtoolbox.losses.inputs import at_least_float32, check_maps
+from kdtoolbox.losses.inputs import check_maps
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 
+@full_precision
 def attnfd_loss(
     student: Tensor, teacher: Tensor, legacy_batch_norm: bool = False
 ) -> Tensor:
@@ -47,13 +49,9 @@ def attnfd_loss(
         tensor(2.)
     """
     check_maps(student, teacher)
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = at_least_float32(student, teacher)
-        difference = _unit(student, legacy_batch_norm) - _unit(
-            teacher, legacy_batch_norm
-        )
-        rows = torch.linalg.vector_norm(difference, dim=3)
-        return rows.square().sum() / len(student)
+    difference = _unit(student, legacy_batch_norm) - _unit(teacher, legacy_batch_norm)
+    rows = torch.linalg.vector_norm(difference, dim=3)
+    return rows.square().sum() / len(student)
 
 
 def _unit(maps: Tensor, whole_batch: bool) -> Tensor:

@@ -3,17 +3,17 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least
-from kdtoolbox.losses.inputs import at_least_float32
 from kdtoolbox.losses.logits.class_logits import check_tau, read_logits, require_labels
 from kdtoolbox.losses.logits.kd import kd_divergence
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 
+@full_precision
 def channel_distance(student: Tensor, teacher: Tensor) -> Tensor:
     r"""Compare how strong each channel is on average over the positions.
 
@@ -41,11 +41,10 @@ def channel_distance(student: Tensor, teacher: Tensor) -> Tensor:
             f'{shapes} differ in images or channels; put a ConvConnector under '
             '`connectors` and name it as the input of this loss'
         )
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = at_least_float32(student, teacher)
-        return functional.mse_loss(student.mean((2, 3)), teacher.mean((2, 3)))
+    return functional.mse_loss(student.mean((2, 3)), teacher.mean((2, 3)))
 
 
+@full_precision
 def guided_divergence(
     student: Tensor,
     teacher: Tensor,
@@ -80,12 +79,11 @@ def guided_divergence(
         >>> guided_divergence(student, teacher, torch.tensor([1, 1]))
         tensor(0.6031)
     """
-    with torch.autocast(student.device.type, enabled=False):
-        logits = read_logits(student, teacher, data_samples, labels)
-        labels = require_labels('GuidedKDLoss', logits)
-        right = logits.valid & (logits.teacher.argmax(1) == labels)
-        values = kd_divergence(logits.student, logits.teacher, tau)
-        return values.where(right, 0).sum() / right.sum().clamp(min=1)
+    logits = read_logits(student, teacher, data_samples, labels)
+    labels = require_labels('GuidedKDLoss', logits)
+    right = logits.valid & (logits.teacher.argmax(1) == labels)
+    values = kd_divergence(logits.student, logits.teacher, tau)
+    return values.where(right, 0).sum() / right.sum().clamp(min=1)
 
 
 @MODELS.register_module()

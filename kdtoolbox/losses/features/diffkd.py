@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least, check_counts
-from kdtoolbox.losses.inputs import at_least_float32, check_maps
+from kdtoolbox.losses.inputs import check_maps
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 TIMES = 1000
@@ -151,6 +152,7 @@ class DiffKDLoss(nn.Module):
         kept = (1 - betas).cumprod(0).float()
         self.register_buffer('kept', kept, persistent=False)
 
+    @full_precision
     def forward(self, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
         """Return the weighted terms of two maps (N, C, H, W).
 
@@ -163,12 +165,10 @@ class DiffKDLoss(nn.Module):
                 f'DiffKDLoss has channels={self.channels}, the maps have '
                 f'{student.shape[1]}; set channels={student.shape[1]}'
             )
-        with torch.autocast(student.device.type, enabled=False):
-            student, teacher = at_least_float32(student, teacher)
-            refined = self.refine(student, _noise(student))
-            times = torch.randint(TIMES, (len(teacher),), device=teacher.device)
-            noise = self.noise_error(teacher, _noise(teacher), times)
-            feature = functional.mse_loss(refined, teacher)
+        refined = self.refine(student, _noise(student))
+        times = torch.randint(TIMES, (len(teacher),), device=teacher.device)
+        noise = self.noise_error(teacher, _noise(teacher), times)
+        feature = functional.mse_loss(refined, teacher)
         return dict(
             feature=self.loss_weight * feature,
             noise=self.loss_weight * self.noise_weight * noise,

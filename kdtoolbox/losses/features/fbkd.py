@@ -3,12 +3,12 @@
 The paper has no arXiv id: https://openreview.net/forum?id=uKhGRvM8QNH
 """
 
-import torch
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 
 from kdtoolbox.losses.arguments import check_at_least, check_counts
-from kdtoolbox.losses.inputs import at_least_float32, check_maps
+from kdtoolbox.losses.inputs import check_maps
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 
@@ -128,6 +128,7 @@ class FBKDLoss(nn.Module):
         self.loss_weight = loss_weight
         self.levels = nn.ModuleList(_adapters(channels) for _ in range(num_levels))
 
+    @full_precision
     def forward(
         self, student: Tensor, teacher: Tensor, level: int
     ) -> dict[str, Tensor]:
@@ -145,9 +146,7 @@ class FBKDLoss(nn.Module):
                 f'{student.shape[1]} channels; set channels={student.shape[1]} and '
                 'num_levels to the levels of its wires'
             )
-        with torch.autocast(student.device.type, enabled=False):
-            student, teacher = at_least_float32(student, teacher)
-            terms = _distances(self.levels[level], student, teacher)
+        terms = _distances(self.levels[level], student, teacher)
         return {
             name: self.loss_weight * weight * terms[name]
             for name, weight in self.weights.items()

@@ -3,12 +3,11 @@
 The paper has no arXiv id; its title is *A Gift from Knowledge Distillation*.
 """
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least
-from kdtoolbox.losses.inputs import at_least_float32
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 
@@ -72,6 +71,7 @@ class FSPLoss(nn.Module):
         check_at_least('FSPLoss', 0, loss_weight=loss_weight)
         self.loss_weight = loss_weight
 
+    @full_precision
     def forward(
         self, student: Tensor, teacher: Tensor, student_end: Tensor, teacher_end: Tensor
     ) -> Tensor:
@@ -88,12 +88,9 @@ class FSPLoss(nn.Module):
         """
         _check_pair(student, teacher)
         _check_pair(student_end, teacher_end)
-        with torch.autocast(student.device.type, enabled=False):
-            student, teacher = at_least_float32(student, teacher)
-            student_end, teacher_end = at_least_float32(student_end, teacher_end)
-            mine = flow_matrix(student, student_end)
-            theirs = flow_matrix(teacher, teacher_end)
-            return self.loss_weight * functional.mse_loss(mine, theirs)
+        student_flow = flow_matrix(student, student_end)
+        teacher_flow = flow_matrix(teacher, teacher_end)
+        return self.loss_weight * functional.mse_loss(student_flow, teacher_flow)
 
 
 def _check_pair(student: Tensor, teacher: Tensor) -> None:

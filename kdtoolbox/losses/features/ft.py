@@ -3,18 +3,19 @@
 The student's translator is `kdtoolbox.connectors.TranslatorConnector`.
 """
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least, check_counts
-from kdtoolbox.losses.inputs import at_least_float32, check_maps
+from kdtoolbox.losses.inputs import check_maps
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 SLOPE = 0.1
 """Of the leaky ReLU below zero."""
 
 
+@full_precision
 def factor_distance(student: Tensor, teacher: Tensor) -> Tensor:
     r"""Compare factors as directions, whatever their size.
 
@@ -43,12 +44,10 @@ def factor_distance(student: Tensor, teacher: Tensor) -> Tensor:
         tensor(0.2000)
     """
     check_maps(student, teacher)
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = (
-            functional.normalize(maps.flatten(1))
-            for maps in at_least_float32(student, teacher)
-        )
-        return functional.l1_loss(student, teacher)
+    student, teacher = (
+        functional.normalize(maps.flatten(1)) for maps in (student, teacher)
+    )
+    return functional.l1_loss(student, teacher)
 
 
 class _BatchNorm(nn.BatchNorm2d):
@@ -151,6 +150,7 @@ class FTLoss(nn.Module):
         self.reconstruction_weight = reconstruction_weight
         self.loss_weight = loss_weight
 
+    @full_precision
     def forward(self, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
         """Compare a student's factors (N, K, H, W) with a teacher's map (N, C, H, W).
 
@@ -165,10 +165,8 @@ class FTLoss(nn.Module):
                 f'{found[0]}, channels={found[1]}, or put a TranslatorConnector with '
                 f'out_channels={self.factor_channels} before this loss'
             )
-        with torch.autocast(student.device.type, enabled=False):
-            _, teacher = at_least_float32(student, teacher)
-            factor, again = self.paraphraser(teacher)
-            reconstruction = functional.mse_loss(again, teacher)
+        factor, again = self.paraphraser(teacher)
+        reconstruction = functional.mse_loss(again, teacher)
         return dict(
             factor=self.loss_weight * factor_distance(student, factor),
             reconstruction=(

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from kdtoolbox.losses.arguments import check_at_least
-from kdtoolbox.losses.inputs import at_least_float32
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 EPS = 1e-12
 """The least norm of a row that has a direction."""
 
 
+@full_precision
 def inter_channel_correlation(student: Tensor, teacher: Tensor) -> Tensor:
     r"""Compare how alike the channels of each side are.
 
@@ -43,10 +44,8 @@ def inter_channel_correlation(student: Tensor, teacher: Tensor) -> Tensor:
         tensor(0.5858)
     """
     _check_channels(student, teacher)
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = at_least_float32(student, teacher)
-        difference = _correlation(student) - _correlation(teacher)
-        return difference.square().sum() / max(difference.shape[:2].numel(), 1)
+    difference = _correlation(student) - _correlation(teacher)
+    return difference.square().sum() / max(difference.shape[:2].numel(), 1)
 
 
 def _correlation(maps: Tensor) -> Tensor:

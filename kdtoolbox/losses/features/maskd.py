@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from kdtoolbox.checkpoints.weights import load_checkpoint, load_strictly
 from kdtoolbox.losses.arguments import check_at_least, check_counts
 from kdtoolbox.losses.features.receptive_tokens import ReceptiveTokens, token_masks
-from kdtoolbox.losses.inputs import at_least_float32, check_maps
+from kdtoolbox.losses.inputs import check_maps
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 HOW_TO_TRAIN = (
@@ -19,6 +20,7 @@ HOW_TO_TRAIN = (
 )
 
 
+@full_precision
 def masked_error(
     student: Tensor,
     teacher: Tensor,
@@ -60,15 +62,13 @@ def masked_error(
         tensor(0.5000)
     """
     check_maps(student, teacher)
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = at_least_float32(student, teacher)
-        masks = masks.detach().to(student.dtype)
-        shares = masks.square() if legacy_squared_mask else masks
-        scales = weights.detach() / (masks.sum((2, 3)) + eps)
-        # One map for all masks, because the error under each is linear in it.
-        focus = torch.einsum('nt,nthw->nhw', scales.to(student.dtype), shares)
-        error = (student - teacher).square().sum(1)
-        return (focus * error).sum() / (len(student) * student.shape[1])
+    masks, weights = masks.detach(), weights.detach()
+    shares = masks.square() if legacy_squared_mask else masks
+    scales = weights / (masks.sum((2, 3)) + eps)
+    # One map for all masks, because the error under each is linear in it.
+    focus = torch.einsum('nt,nthw->nhw', scales, shares)
+    error = (student - teacher).square().sum(1)
+    return (focus * error).sum() / (len(student) * student.shape[1])
 
 
 @MODELS.register_module()

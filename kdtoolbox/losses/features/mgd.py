@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from kdtoolbox.losses.arguments import check_at_least
-from kdtoolbox.losses.inputs import at_least_float32, check_maps
+from kdtoolbox.losses.inputs import check_maps
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 
+@full_precision
 def summed_squared_error(student: Tensor, teacher: Tensor) -> Tensor:
     r"""Sum the squared errors over everything but the images.
 
@@ -36,9 +38,7 @@ def summed_squared_error(student: Tensor, teacher: Tensor) -> Tensor:
         tensor(128.)
     """
     check_maps(student, teacher)
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = at_least_float32(student, teacher)
-        return _SquaredError.apply(student, teacher) / len(student)
+    return _SquaredError.apply(student, teacher) / len(student)
 
 
 class _SquaredError(torch.autograd.Function):

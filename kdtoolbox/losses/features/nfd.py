@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least
-from kdtoolbox.losses.inputs import at_least_float32, check_maps
+from kdtoolbox.losses.inputs import check_maps
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 EPS = 1e-5
@@ -22,6 +23,7 @@ AXES = {'spatial': (2, 3), 'channel': (1,), 'both': (1, 2, 3)}
 """What mean and variance run over, within each image."""
 
 
+@full_precision
 def nfd_loss(student: Tensor, teacher: Tensor, axes: str = 'spatial') -> Tensor:
     r"""Compare two maps that are brought to mean 0 and variance 1.
 
@@ -50,10 +52,8 @@ def nfd_loss(student: Tensor, teacher: Tensor, axes: str = 'spatial') -> Tensor:
         4.0
     """
     check_maps(student, teacher)
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = at_least_float32(student, teacher)
-        dims = AXES[_check_axes(axes)]
-        return functional.mse_loss(_standard(student, dims), _standard(teacher, dims))
+    dims = AXES[_check_axes(axes)]
+    return functional.mse_loss(_standard(student, dims), _standard(teacher, dims))
 
 
 def _standard(maps: Tensor, dims: tuple[int, ...]) -> Tensor:
@@ -70,6 +70,7 @@ def _check_axes(axes: str) -> str:
     return axes
 
 
+@full_precision
 def angular_loss(student: Tensor, teacher: Tensor) -> Tensor:
     r"""Compare the directions of the feature vectors, position by position.
 
@@ -97,11 +98,7 @@ def angular_loss(student: Tensor, teacher: Tensor) -> Tensor:
         tensor(1.)
     """
     check_maps(student, teacher)
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = at_least_float32(student, teacher)
-        return (
-            functional.mse_loss(_unit(student), _unit(teacher)) * student.shape[1] / 2
-        )
+    return functional.mse_loss(_unit(student), _unit(teacher)) * student.shape[1] / 2
 
 
 def _unit(maps: Tensor) -> Tensor:

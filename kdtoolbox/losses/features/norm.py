@@ -4,14 +4,14 @@ What expands the student's channels is a `kdtoolbox.connectors.ConvConnector` wi
 an activation.
 """
 
-import torch
 from torch import Tensor, nn
 
 from kdtoolbox.losses.arguments import check_at_least
-from kdtoolbox.losses.inputs import at_least_float32
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 
+@full_precision
 def many_to_one_error(student: Tensor, teacher: Tensor) -> Tensor:
     r"""Add up the mean squared errors of several student maps to one teacher map.
 
@@ -36,10 +36,8 @@ def many_to_one_error(student: Tensor, teacher: Tensor) -> Tensor:
         tensor(3.)
     """
     _check_multiple(student, teacher)
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = at_least_float32(student, teacher)
-        copies = student.unflatten(1, (-1, teacher.shape[1]))
-        return (copies - teacher[:, None]).square().mean((0, 2, 3, 4)).sum()
+    copies = student.unflatten(1, (-1, teacher.shape[1]))
+    return (copies - teacher[:, None]).square().mean((0, 2, 3, 4)).sum()
 
 
 def _check_multiple(student: Tensor, teacher: Tensor) -> None:

@@ -5,10 +5,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least
-from kdtoolbox.losses.inputs import at_least_float32, check_positions
+from kdtoolbox.losses.inputs import check_positions
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 
+@full_precision
 def channel_discrepancy(student: Tensor, teacher: Tensor) -> Tensor:
     r"""Compare two sets of channels by their maximum mean discrepancy.
 
@@ -36,12 +38,8 @@ def channel_discrepancy(student: Tensor, teacher: Tensor) -> Tensor:
         tensor(1.)
     """
     check_positions(student, teacher)
-    with torch.autocast(student.device.type, enabled=False):
-        s, t = (
-            functional.normalize(maps.flatten(2), dim=2)
-            for maps in at_least_float32(student, teacher)
-        )
-        return _kernel(t, t) + _kernel(s, s) - 2 * _kernel(s, t)
+    s, t = (functional.normalize(maps.flatten(2), dim=2) for maps in (student, teacher))
+    return _kernel(t, t) + _kernel(s, s) - 2 * _kernel(s, t)
 
 
 def _kernel(a: Tensor, b: Tensor) -> Tensor:

@@ -6,13 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from kdtoolbox.losses.arguments import check_at_least
-from kdtoolbox.losses.inputs import at_least_float32, check_maps
+from kdtoolbox.losses.inputs import check_maps
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 RARE = 1e-3
 """Share of negative values below which their mean is not worth the division."""
 
 
+@full_precision
 def expected_negative(mean: Tensor, std: Tensor) -> Tensor:
     r"""Return the mean of the negative values of normally distributed responses.
 
@@ -32,7 +34,7 @@ def expected_negative(mean: Tensor, std: Tensor) -> Tensor:
         >>> expected_negative(torch.tensor([0.0, 9.0]), torch.tensor([1.0, 1.0]))
         tensor([-0.7979, -3.0000])
     """
-    mean, std = at_least_float32(mean.detach(), std)
+    mean, std = mean.detach(), std.detach()
     ratio = mean / std.clamp(min=torch.finfo(std.dtype).tiny)
     share = torch.special.ndtr(-ratio)
     density = (-ratio.square() / 2).exp() / math.sqrt(2 * math.pi)
@@ -40,6 +42,7 @@ def expected_negative(mean: Tensor, std: Tensor) -> Tensor:
     return margin.where(share > RARE, -3 * std)
 
 
+@full_precision
 def partial_squared_error(
     student: Tensor, teacher: Tensor, margin: Tensor | None = None
 ) -> Tensor:
@@ -73,20 +76,18 @@ def partial_squared_error(
         tensor(1.)
     """
     check_maps(student, teacher)
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = at_least_float32(student, teacher)
-        if margin is None:
-            std, mean = torch.std_mean(teacher, (0, 2, 3), correction=0)
-            margin = expected_negative(mean, std)
-        elif margin.numel() != teacher.shape[1]:
-            raise ValueError(
-                f'{margin.numel()} margins for {teacher.shape[1]} channels; name the '
-                'wire `margin.<name>` of the same record as `teacher` as `margin`'
-            )
-        margin = margin.detach().to(teacher).reshape(-1, 1, 1)
-        goal = teacher.maximum(margin)
-        seen = (student > goal) | (goal > 0)
-        return (student - goal).where(seen, 0).square().sum() / len(student)
+    if margin is None:
+        std, mean = torch.std_mean(teacher, (0, 2, 3), correction=0)
+        margin = expected_negative(mean, std)
+    elif margin.numel() != teacher.shape[1]:
+        raise ValueError(
+            f'{margin.numel()} margins for {teacher.shape[1]} channels; name the '
+            'wire `margin.<name>` of the same record as `teacher` as `margin`'
+        )
+    margin = margin.detach().to(teacher.device).reshape(-1, 1, 1)
+    goal = teacher.maximum(margin)
+    seen = (student > goal) | (goal > 0)
+    return (student - goal).where(seen, 0).square().sum() / len(student)
 
 
 @MODELS.register_module()

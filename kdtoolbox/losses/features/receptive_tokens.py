@@ -6,7 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kdtoolbox.losses.precision import full_precision
 
+
+@full_precision
 def token_masks(tokens: Tensor, features: Tensor) -> Tensor:
     r"""Let each token look at a map.
 
@@ -25,15 +28,12 @@ def token_masks(tokens: Tensor, features: Tensor) -> Tensor:
         >>> token_masks(tokens, features).flatten()
         tensor([0.5000, 1.0000])
     """
-    dtype = torch.promote_types(features.dtype, tokens.dtype)
-    dtype = torch.promote_types(dtype, torch.float32)
-    with torch.autocast(features.device.type, enabled=False):
-        # Expanded, because a matrix times a batch of matrices copies the batch.
-        tokens = tokens.to(dtype).expand(len(features), -1, -1)
-        logits = tokens @ features.to(dtype).flatten(2)
-        return logits.sigmoid().unflatten(2, features.shape[2:])
+    # Expanded, because a matrix times a batch of matrices copies the batch.
+    logits = tokens.expand(len(features), -1, -1) @ features.flatten(2)
+    return logits.sigmoid().unflatten(2, features.shape[2:])
 
 
+@full_precision
 def dice_similarity(masks: Tensor) -> Tensor:
     r"""Tell how much the masks of an image overlap.
 
@@ -53,13 +53,12 @@ def dice_similarity(masks: Tensor) -> Tensor:
         tensor(1.)
     """
     flat, count = masks.flatten(2), masks.shape[1]
-    with torch.autocast(masks.device.type, enabled=False):
-        overlaps = flat @ flat.mT
-        squares = overlaps.diagonal(dim1=1, dim2=2)
-        sizes = squares[:, :, None] + squares[:, None]
-        dice = 2 * overlaps / sizes.clamp(min=torch.finfo(masks.dtype).tiny)
-        others = 1 - torch.eye(count, dtype=masks.dtype, device=masks.device)
-        return (dice * others).sum() / (len(masks) * max(count * (count - 1), 1))
+    overlaps = flat @ flat.mT
+    squares = overlaps.diagonal(dim1=1, dim2=2)
+    sizes = squares[:, :, None] + squares[:, None]
+    dice = 2 * overlaps / sizes.clamp(min=torch.finfo(masks.dtype).tiny)
+    others = 1 - torch.eye(count, dtype=masks.dtype, device=masks.device)
+    return (dice * others).sum() / (len(masks) * max(count * (count - 1), 1))
 
 
 def _mean_of_convolution(features: Tensor, convolution: nn.Conv2d) -> Tensor:
@@ -112,6 +111,7 @@ class ReceptiveTokens(nn.Module):
             nn.Linear(channels, num_tokens) for _ in range(depth)
         )
 
+    @full_precision
     def forward(self, features: Tensor, level: int) -> tuple[Tensor, Tensor]:
         """Return the masks (N, T, H, W) of a map (N, C, H, W) and their weights (N, T).
 
@@ -123,10 +123,9 @@ class ReceptiveTokens(nn.Module):
         masks = token_masks(self.vectors[level], features)
         if not self.projections:
             return masks, torch.full_like(masks[:, :, 0, 0], 1 / masks.shape[1])
-        with torch.autocast(features.device.type, enabled=False):
-            convolution: Any = self.convolutions[level]
-            means = _mean_of_convolution(features.to(masks.dtype), convolution)
-            return masks, self.projections[level](means).softmax(1)
+        convolution: Any = self.convolutions[level]
+        means = _mean_of_convolution(features.to(masks.dtype), convolution)
+        return masks, self.projections[level](means).softmax(1)
 
     def _check(self, channels: int, level: int) -> None:
         num_levels, _, expected = self.vectors.shape

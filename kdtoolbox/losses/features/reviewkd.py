@@ -3,18 +3,19 @@
 The fusion of the levels is `kdtoolbox.connectors.ABFConnector`.
 """
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least
-from kdtoolbox.losses.inputs import at_least_float32, check_maps
+from kdtoolbox.losses.inputs import check_maps
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 POOLS = (4, 2, 1)
 """Sides of the pooled maps, each with half the weight of the one before."""
 
 
+@full_precision
 def hierarchical_context_loss(student: Tensor, teacher: Tensor) -> Tensor:
     r"""Compare two maps and their averages over ever larger regions.
 
@@ -40,18 +41,16 @@ def hierarchical_context_loss(student: Tensor, teacher: Tensor) -> Tensor:
         tensor(1.)
     """
     check_maps(student, teacher)
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = at_least_float32(student, teacher)
-        # Pooling is linear: one difference is pooled instead of two maps.
-        difference = student - teacher
-        loss, total, weight = difference.square().mean(), 1.0, 1.0
-        for side in POOLS:
-            if side < min(student.shape[2:]):
-                weight /= 2
-                pooled = functional.adaptive_avg_pool2d(difference, side)
-                loss = loss + weight * pooled.square().mean()
-                total += weight
-        return loss / total
+    # Pooling is linear: one difference is pooled instead of two maps.
+    difference = student - teacher
+    loss, total, weight = difference.square().mean(), 1.0, 1.0
+    for side in POOLS:
+        if side < min(student.shape[2:]):
+            weight /= 2
+            pooled = functional.adaptive_avg_pool2d(difference, side)
+            loss = loss + weight * pooled.square().mean()
+            total += weight
+    return loss / total
 
 
 @MODELS.register_module()

@@ -8,10 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least, check_counts
-from kdtoolbox.losses.inputs import at_least_float32, check_maps
+from kdtoolbox.losses.inputs import check_maps
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 
+@full_precision
 def image_errors(student: Tensor, teacher: Tensor) -> Tensor:
     """Average the squared errors of each image.
 
@@ -30,7 +32,6 @@ def image_errors(student: Tensor, teacher: Tensor) -> Tensor:
         tensor([1., 1.])
     """
     check_maps(student, teacher)
-    student, teacher = at_least_float32(student, teacher)
     return (student - teacher).square().mean((1, 2, 3))
 
 
@@ -117,10 +118,11 @@ class SemCKDLoss(nn.Module):
             for side in self.channels.values()
         )
         self.projections = nn.ModuleList(
-            nn.Conv2d(mine, theirs, 1)
-            for mine, theirs in product(student_channels, teacher_channels)
+            nn.Conv2d(width_in, width_out, 1)
+            for width_in, width_out in product(student_channels, teacher_channels)
         )
 
+    @full_precision
     def forward(self, student: list[Tensor], teacher: list[Tensor]) -> Tensor:
         """Return the weighted loss of lists of maps (N, C, H, W) as a scalar.
 
@@ -129,26 +131,24 @@ class SemCKDLoss(nn.Module):
         """
         self._check('student', student)
         self._check('teacher', teacher)
-        # Each keeps its own channels; only the precision is shared.
-        pairs = [at_least_float32(s, t) for s, t in zip(student, teacher, strict=True)]
-        student, teacher = map(list, zip(*pairs, strict=True))
-        with torch.autocast(student[0].device.type, enabled=False):
-            errors = [
-                self._error(project, *pair)
-                for project, pair in zip(
-                    self.projections, product(student, teacher), strict=True
-                )
-            ]
-            attention = self._attend(student, teacher)
-            table = torch.stack(errors, 1).reshape(attention.shape)
-            return self.loss_weight * calibrated_error(table, attention)
+        errors = [
+            self._error(project, *pair)
+            for project, pair in zip(
+                self.projections, product(student, teacher), strict=True
+            )
+        ]
+        attention = self._attend(student, teacher)
+        table = torch.stack(errors, 1).reshape(attention.shape)
+        return self.loss_weight * calibrated_error(table, attention)
 
-    def _error(self, project: nn.Module, mine: Tensor, theirs: Tensor) -> Tensor:
-        height, width = map(min, mine.shape[2:], theirs.shape[2:])
+    def _error(self, project: nn.Module, student: Tensor, teacher: Tensor) -> Tensor:
+        height, width = map(min, student.shape[2:], teacher.shape[2:])
         size = -(-height // self.pool), -(-width // self.pool)
-        # Before the projection, with which averages commute.
-        mine, theirs = (functional.adaptive_avg_pool2d(x, size) for x in (mine, theirs))
-        return image_errors(project(mine), theirs)
+        # Averaging commutes with the projection; pooling first is cheaper.
+        student, teacher = (
+            functional.adaptive_avg_pool2d(maps, size) for maps in (student, teacher)
+        )
+        return image_errors(project(student), teacher)
 
     def _attend(self, student: list[Tensor], teacher: list[Tensor]) -> Tensor:
         queries, keys = (

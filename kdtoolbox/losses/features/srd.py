@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from kdtoolbox.losses.arguments import check_at_least
-from kdtoolbox.losses.inputs import at_least_float32
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 
+@full_precision
 def log_distance(student: Tensor, teacher: Tensor, exponent: float = 4.0) -> Tensor:
     r"""Take the logarithm of a sum of powers over the whole batch.
 
@@ -46,10 +47,8 @@ def log_distance(student: Tensor, teacher: Tensor, exponent: float = 4.0) -> Ten
             'in shape; put a ResizeConnector (height, width) or a ConvConnector '
             '(channels) under `connectors` and name it as the input of this loss'
         )
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = at_least_float32(student, teacher)
-        total = (student - teacher).abs().pow(exponent).sum()
-        return 2 * total.clamp(min=torch.finfo(total.dtype).tiny).log()
+    total = (student - teacher).abs().pow(exponent).sum()
+    return 2 * total.clamp(min=torch.finfo(total.dtype).tiny).log()
 
 
 @MODELS.register_module()

@@ -80,12 +80,13 @@ class _MeanDissimilarity(torch.autograd.Function):
         total = step.new_zeros(())
         count = max(CHUNK // (height * width), 1)
         chunks = [maps.split(count) for maps in (*planes, step)]
-        for mine, theirs, piece in zip(*chunks, strict=True):
+        for student_part, teacher_part, piece in zip(*chunks, strict=True):
             with torch.enable_grad():
-                mine = mine.detach().to(dtype).requires_grad_()
-                loss = _dissimilarity(mine, theirs.to(dtype), blurs, max_val).sum()
+                leaf = student_part.detach().to(dtype).requires_grad_()
+                other = teacher_part.to(dtype)
+                loss = _dissimilarity(leaf, other, blurs, max_val).sum()
                 loss = loss / student.numel()
-            piece.copy_(torch.autograd.grad(loss, mine)[0])
+            piece.copy_(torch.autograd.grad(loss, leaf)[0])
             total += loss.detach()
         ctx.save_for_backward(step.reshape(student.shape))
         ctx.dtype = student.dtype

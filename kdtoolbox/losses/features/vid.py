@@ -10,13 +10,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_above, check_at_least, check_counts
-from kdtoolbox.losses.inputs import at_least_float32, check_maps
+from kdtoolbox.losses.inputs import check_maps
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 EPS = 1e-5
 """The least variance, as in the published codes."""
 
 
+@full_precision
 def gaussian_code_length(mean: Tensor, teacher: Tensor, variance: Tensor) -> Tensor:
     r"""Return how badly normal distributions foresee the teacher.
 
@@ -44,11 +46,8 @@ def gaussian_code_length(mean: Tensor, teacher: Tensor, variance: Tensor) -> Ten
         tensor(2.)
     """
     check_maps(mean, teacher)
-    with torch.autocast(mean.device.type, enabled=False):
-        mean, teacher = at_least_float32(mean, teacher)
-        variance = variance.to(mean.dtype)
-        errors = (teacher - mean).square().mean((0, 2, 3))
-        return (errors / variance + variance.log()).mean() / 2
+    errors = (teacher - mean).square().mean((0, 2, 3))
+    return (errors / variance + variance.log()).mean() / 2
 
 
 @MODELS.register_module()

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from kdtoolbox.losses.arguments import check_at_least, check_counts, check_share
-from kdtoolbox.losses.inputs import at_least_float32, check_maps
+from kdtoolbox.losses.inputs import check_maps
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 
@@ -78,6 +79,7 @@ class ViTKDLoss(nn.Module):
             nn.Conv2d(channels, channels, 3, padding=1),
         )
 
+    @full_precision
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Return the weighted error of two maps (N, C, H, W) as a scalar.
 
@@ -90,10 +92,8 @@ class ViTKDLoss(nn.Module):
                 f'ViTKDLoss has channels={self.channels}, the maps have '
                 f'{student.shape[1]}; set channels={student.shape[1]}'
             )
-        with torch.autocast(student.device.type, enabled=False):
-            student, teacher = at_least_float32(student, teacher)
-            hidden = hide_positions(student, self.mask_ratio)
-            generated = self.generator(torch.where(hidden, self.token, student))
-            error = (generated - teacher).square().sum(1, keepdim=True)
-            error = error.where(hidden, 0).sum() / (self.mask_ratio * len(student))
+        hidden = hide_positions(student, self.mask_ratio)
+        generated = self.generator(torch.where(hidden, self.token, student))
+        error = (generated - teacher).square().sum(1, keepdim=True)
+        error = error.where(hidden, 0).sum() / (self.mask_ratio * len(student))
         return self.loss_weight * error

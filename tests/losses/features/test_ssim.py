@@ -5,7 +5,7 @@ import torch
 from golden import TOLERANCES, assert_golden, load_golden, waves
 from torch import Tensor
 
-from kdtoolbox.losses import ssim
+from kdtoolbox.losses.features import ssim
 from kdtoolbox.losses.features.ssim import SSIMLoss, structural_dissimilarity
 from kdtoolbox.registry import MODELS
 from kdtoolbox.testing import check_loss
