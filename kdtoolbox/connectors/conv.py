@@ -20,6 +20,8 @@ class ConvConnector(nn.Module):
         norm_cfg: Norm behind the convolution, such as ``dict(type='BN')``.
         act_cfg: Activation behind it, such as ``dict(type='ReLU')``.
         kernel_size: Size of the kernel, odd; the maps keep their size.
+        bias: Whether the convolution has a bias. By default it has one unless a norm
+            follows.
 
     Raises:
         ValueError: If a number is not in the range of its argument.
@@ -39,6 +41,7 @@ class ConvConnector(nn.Module):
         norm_cfg: dict | None = None,
         act_cfg: dict | None = None,
         kernel_size: int = 1,
+        bias: bool | None = None,
     ) -> None:
         super().__init__()
         check_counts(
@@ -53,6 +56,7 @@ class ConvConnector(nn.Module):
                 out_channels,
                 kernel_size,
                 padding=kernel_size // 2,
+                bias='auto' if bias is None else bias,
                 norm_cfg=norm_cfg,
                 act_cfg=act_cfg,
             )

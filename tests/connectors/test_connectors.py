@@ -94,6 +94,21 @@ def test_a_wider_kernel_keeps_the_size() -> None:
     assert connector.convs[0].conv.weight.shape == (6, 4, 3, 3)
 
 
+@pytest.mark.filterwarnings('ignore:Unnecessary conv bias')
+@pytest.mark.parametrize('norm_cfg', [None, dict(type='BN')])
+def test_bias_follows_the_argument_and_by_default_the_norm(
+    norm_cfg: dict | None,
+) -> None:
+    def has_bias(**arguments: bool) -> bool:
+        connector = ConvConnector([4, 8], 6, norm_cfg, **arguments)
+        [found] = {conv.conv.bias is not None for conv in connector.convs}
+        return found
+
+    assert has_bias(bias=True)
+    assert not has_bias(bias=False)
+    assert has_bias() == (norm_cfg is None)
+
+
 @pytest.mark.parametrize('training', [True, False])
 def test_norm_takes_scale_and_shift_from_each_channel(training: bool) -> None:
     connector = NormConnector().train(training)

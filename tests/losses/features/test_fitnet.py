@@ -20,10 +20,8 @@ def test_golden(case: str, dtype: torch.dtype) -> None:
     level = student.requires_grad_()
     if case == 'cirkd_conv1x1':
         widths = golden.hyper['student_channels'], golden.hyper['teacher_channels']
-        connector = ConvConnector(*widths).to(dtype)
+        connector = ConvConnector(*widths, bias=False).to(dtype)
         connector.convs[0].conv.weight.data.copy_(golden.params['conv.weight'])
-        # The reference's regressor has none.
-        connector.convs[0].conv.bias.data.zero_()
         [level] = connector([level])
     loss = MODELS.build(dict(type='kdtoolbox.FitNetLoss', loss_weight=1.0))
     assert_golden(loss(level, teacher), [student], golden)
