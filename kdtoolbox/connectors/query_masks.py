@@ -20,26 +20,26 @@ class QueryMaskConnector(nn.Module):
     averaging the mask logits, at a fraction of the time and memory.
 
     Args:
-        pool: Height and width of the cells that are averaged. The features of
+        pool_size: Height and width of the cells that are averaged. The features of
             Mask2Former have stride 4, which 2 makes a stride of 8.
 
     Raises:
-        ValueError: If `pool` is not at least 1.
+        ValueError: If `pool_size` is not at least 1.
 
     Example:
         >>> layers, features = [torch.ones(2, 100, 16)] * 3, torch.ones(2, 16, 8, 10)
-        >>> masks = QueryMaskConnector(pool=2)(layers, [features])
+        >>> masks = QueryMaskConnector(pool_size=2)(layers, [features])
         >>> [tuple(level.shape) for level in masks]
         [(2, 100, 4, 5), (2, 100, 4, 5), (2, 100, 4, 5)]
     """
 
-    def __init__(self, pool: int = 1) -> None:
+    def __init__(self, pool_size: int = 1) -> None:
         super().__init__()
-        check_counts('QueryMaskConnector', pool=pool)
-        self.pool = pool
+        check_counts('QueryMaskConnector', pool_size=pool_size)
+        self.pool_size = pool_size
 
     def forward(self, embeddings: list[Tensor], features: list[Tensor]) -> list[Tensor]:
-        """Return mask logits (N, Q, H / pool, W / pool), one per layer.
+        """Return mask logits (N, Q, H / pool_size, W / pool_size), one per layer.
 
         Args:
             embeddings: For each layer those of its queries (N, Q, C).
@@ -51,7 +51,7 @@ class QueryMaskConnector(nn.Module):
         _check_factors(embeddings, features)
         # The last row and column of cells may be smaller: their mean is over what is
         # there.
-        pooled = functional.avg_pool2d(features[0], self.pool, ceil_mode=True)
+        pooled = functional.avg_pool2d(features[0], self.pool_size, ceil_mode=True)
         return [torch.einsum('nqc,nchw->nqhw', x, pooled) for x in embeddings]
 
 

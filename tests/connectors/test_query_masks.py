@@ -13,10 +13,10 @@ def factors() -> tuple[list[Tensor], Tensor]:
     return list(layers), torch.randn(2, 7, 5, 6, generator=generator).double()
 
 
-@pytest.mark.parametrize('pool', [1, 2, 4])
-def test_masks_are_products_at_lower_resolution(pool: int) -> None:
+@pytest.mark.parametrize('pool_size', [1, 2, 4])
+def test_masks_are_products_at_lower_resolution(pool_size: int) -> None:
     layers, features = factors()
-    found = QueryMaskConnector(pool)(layers, [features])
+    found = QueryMaskConnector(pool_size)(layers, [features])
     assert len(found) == 3
     for masks, embeddings in zip(found, layers, strict=True):
         full = torch.stack(
@@ -25,7 +25,7 @@ def test_masks_are_products_at_lower_resolution(pool: int) -> None:
                 for image, maps in zip(embeddings, features, strict=True)
             ]
         )
-        expected = functional.avg_pool2d(full, pool, ceil_mode=True)
+        expected = functional.avg_pool2d(full, pool_size, ceil_mode=True)
         torch.testing.assert_close(masks, expected)
 
 

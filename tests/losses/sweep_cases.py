@@ -318,7 +318,7 @@ CASES: dict[str, list[Case]] = {
         on(
             fpn,
             wide,
-            sized=lambda s: dict(channels=s.others, factor_channels=s.channels),
+            sized=lambda s: dict(teacher_channels=s.others, factor_channels=s.channels),
         )
     ],
     'FitNetLoss': [on(fpn)],
@@ -417,7 +417,7 @@ CASES: dict[str, list[Case]] = {
     ],
     'SSIMLoss': [on(fpn, **either({}, dict(window=5, max_val=4.0)))],
     'SemCKDLoss': [
-        on(fpn, wide, sized=channels_of_levels, **either({}, dict(pool=2))),
+        on(fpn, wide, sized=channels_of_levels, **either({}, dict(pool_size=2))),
     ],
     'SphericalKDLoss': logits(**THREE),
     'TTMLoss': logits({}, dict(weighted=True), dict(use_sigmoid=True)),

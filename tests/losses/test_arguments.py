@@ -20,7 +20,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     'FAKDLoss': dict(num_classes=3, student_channels=4, ramp_iterations=2),
     'FBKDLoss': dict(channels=4, num_levels=2),
     'FGDLoss': dict(channels=4, num_levels=2),
-    'FTLoss': dict(channels=4, factor_channels=2),
+    'FTLoss': dict(teacher_channels=4, factor_channels=2),
     'MasKDLoss': dict(channels=4, num_levels=2, num_tokens=2, allow_random=True),
     'SKDHolisticLoss': dict(num_classes=3),
     'SemCKDLoss': dict(student_channels=[4, 4], teacher_channels=[4]),

@@ -116,8 +116,9 @@ class FTLoss(nn.Module):
     the beginning.
 
     Args:
-        channels: Channels of the teacher.
-        factor_channels: Channels of the factors; the paper uses half of ``channels``.
+        teacher_channels: Channels of the teacher.
+        factor_channels: Channels of the factors; the paper uses half of
+            ``teacher_channels``.
         reconstruction_weight: Factor on the reconstruction, beside ``loss_weight``.
         loss_weight: Factor on both. Published codes use 200.
 
@@ -125,27 +126,31 @@ class FTLoss(nn.Module):
         ValueError: If a number is not in the range of its argument.
 
     Example:
-        >>> FTLoss(channels=8, factor_channels=4).loss_weight
+        >>> FTLoss(teacher_channels=8, factor_channels=4).loss_weight
         200.0
     """
 
     def __init__(
         self,
-        channels: int,
+        teacher_channels: int,
         factor_channels: int,
         reconstruction_weight: float = 0.005,
         loss_weight: float = 200.0,
     ) -> None:
         super().__init__()
-        check_counts('FTLoss', channels=channels, factor_channels=factor_channels)
+        check_counts(
+            'FTLoss',
+            teacher_channels=teacher_channels,
+            factor_channels=factor_channels,
+        )
         check_at_least(
             'FTLoss',
             0,
             reconstruction_weight=reconstruction_weight,
             loss_weight=loss_weight,
         )
-        self.paraphraser = Paraphraser(channels, factor_channels)
-        self.channels = channels
+        self.paraphraser = Paraphraser(teacher_channels, factor_channels)
+        self.teacher_channels = teacher_channels
         self.factor_channels = factor_channels
         self.reconstruction_weight = reconstruction_weight
         self.loss_weight = loss_weight
@@ -158,12 +163,13 @@ class FTLoss(nn.Module):
             ValueError: If either has other channels than the config says.
         """
         found = student.shape[1], teacher.shape[1]
-        if found != (self.factor_channels, self.channels):
+        if found != (self.factor_channels, self.teacher_channels):
             raise ValueError(
                 f'expected factors of {self.factor_channels} channels and a teacher of '
-                f'{self.channels}, got {found[0]} and {found[1]}; set factor_channels='
-                f'{found[0]}, channels={found[1]}, or put a TranslatorConnector with '
-                f'out_channels={self.factor_channels} before this loss'
+                f'{self.teacher_channels}, got {found[0]} and {found[1]}; set '
+                f'factor_channels={found[0]}, teacher_channels={found[1]}, or put a '
+                f'TranslatorConnector with out_channels={self.factor_channels} before '
+                'this loss'
             )
         factor, again = self.paraphraser(teacher)
         reconstruction = functional.mse_loss(again, teacher)

@@ -63,9 +63,9 @@ class SemCKDLoss(nn.Module):
         \rangle), \quad e_{n,i,j} = mean_{c,h,w}((P_{ij} S_i - T_j)^2)
 
     summed by `calibrated_error`. q and k are two linear layers with a ReLU between
-    them, normalised to length 1, and P a 1x1 convolution for each pair of layers. Both
-    maps of a pair are averaged to the smaller size, and that divided by `pool`: the
-    cost is I * J projections at 1 / pool^2 of the positions.
+    them, normalised to length 1, and P is a 1x1 convolution for each pair of layers.
+    Both maps of a pair are average-pooled to the smaller of the two sizes divided by
+    `pool_size`. The cost is I * J projections at 1 / `pool_size`^2 of the positions.
 
     Deviation: the authors' queries and keys read the row of an image in the similarity
     matrix of its batch, which ties their width to the batch size and says nothing with
@@ -75,7 +75,7 @@ class SemCKDLoss(nn.Module):
     Args:
         student_channels: Channels of the student's layers, in order.
         teacher_channels: Channels of the teacher's, as many layers.
-        pool: How many cells of the smaller map are averaged along each side.
+        pool_size: How many cells of the smaller map are averaged along each side.
         width: Width of queries and keys.
         loss_weight: Factor on the loss. The authors use 400 and 50 for classification.
 
@@ -95,7 +95,7 @@ class SemCKDLoss(nn.Module):
         self,
         student_channels: Sequence[int],
         teacher_channels: Sequence[int],
-        pool: int = 1,
+        pool_size: int = 1,
         width: int = 128,
         loss_weight: float = 1.0,
     ) -> None:
@@ -104,14 +104,14 @@ class SemCKDLoss(nn.Module):
             'SemCKDLoss',
             student_channels=student_channels,
             teacher_channels=teacher_channels,
-            pool=pool,
+            pool_size=pool_size,
             width=width,
         )
         check_at_least('SemCKDLoss', 0, loss_weight=loss_weight)
         self.channels = dict(
             student=list(student_channels), teacher=list(teacher_channels)
         )
-        self.pool = pool
+        self.pool_size = pool_size
         self.loss_weight = loss_weight
         self.queries, self.keys = (
             nn.ModuleList(_embedding(channels, width) for channels in side)
@@ -143,7 +143,7 @@ class SemCKDLoss(nn.Module):
 
     def _error(self, project: nn.Module, student: Tensor, teacher: Tensor) -> Tensor:
         height, width = map(min, student.shape[2:], teacher.shape[2:])
-        size = -(-height // self.pool), -(-width // self.pool)
+        size = -(-height // self.pool_size), -(-width // self.pool_size)
         # Averaging commutes with the projection; pooling first is cheaper.
         student, teacher = (
             functional.adaptive_avg_pool2d(maps, size) for maps in (student, teacher)

@@ -15,7 +15,7 @@ TEACHER = 1.3 * waves((2, 4, 3, 5), 0.23, 0.17, 0.4)
 
 def build(**changes: Any) -> Any:
     torch.manual_seed(0)
-    sizes = dict(channels=4, factor_channels=2)
+    sizes = dict(teacher_channels=4, factor_channels=2)
     return MODELS.build(dict(type='kdtoolbox.FTLoss', **sizes) | changes)
 
 

@@ -27,7 +27,7 @@ def test_golden(dtype: torch.dtype) -> None:
 
 
 def naive(loss: SemCKDLoss, student: list[Tensor], teacher: list[Tensor]) -> Tensor:
-    """The loss image by image and pair by pair, with a pool of 1."""
+    """The loss image by image and pair by pair, without pooling."""
     total = torch.zeros((), dtype=torch.float64)
     for n in range(2):
         for i, mine in enumerate(student):
@@ -78,7 +78,7 @@ def test_pooling_first_is_the_loss_of_pooled_maps() -> None:
     halves = [
         [functional.avg_pool2d(x, 2) for x in side] for side in (student, teacher)
     ]
-    torch.testing.assert_close(build(pool=2)(student, teacher), build()(*halves))
+    torch.testing.assert_close(build(pool_size=2)(student, teacher), build()(*halves))
 
 
 class _Levels(SemCKDLoss):
@@ -89,10 +89,10 @@ class _Levels(SemCKDLoss):
         return super().forward(*sides)
 
 
-@pytest.mark.parametrize('pool', [1, 2])
-def test_contract(pool: int) -> None:
+@pytest.mark.parametrize('pool_size', [1, 2])
+def test_contract(pool_size: int) -> None:
     torch.manual_seed(0)
-    loss = _Levels([4, 2], [4, 2], pool=pool, width=6)
+    loss = _Levels([4, 2], [4, 2], pool_size=pool_size, width=6)
     teacher = 1.3 * waves((2, 4, 6, 5), 0.23, 0.17, 0.4)
     check_loss(loss, STUDENT[0], teacher, zero_at_equality=False)
 
