@@ -1,6 +1,6 @@
-"""Denoise the student's features before comparing them (DiffKD, arXiv:2305.15712).
+"""Distil features through a diffusion model (DiffKD, arXiv:2305.15712).
 
-The alignment of the student's channels is a `kdtoolbox.connectors.ConvConnector`.
+A `kdtoolbox.connectors.ConvConnector` aligns the student's channels with the teacher's.
 """
 
 import torch
@@ -13,14 +13,14 @@ from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 TIMES = 1000
-"""Steps of the noise schedule that the denoiser is trained on."""
+"""Number of time steps of the noise schedule."""
 
 
 class _BatchNorm(nn.BatchNorm2d):
-    """A norm by the batch alone that bears a single value per channel."""
+    """A batch norm without running statistics that accepts one value per channel."""
 
     def __init__(self, channels: int) -> None:
-        # Nothing reads running statistics of a loss.
+        # Losses run only in training, so running statistics would be unused.
         super().__init__(channels, track_running_stats=False)
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ class _Denoiser(nn.Module):
 
 
 class _NoiseAdapter(nn.Module):
-    """Says for each image how much of the student's map is kept beside noise."""
+    """Predicts for each image the share of the student's map in the noise mix."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -83,30 +83,31 @@ class _NoiseAdapter(nn.Module):
 
 @MODELS.register_module()
 class DiffKDLoss(nn.Module):
-    r"""Compare the student with the teacher as a denoiser of the teacher sees it.
+    r"""Denoise the student's features and compare them with the teacher's.
 
-    A small network learns to predict the noise :math:`\epsilon` in the teacher's
-    features, at a time t drawn for each image,
+    A small network, the denoiser, learns to predict the noise :math:`\epsilon` in the
+    teacher's features at a time t drawn for each image,
 
     .. math:: L_{noise} = mean((\hat\epsilon(\sqrt{a_t} T + \sqrt{1 - a_t} \epsilon, t)
         - \epsilon)^2), \quad a_t = \prod_{u \le t} (1 - \beta_u)
 
-    with 1000 :math:`\beta` from 1e-4 to 0.02. The student's features are taken for
-    noisy ones of the teacher: mixed with noise by a learned share
-    :math:`\gamma S + (1 - \gamma) \epsilon`, denoised by DDIM in a few equal steps from
-    the middle of the schedule, and projected by a 1x1 convolution with a norm to R:
+    with 1000 :math:`\beta` from 1e-4 to 0.02. The student's features are treated as
+    noisy features of the teacher. They are mixed with noise,
+    :math:`\gamma S + (1 - \gamma) \epsilon` with a learned :math:`\gamma`, denoised by
+    DDIM in `steps` equal steps from the middle of the schedule, and projected by a 1x1
+    convolution with a norm to R:
 
     .. math:: L_{feature} = mean((R - T)^2)
 
-    Its gradient trains the denoiser, too. The denoiser runs once for each step and once
-    for the noise; each run holds its inner maps until the backward pass.
+    The gradient of both terms trains the denoiser. The denoiser runs once per step and
+    once for the noise term; each run keeps its activations until the backward pass.
 
-    Deviation: the authors' auto-encoder, which narrows wide features of classifiers, is
-    left out; the teacher's features are compared as they are.
+    Deviation: the authors compress wide features of classifiers by an auto-encoder.
+    Here the teacher's features are compared directly.
 
     Args:
         channels: Channels of both maps.
-        steps: Runs of the denoiser on the student's features.
+        steps: Denoising steps on the student's features, from 1 to 500.
         noise_weight: Factor on the noise term.
         loss_weight: Factor on both terms.
 
@@ -157,7 +158,7 @@ class DiffKDLoss(nn.Module):
         """Return the weighted terms of two maps (N, C, H, W).
 
         Raises:
-            ValueError: If the shapes differ or the channels are others than configured.
+            ValueError: If the shapes differ or the channels do not match the config.
         """
         check_maps(student, teacher)
         if student.shape[1] != self.channels:
@@ -175,11 +176,14 @@ class DiffKDLoss(nn.Module):
         )
 
     def refine(self, student: Tensor, noise: Tensor) -> Tensor:
-        """Return the student's maps denoised and projected.
+        """Denoise and project the student's maps.
 
         Args:
             student: Features (N, C, H, W).
-            noise: Standard normal, of the same shape.
+            noise: Standard normal noise of the same shape.
+
+        Returns:
+            Maps (N, C, H, W).
         """
         share = self.adapter(student)
         maps = share * student + (1 - share) * noise
@@ -194,12 +198,15 @@ class DiffKDLoss(nn.Module):
         return self.projection(maps)
 
     def noise_error(self, teacher: Tensor, noise: Tensor, times: Tensor) -> Tensor:
-        """Return how badly the denoiser predicts the noise in the teacher's maps.
+        """Compute the mean squared error of the predicted noise in the teacher's maps.
 
         Args:
             teacher: Features (N, C, H, W).
-            noise: Standard normal, of the same shape.
-            times: Of each image (N,), long, below 1000.
+            noise: Standard normal noise of the same shape.
+            times: Time step of each image (N,), long, below 1000.
+
+        Returns:
+            A scalar.
         """
         kept = self.kept[times].reshape(-1, 1, 1, 1)
         noisy = kept.sqrt() * teacher + (1 - kept).sqrt() * noise
@@ -207,5 +214,5 @@ class DiffKDLoss(nn.Module):
 
 
 def _noise(maps: Tensor) -> Tensor:
-    # Not `randn_like`, which draws in the order of the memory.
+    # `randn_like` draws in memory order, so channels_last would change the numbers.
     return torch.randn(maps.shape, dtype=maps.dtype, device=maps.device)

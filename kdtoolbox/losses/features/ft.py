@@ -12,21 +12,21 @@ from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 SLOPE = 0.1
-"""Of the leaky ReLU below zero."""
+"""Slope of the leaky ReLU below zero."""
 
 
 @full_precision
 def factor_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    r"""Compare factors as directions, whatever their size.
+    r"""Compute the mean absolute difference of factors normalised per image.
 
     .. math:: mean_{n,c,h,w} \left|
         \frac{S_n}{\lVert S_n \rVert_2} - \frac{T_n}{\lVert T_n \rVert_2} \right|
 
-    with the norms over all values of an image.
+    The norms are over all values of an image.
 
-    Deviation: the paper takes the norm of the difference for each image; here, as in
-    the published codes, it is the mean over all values, which shrinks as they grow in
-    number.
+    Deviation: the paper takes the norm of the difference of each image. Here, as in the
+    published codes, the absolute difference is averaged over all values, so the loss
+    shrinks as their number grows.
 
     Args:
         student: Factors (N, K, H, W).
@@ -51,7 +51,7 @@ def factor_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 class _BatchNorm(nn.BatchNorm2d):
-    """A batch norm that falls back on its running statistics for a single value."""
+    """A batch norm that uses running statistics for a single value per channel."""
 
     def forward(self, maps: Tensor) -> Tensor:
         if maps.numel() > maps.shape[1]:
@@ -63,7 +63,13 @@ class _BatchNorm(nn.BatchNorm2d):
 
 
 def factor_layers(widths: list[int]) -> nn.Sequential:
-    """Return 3x3 convolutions between these widths, with norm and leaky ReLU each.
+    """Build 3x3 convolutions, each followed by a batch norm and a leaky ReLU.
+
+    Args:
+        widths: Channels of the input and of each convolution's output.
+
+    Returns:
+        The layers; maps keep their size.
 
     Example:
         >>> len(factor_layers([8, 8, 4, 4]))
@@ -80,15 +86,15 @@ def factor_layers(widths: list[int]) -> nn.Sequential:
 
 
 class Paraphraser(nn.Module):
-    """An autoencoder whose code, the factor, stands for the teacher's features.
+    """An autoencoder of the teacher's features, whose code is the factor.
 
     Args:
         channels: Channels of the teacher.
         factor_channels: Channels of the factors.
 
     Example:
-        >>> factor, again = Paraphraser(8, 4)(torch.zeros(2, 8, 5, 6))
-        >>> tuple(factor.shape), tuple(again.shape)
+        >>> factor, decoded = Paraphraser(8, 4)(torch.zeros(2, 8, 5, 6))
+        >>> tuple(factor.shape), tuple(decoded.shape)
         ((2, 4, 5, 6), (2, 8, 5, 6))
     """
 
@@ -99,31 +105,31 @@ class Paraphraser(nn.Module):
         self.decoder = factor_layers(widths[::-1])
 
     def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the factors (N, K, H, W) and the maps (N, C, H, W) they stand for."""
+        """Return the factors (N, K, H, W) and the decoded maps (N, C, H, W)."""
         factor = self.encoder(maps)
         return factor, self.decoder(factor)
 
 
 @MODELS.register_module()
 class FTLoss(nn.Module):
-    """FT on one level: `factor_distance`, and what trains the `Paraphraser`.
+    """FT on one level: `factor_distance` and the loss of the `Paraphraser`.
 
-    The term ``factor`` trains the student and its translator, ``reconstruction``, the
-    mean squared error of the paraphrased teacher, the paraphraser alone.
+    The term ``factor`` trains the student and its translator. The term
+    ``reconstruction``, the mean squared error of the decoded teacher features, trains
+    only the paraphraser.
 
-    Deviation: the paper trains the paraphraser before the student; here it learns along
-    with it, on the teacher's features of the same batches, so that its factors move in
-    the beginning.
+    Deviation: the paper trains the paraphraser before the student. Here both are
+    trained together, so the factors change early in training.
 
     Args:
         teacher_channels: Channels of the teacher.
         factor_channels: Channels of the factors; the paper uses half of
             ``teacher_channels``.
-        reconstruction_weight: Factor on the reconstruction, beside ``loss_weight``.
-        loss_weight: Factor on both. Published codes use 200.
+        reconstruction_weight: Factor on the reconstruction term.
+        loss_weight: Factor on both terms. Published codes use 200.
 
     Raises:
-        ValueError: If a number is not in the range of its argument.
+        ValueError: If an argument is out of range.
 
     Example:
         >>> FTLoss(teacher_channels=8, factor_channels=4).loss_weight
@@ -157,10 +163,10 @@ class FTLoss(nn.Module):
 
     @full_precision
     def forward(self, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
-        """Compare a student's factors (N, K, H, W) with a teacher's map (N, C, H, W).
+        """Return the weighted terms of factors (N, K, H, W) and maps (N, C, H, W).
 
         Raises:
-            ValueError: If either has other channels than the config says.
+            ValueError: If the channels of either do not match the config.
         """
         found = student.shape[1], teacher.shape[1]
         if found != (self.factor_channels, self.teacher_channels):
@@ -171,8 +177,8 @@ class FTLoss(nn.Module):
                 f'TranslatorConnector with out_channels={self.factor_channels} before '
                 'this loss'
             )
-        factor, again = self.paraphraser(teacher)
-        reconstruction = functional.mse_loss(again, teacher)
+        factor, decoded = self.paraphraser(teacher)
+        reconstruction = functional.mse_loss(decoded, teacher)
         return dict(
             factor=self.loss_weight * factor_distance(student, factor),
             reconstruction=(

@@ -15,7 +15,7 @@ from kdtoolbox.registry import MODELS
 
 @full_precision
 def image_errors(student: Tensor, teacher: Tensor) -> Tensor:
-    """Average the squared errors of each image.
+    """Compute the mean squared error of each image.
 
     Args:
         student: Features (N, C, H, W).
@@ -36,13 +36,13 @@ def image_errors(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def calibrated_error(errors: Tensor, attention: Tensor) -> Tensor:
-    r"""Weigh what each student layer owes to each teacher layer.
+    r"""Average the errors of all pairs of layers, weighted by attention.
 
     .. math:: \frac{1}{N I} \sum_{n,i,j} a_{n,i,j} \, e_{n,i,j}
 
     Args:
-        errors: Of each image and pair of layers (N, I, J).
-        attention: Of the same shape, with a sum of 1 over the J teacher layers.
+        errors: Errors (N, I, J) of each image, student layer and teacher layer.
+        attention: Weights (N, I, J), which sum to 1 over the J teacher layers.
 
     Returns:
         A scalar.
@@ -57,30 +57,31 @@ def calibrated_error(errors: Tensor, attention: Tensor) -> Tensor:
 
 @MODELS.register_module()
 class SemCKDLoss(nn.Module):
-    r"""Let each student layer learn from which teacher layers it learns.
+    r"""Distil every teacher layer into every student layer, weighted by attention.
 
     .. math:: a_{n,i,j} = softmax_j(\langle q_i(mean_{h,w} S_i), k_j(mean_{h,w} T_j)
         \rangle), \quad e_{n,i,j} = mean_{c,h,w}((P_{ij} S_i - T_j)^2)
 
-    summed by `calibrated_error`. q and k are two linear layers with a ReLU between
-    them, normalised to length 1, and P is a 1x1 convolution for each pair of layers.
-    Both maps of a pair are average-pooled to the smaller of the two sizes divided by
-    `pool_size`. The cost is I * J projections at 1 / `pool_size`^2 of the positions.
+    These are combined by `calibrated_error`. q and k are two linear layers with a ReLU
+    between them, their output normalised to length 1, and P is a 1x1 convolution for
+    each pair of layers. Both maps of a pair are average-pooled to the smaller of the
+    two sizes, divided by `pool_size`. The cost is I * J projections at
+    1 / `pool_size`^2 of the positions.
 
-    Deviation: the authors' queries and keys read the row of an image in the similarity
-    matrix of its batch, which ties their width to the batch size and says nothing with
-    two images; here they read the mean of each channel. The authors' P has three
-    convolutions and a batch norm.
+    Deviation: the authors compute queries and keys from the image's row in the
+    similarity matrix of the batch. This ties their width to the batch size and carries
+    no information with two images. Here they are computed from the spatial means of the
+    channels. The authors' P has three convolutions and a batch norm.
 
     Args:
         student_channels: Channels of the student's layers, in order.
-        teacher_channels: Channels of the teacher's, as many layers.
-        pool_size: How many cells of the smaller map are averaged along each side.
+        teacher_channels: Channels of the teacher's layers, in order.
+        pool_size: Height and width of the cells that are averaged.
         width: Width of queries and keys.
         loss_weight: Factor on the loss. The authors use 400 and 50 for classification.
 
     Raises:
-        ValueError: If a number is not in the range of its argument.
+        ValueError: If an argument is out of range.
 
     Example:
         >>> loss = SemCKDLoss([4, 8], [8, 8])
@@ -124,10 +125,10 @@ class SemCKDLoss(nn.Module):
 
     @full_precision
     def forward(self, student: list[Tensor], teacher: list[Tensor]) -> Tensor:
-        """Return the weighted loss of lists of maps (N, C, H, W) as a scalar.
+        """Return the weighted loss of two lists of maps (N, C, H, W) as a scalar.
 
         Raises:
-            ValueError: If the layers or channels are others than configured.
+            ValueError: If the layers or channels do not match the config.
         """
         self._check('student', student)
         self._check('teacher', teacher)

@@ -1,6 +1,6 @@
 """Variational information distillation (VID, arXiv:1904.05835): its loss.
 
-The network that predicts the teacher is `kdtoolbox.connectors.RegressorConnector`.
+`kdtoolbox.connectors.RegressorConnector` predicts the teacher's features.
 """
 
 import math
@@ -15,24 +15,23 @@ from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 EPS = 1e-5
-"""The least variance, as in the published codes."""
+"""Smallest variance, as in the published codes."""
 
 
 @full_precision
 def gaussian_code_length(mean: Tensor, teacher: Tensor, variance: Tensor) -> Tensor:
-    r"""Return how badly normal distributions foresee the teacher.
+    r"""Compute the negative log-likelihood of the teacher under normal distributions.
 
     .. math:: mean_{n,c,h,w} \tfrac{1}{2} \left(
         \frac{(T - \mu)^2}{v_c} + \log v_c \right)
 
-    The negative logarithm of their density without the constant; the less it is, the
-    higher the bound on the mutual information. It is negative where small variances are
-    earned.
+    The constant of the density is omitted. A smaller value is a higher lower bound on
+    the mutual information. It becomes negative for small variances.
 
     Args:
-        mean: Predictions (N, C, H, W) from the student.
+        mean: Predictions (N, C, H, W) of the student.
         teacher: The same shape; receives no gradient.
-        variance: Of each channel (C,), above 0.
+        variance: Variances (C,) of the channels, above 0.
 
     Returns:
         A scalar, float32 or wider.
@@ -54,16 +53,16 @@ def gaussian_code_length(mean: Tensor, teacher: Tensor, variance: Tensor) -> Ten
 class VIDLoss(nn.Module):
     """VID with a learned variance per channel and level; see `gaussian_code_length`.
 
-    The variances are trained with the student. The loss may become negative.
+    The variances are trained together with the student. The loss may become negative.
 
     Args:
-        channels: Channels of the teacher.
-        num_levels: Levels of the wires.
-        init_variance: Where the variances start.
+        channels: Channels of both maps.
+        num_levels: Number of levels of the wires.
+        init_variance: Initial variance, above 1e-5.
         loss_weight: Factor on the loss. Published codes use 1.
 
     Raises:
-        ValueError: If ``init_variance`` is not above the least variance of 1e-5.
+        ValueError: If `init_variance` is not above the smallest variance of 1e-5.
 
     Example:
         >>> VIDLoss(channels=2).variances(0).detach()
@@ -86,7 +85,7 @@ class VIDLoss(nn.Module):
         self.loss_weight = loss_weight
 
     def variances(self, level: int) -> Tensor:
-        """Return the variances (C,) of a level, at least in float32."""
+        """Return the variances (C,) of a level, float32 or wider."""
         scales = self.scales[level]
         dtype = torch.promote_types(scales.dtype, torch.float32)
         return functional.softplus(scales.to(dtype)) + EPS
@@ -95,12 +94,12 @@ class VIDLoss(nn.Module):
         """Return the weighted code length of a map (N, C, H, W) as a scalar.
 
         Raises:
-            ValueError: If the level or its channels are not those of the config.
+            ValueError: If the level or its channels do not match the config.
         """
         num_levels, channels = self.scales.shape
         if level >= num_levels or teacher.shape[1] != channels:
             raise ValueError(
-                f'VIDLoss has channels={channels}, num_levels={num_levels} and met '
+                f'VIDLoss has channels={channels}, num_levels={num_levels} and got '
                 f'{teacher.shape[1]} channels at level {level}; set channels='
                 f'{teacher.shape[1]} and num_levels to the number of levels'
             )

@@ -185,7 +185,7 @@ def test_no_tokens() -> None:
 
 @pytest.mark.parametrize(
     ('channels', 'level', 'cure'),
-    [(4, 1, 'num_levels=1 and not for level 1'), (3, 0, 'set channels=3')],
+    [(4, 1, 'num_levels=1, got level 1'), (3, 0, 'set channels=3')],
 )
 def test_another_pyramid_is_refused(channels: int, level: int, cure: str) -> None:
     maps = torch.zeros(2, channels, 6, 5)
