@@ -99,7 +99,7 @@ def test_a_narrow_level_keeps_one_hidden_unit() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(ValueError, match=r'got \[4, 6\] and \[8\]; write the widths'):
+    with pytest.raises(ValueError, match=r'got \[4, 6\] and \[8\]; write one width'):
         CBAMConnector([4, 6], [8])
     with pytest.raises(ValueError, match=r'\[4, 6\].*has \[4\]; set in_channels=\[4\]'):
         build()(maps((2, 4, 5, 3)))

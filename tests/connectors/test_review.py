@@ -121,7 +121,7 @@ def test_one_image_and_the_levels_own_sizes() -> None:
 def test_levels_may_have_channels_of_their_own() -> None:
     outputs = ABFConnector([5, 5, 5], [6, 7, 8], mid_channels=4)(maps())
     assert [output.shape[1] for output in outputs] == [6, 7, 8]
-    with pytest.raises(ValueError, match=r'3 in_channels and 2 out_channels; give as'):
+    with pytest.raises(ValueError, match=r'3 in_channels and 2 out_channels; set li'):
         ABFConnector([5, 5, 5], [6, 7], mid_channels=4)
 
 

@@ -114,7 +114,7 @@ def test_what_does_not_fit_is_refused() -> None:
         TokenConnector()([memory], levels[:2])
     with pytest.raises(ValueError, match=r'tensors of \[24, 6\] .* same levels'):
         TokenConnector()(tokens[:2], levels)
-    with pytest.raises(ValueError, match=r'32 tokens are no square; .* `skip`'):
+    with pytest.raises(ValueError, match=r'32 tokens do not form a square; .* `skip`'):
         TokenConnector()([memory])
     with pytest.raises(ValueError, match='there is no level 3, the wire has 3'):
         TokenConnector(levels=[3])([memory], levels)
