@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from kdtoolbox.losses.arguments import check_counts
-from kdtoolbox.losses.features.ft import factor_layers
+from kdtoolbox.losses.features.paraphraser import factor_layers
 from kdtoolbox.registry import MODELS
 
 

@@ -8,77 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least, check_counts
+from kdtoolbox.losses.features.denoiser import TIMES, BatchNorm, Denoiser, NoiseAdapter
 from kdtoolbox.losses.inputs import check_maps
 from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
-
-TIMES = 1000
-"""Number of time steps of the noise schedule."""
-
-
-class _BatchNorm(nn.BatchNorm2d):
-    """A batch norm without running statistics that accepts one value per channel."""
-
-    def __init__(self, channels: int) -> None:
-        # Losses run only in training, so running statistics would be unused.
-        super().__init__(channels, track_running_stats=False)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        if maps.numel() > maps.shape[1]:
-            return super().forward(maps)
-        scale, bias = (x[:, None, None] for x in (self.weight, self.bias))
-        return 0 * maps * scale + bias
-
-
-class _Bottleneck(nn.Module):
-    """A residual block of three convolutions."""
-
-    def __init__(self, channels: int, reduction: int) -> None:
-        super().__init__()
-        width = max(channels // reduction, 1)
-        self.block = nn.Sequential(
-            nn.Conv2d(channels, width, 1),
-            _BatchNorm(width),
-            nn.ReLU(),
-            nn.Conv2d(width, width, 3, padding=1),
-            _BatchNorm(width),
-            nn.ReLU(),
-            nn.Conv2d(width, channels, 1),
-            _BatchNorm(channels),
-        )
-
-    def forward(self, maps: Tensor) -> Tensor:
-        return maps + self.block(maps)
-
-
-class _Denoiser(nn.Module):
-    """Predicts the noise in maps (N, C, H, W) at times (N,)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.times = nn.Embedding(TIMES, channels)
-        self.blocks = nn.Sequential(
-            _Bottleneck(channels, 4),
-            _Bottleneck(channels, 4),
-            nn.Conv2d(channels, channels, 1),
-            _BatchNorm(channels),
-        )
-
-    def forward(self, noisy: Tensor, times: Tensor) -> Tensor:
-        return self.blocks(noisy + self.times(times)[..., None, None])
-
-
-class _NoiseAdapter(nn.Module):
-    """Predicts for each image the share of the student's map in the noise mix."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.block = _Bottleneck(channels, 8)
-        self.scores = nn.Linear(channels, 2)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        scores = self.scores(self.block(maps).mean((2, 3)))
-        return scores.softmax(1)[:, :1, None, None]
 
 
 @MODELS.register_module()
@@ -144,10 +77,10 @@ class DiffKDLoss(nn.Module):
         self.steps = steps
         self.noise_weight = noise_weight
         self.loss_weight = loss_weight
-        self.adapter = _NoiseAdapter(channels)
-        self.denoiser = _Denoiser(channels)
+        self.adapter = NoiseAdapter(channels)
+        self.denoiser = Denoiser(channels)
         self.projection = nn.Sequential(
-            nn.Conv2d(channels, channels, 1), _BatchNorm(channels)
+            nn.Conv2d(channels, channels, 1), BatchNorm(channels)
         )
         betas = torch.linspace(1e-4, 0.02, TIMES, dtype=torch.float64)
         kept = (1 - betas).cumprod(0).float()

@@ -6,7 +6,7 @@ from golden import TOLERANCES, assert_golden, load_golden, waves
 from mmcv.cnn import NonLocal2d
 from torch import Tensor, nn
 
-from kdtoolbox.losses.features.fbkd import NonLocal
+from kdtoolbox.losses.features.non_local import NonLocal
 from kdtoolbox.registry import MODELS
 from kdtoolbox.testing import check_loss
 
