@@ -24,7 +24,8 @@ def activation_boundary_error(
     Args:
         student: Features (N, C, H, W) before the ReLU, projected by a connector.
         teacher: The same shape; receives no gradient.
-        margin: Distance from 0 beyond which the student is not penalised.
+        margin: Distance from 0, on the teacher's side, from which the student is not
+            penalised.
 
     Returns:
         A scalar, float32 or wider.
@@ -51,7 +52,8 @@ class ABLoss(nn.Module):
     are trained together.
 
     Args:
-        margin: Distance from 0 beyond which the student is not penalised, above 0.
+        margin: Distance from 0, on the teacher's side, from which the student is not
+            penalised; above 0.
         loss_weight: Factor on the loss. Published codes use 3 / 1000 for small images;
             larger maps need a smaller factor.
 

@@ -67,12 +67,7 @@ class DiffKDLoss(nn.Module):
         check_at_least(
             'DiffKDLoss', 0, noise_weight=noise_weight, loss_weight=loss_weight
         )
-        if not (isinstance(steps, int) and 1 <= steps <= TIMES // 2):
-            raise ValueError(
-                f'DiffKDLoss: steps must be an integer from 1 to {TIMES // 2}, got '
-                f'{steps!r}; write for instance steps=5 in the entry of this loss '
-                'under `losses`'
-            )
+        _check_steps(steps)
         self.channels = channels
         self.steps = steps
         self.noise_weight = noise_weight
@@ -82,9 +77,7 @@ class DiffKDLoss(nn.Module):
         self.projection = nn.Sequential(
             nn.Conv2d(channels, channels, 1), BatchNorm(channels)
         )
-        betas = torch.linspace(1e-4, 0.02, TIMES, dtype=torch.float64)
-        kept = (1 - betas).cumprod(0).float()
-        self.register_buffer('kept', kept, persistent=False)
+        self.register_buffer('kept', _kept_shares(), persistent=False)
 
     @full_precision
     def forward(self, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
@@ -144,6 +137,21 @@ class DiffKDLoss(nn.Module):
         kept = self.kept[times].reshape(-1, 1, 1, 1)
         noisy = kept.sqrt() * teacher + (1 - kept).sqrt() * noise
         return functional.mse_loss(self.denoiser(noisy, times), noise)
+
+
+def _check_steps(steps: int) -> None:
+    if not (isinstance(steps, int) and 1 <= steps <= TIMES // 2):
+        raise ValueError(
+            f'DiffKDLoss: steps must be an integer from 1 to {TIMES // 2}, got '
+            f'{steps!r}; write for instance steps=5 in the entry of this loss under '
+            '`losses`'
+        )
+
+
+def _kept_shares() -> Tensor:
+    """Return the share a_t of the features that each time step keeps."""
+    betas = torch.linspace(1e-4, 0.02, TIMES, dtype=torch.float64)
+    return (1 - betas).cumprod(0).float()
 
 
 def _noise(maps: Tensor) -> Tensor:

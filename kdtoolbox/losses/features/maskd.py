@@ -130,13 +130,8 @@ class MasKDLoss(nn.Module):
             check_counts('MasKDLoss', least=0, student_mask_warmup=student_mask_warmup)
         check_at_least('MasKDLoss', 0, eps=eps, loss_weight=loss_weight)
         self.tokens = ReceptiveTokens(channels, num_levels, num_tokens, weighted)
-        if tokens is not None:
+        if tokens is not None or not allow_random:
             self._load(tokens)
-        elif not allow_random:
-            raise ValueError(
-                'tokens=None: the masks of untrained tokens are random; '
-                f'{HOW_TO_TRAIN}, or set `allow_random=True`'
-            )
         self.tokens.requires_grad_(False)
         self.student_mask_warmup = student_mask_warmup
         if student_mask_warmup is not None:
@@ -169,7 +164,12 @@ class MasKDLoss(nn.Module):
         masks = token_masks(self.tokens.vectors[level], student)
         return masks.where(self.calls[level] > warmup, 1)
 
-    def _load(self, source: str) -> None:
+    def _load(self, source: str | None) -> None:
+        if source is None:
+            raise ValueError(
+                'tokens=None: the masks of untrained tokens are random; '
+                f'{HOW_TO_TRAIN}, or set `allow_random=True`'
+            )
         try:
             state = load_checkpoint(source)['state_dict']
         except ValueError as error:

@@ -25,8 +25,8 @@ def gaussian_code_length(mean: Tensor, teacher: Tensor, variance: Tensor) -> Ten
     .. math:: mean_{n,c,h,w} \tfrac{1}{2} \left(
         \frac{(T - \mu)^2}{v_c} + \log v_c \right)
 
-    The constant of the density is omitted. A smaller value is a higher lower bound on
-    the mutual information. It becomes negative for small variances.
+    The constant of the density is omitted. Minimising the loss maximises a lower bound
+    on the mutual information. It becomes negative for small variances.
 
     Args:
         mean: Predictions (N, C, H, W) of the student.
