@@ -15,6 +15,8 @@ from mmengine.visualization import Visualizer
 from torch import Tensor
 from torch.nn import functional
 
+from kdtoolbox.checkpoints.writing import write_whole
+
 Panel = tuple[str, np.ndarray]
 
 
@@ -95,10 +97,8 @@ def save_panels(rows: Sequence[Sequence[Panel]], path: str | Path) -> None:
         for axis, (title, image) in zip(axis_row, row, strict=False):
             axis.imshow(image)
             axis.set_title(title, fontsize=9)
-    path = Path(path)
-    partial = path.with_name(f'.{path.name}.{os.getpid()}.png')
-    figure.savefig(partial, dpi=150)
-    os.replace(partial, path)
+    with write_whole(path) as file:
+        figure.savefig(file, dpi=150, format='png')
 
 
 def paint_into(cfg: Config, folder: str, show: bool = False) -> None:

@@ -1,6 +1,6 @@
-"""Train a student alone and distilled on DigitScenes and compare them.
+"""Train a student alone and distilled on DigitScenes and compare the two.
 
-Writes report.json and report.png into the work dir; a former report moves aside.
+Writes report.json and report.png into the work dir. Older results are moved aside.
 """
 
 import argparse
@@ -8,118 +8,29 @@ import contextlib
 import io
 import json
 import os
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
+from jobs import ROOT, Job, console, run_jobs
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from kdtoolbox.checkpoints.reading import use_safe_loaders
 from kdtoolbox.checkpoints.weights import load_checkpoint, load_strictly
+from kdtoolbox.checkpoints.writing import write_whole
 from kdtoolbox.configuration import load_config
 from kdtoolbox.datasets import PRESETS, make_digit_scenes
 from kdtoolbox.recorders import record
 from kdtoolbox.teacher import build_model
 from kdtoolbox.visualization import Panel, draw_map, draw_sample, save_panels
 
-ROOT = Path(__file__).resolve().parent.parent
 METRICS = dict(det=('coco/bbox_mAP', 100), seg=('mIoU', 1))
-console = Console()
-
-
-@dataclass
-class Job:
-    """One run of a tool in a process of its own."""
-
-    label: str
-    work_dir: Path
-    command: Sequence[str]
-    iterations: int = 0
-    process: subprocess.Popen | None = None
-
-    def start(self) -> None:
-        """Start the process; its output goes to output.log in the work dir."""
-        self.work_dir.mkdir(parents=True, exist_ok=True)
-        log = (self.work_dir / 'output.log').open('a')
-        # One thread each: two runs share two cores better than they split one.
-        environment = dict(os.environ, OMP_NUM_THREADS='1', PYTHONUNBUFFERED='1')
-        command = [sys.executable, *self.command, '--work-dir', str(self.work_dir)]
-        self.process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
-        )
-
-    def iteration(self) -> int:
-        """Return the last iteration that the run has logged."""
-        logs = sorted(self.work_dir.glob('*/vis_data/scalars.json'))
-        # The run may be in the middle of its last line.
-        lines = logs[-1].read_text().rpartition('\n')[0].splitlines() if logs else []
-        return max((json.loads(line).get('iter', 0) for line in lines), default=0)
-
-    def running(self) -> bool:
-        """Return whether it still runs, and raise if it failed."""
-        assert self.process is not None  # noqa: S101  start has made it
-        if self.process.poll():
-            log = self.work_dir / 'output.log'
-            tail = '\n'.join(log.read_text().splitlines()[-15:])
-            raise RuntimeError(f'{self.label} failed; the end of {log}:\n{tail}')
-        return self.process.returncode is None
-
-
-def run_jobs(jobs: Sequence[Job], title: str) -> None:
-    """Run the jobs, as many at a time as there are cores."""
-    waiting, running = list(jobs), []
-    columns = (
-        TextColumn('{task.description}'),
-        BarColumn(),
-        TextColumn('{task.fields[at]}'),
-    )
-    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
-        bars = {
-            job.label: progress.add_task(f'{title} {job.label}', start=False, at='')
-            for job in jobs
-        }
-        told = time.monotonic()
-        try:
-            while waiting or running:
-                while waiting and len(running) < (os.cpu_count() or 1):
-                    running.append(waiting.pop(0))
-                    running[-1].start()
-                    progress.start_task(bars[running[-1].label])
-                time.sleep(1)
-                for job in running:
-                    _show(progress, bars[job.label], job)
-                # In a log file the bars show only when they are full.
-                if not console.is_terminal and time.monotonic() - told > 20:
-                    told = time.monotonic()
-                    tasks = (progress.tasks[bars[job.label]] for job in running)
-                    console.print(*(f'{t.description} {t.fields["at"]}' for t in tasks))
-                running = [job for job in running if job.running()]
-        finally:
-            for job in running:
-                if job.process is not None and job.process.poll() is None:
-                    job.process.terminate()
-
-
-def _show(progress: Progress, bar: int, job: Job) -> None:
-    if not job.running():
-        progress.update(bar, total=1, completed=1, at='done')
-        progress.stop_task(bar)
-    elif job.iterations:
-        at = job.iteration()
-        progress.update(
-            bar, total=job.iterations, completed=at, at=f'{at}/{job.iterations}'
-        )
 
 
 def config_of(task: str, name: str, method: str) -> str:
@@ -215,7 +126,7 @@ def scene_rows(
     predictions, maps = [('ground truth', truth)], [('input', image)]
     for name, model in models.items():
         side = 'teacher' if name == 'teacher' else 'student'
-        # A method that records nothing itself is drawn at the neck.
+        # Show the neck for methods without recorders of their own.
         recorders = distilled.model.get('recorders', {}).get(side) or {'neck': 'neck'}
         wire, path = next(iter(recorders.items()))
         with record(model, {wire: path}) as records:
@@ -267,7 +178,7 @@ def move_aside(folder: Path) -> None:
         stamp = time.strftime('%Y%m%d_%H%M%S', time.localtime(folder.stat().st_mtime))
         kept = folder.with_name(f'{folder.name}_{stamp}')
         folder.rename(kept)
-        console.print(f'the former results stand in {kept}')
+        console.print(f'the older results were moved to {kept}')
 
 
 def main() -> None:
@@ -287,7 +198,7 @@ def main() -> None:
     if not Path(config_of(args.task, 'distilled', args.method)).is_file():
         found = sorted(Path('configs/digits').glob(f'{args.task}_*.py'))
         names = {path.stem.partition('_')[2] for path in found} - {'student', 'teacher'}
-        parser.error(f'--method {args.method}: there are {sorted(names)}')
+        parser.error(f'--method {args.method}: choose one of {sorted(names)}')
     start = time.perf_counter()
     move_aside(args.work_dir)
     console.print('make DigitScenes ...')
@@ -295,13 +206,14 @@ def main() -> None:
     train(args.task, args.method, args.seeds, args.work_dir)
     scores = evaluate(args.task, args.method, args.seeds, args.work_dir)
     picture = args.work_dir / 'report.png'
-    # The libraries' chatter while models and data are built would bury the table.
+    # The libraries print so much while building models that the table would be lost.
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter('ignore')
         draw(args.task, args.method, args.seeds[0], args.work_dir, picture)
     result = report(args.task, args.seeds, scores, time.perf_counter() - start)
     path = args.work_dir / 'report.json'
-    path.write_text(json.dumps(result, indent=1) + '\n')
+    with write_whole(path) as file:
+        file.write((json.dumps(result, indent=1) + '\n').encode())
     console.print(f'{path} and {picture} written')
 
 

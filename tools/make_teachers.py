@@ -2,15 +2,14 @@
 
 import argparse
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-from kdtoolbox.checkpoints.weights import load_checkpoint, write_student
-from kdtoolbox.datasets import PRESETS, make_digit_scenes
+from jobs import ROOT, Job, console, run_jobs
 
-ROOT = Path(__file__).resolve().parent.parent
+from kdtoolbox.checkpoints.weights import load_checkpoint, write_student
+from kdtoolbox.configuration import load_config
+from kdtoolbox.datasets import PRESETS, make_digit_scenes
 
 
 def main() -> None:
@@ -20,29 +19,22 @@ def main() -> None:
     args = parser.parse_args()
     # The configs name their data from the root of the repo.
     os.chdir(ROOT)
-    # Sums of floats depend on the number of threads; one gives the shipped weights.
-    environment = dict(os.environ, OMP_NUM_THREADS='1', MKL_NUM_THREADS='1')
-    # A training enters no folder with results.
+    # A training refuses a folder with results.
     folders = Path('work_dirs/teachers', time.strftime('%Y%m%d_%H%M%S'))
-    runs = []
+    jobs = []
     for task in args.tasks:
         make_digit_scenes(f'data/digits_{task}', PRESETS[task])
-        folder = folders / task
-        command = [
-            sys.executable,
-            'tools/train.py',
-            f'configs/digits/{task}_teacher.py',
-        ]
-        command += ['--work-dir', str(folder), '--cfg-options']
-        command += [f'randomness.seed={args.seed}']
-        runs.append((task, folder, subprocess.Popen(command, env=environment)))
-    for task, folder, process in runs:
-        if process.wait():
-            raise SystemExit(f'the training of the {task} teacher failed')
-        weights = Path((folder / 'last_checkpoint').read_text().strip())
-        target = Path(f'configs/digits/{task}_teacher.safetensors')
+        config = f'configs/digits/{task}_teacher.py'
+        options = ('--cfg-options', f'randomness.seed={args.seed}')
+        iterations = load_config(config).max_iters
+        command = ('tools/train.py', config, *options)
+        jobs.append(Job(task, folders / task, command, iterations))
+    run_jobs(jobs, 'train')
+    for job in jobs:
+        weights = Path((job.work_dir / 'last_checkpoint').read_text().strip())
+        target = Path(f'configs/digits/{job.label}_teacher.safetensors')
         write_student(load_checkpoint(weights), target)
-        print(f'{weights} written to {target}')
+        console.print(f'{weights} written to {target}')
 
 
 if __name__ == '__main__':

@@ -2,9 +2,9 @@
 
     python tools/parity.py [--write docs/parity.json]
 
-Runs the golden tests and keeps the largest relative errors of value and gradient in
-float64, case by case. The reference values are what the authors' code gave, or a known
-third-party one where there is none.
+Runs the golden tests and writes the largest relative errors of value and gradient in
+float64 for each case. The reference values come from the authors' code, or from a known
+third-party implementation if the authors published none.
 """
 
 import argparse
@@ -14,6 +14,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from kdtoolbox.checkpoints.writing import write_whole
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -41,9 +43,8 @@ def main() -> None:
     parser.add_argument('--write', type=Path, default=ROOT / 'docs/parity.json')
     args = parser.parse_args()
     text = json.dumps(measure(), indent=1) + '\n'
-    partial = args.write.with_name(f'.{args.write.name}.{os.getpid()}')
-    partial.write_text(text)
-    os.replace(partial, args.write)
+    with write_whole(args.write) as file:
+        file.write(text.encode())
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""Train for a long time and tell whether memory, threads, files or hooks grow.
+"""Train for a long time and report whether memory, threads, files or hooks grow.
 
 Runs tools/train.py on a config with many validations and checkpoints, ends it after
 `--minutes`, and fits lines through what ResourceHook has logged.
@@ -6,19 +6,17 @@ Runs tools/train.py on a config with many validations and checkpoints, ends it a
 
 import argparse
 import json
-import os
-import signal
-import subprocess
-import sys
+import time
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
+from jobs import Job, console, logged
 from rich.table import Table
 
-ROOT = Path(__file__).resolve().parent.parent
+from kdtoolbox.checkpoints.writing import write_whole
+
 LEVEL = ('threads', 'files', 'hooks')
-# Caches and allocators fill in the beginning.
+# The first quarter, in which caches and allocators fill, does not count.
 WARM_UP = 0.25
 CONFIG = """_base_ = {base!r}
 train_cfg = dict(max_iters=10**7, val_interval={interval})
@@ -38,34 +36,25 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def train(args: argparse.Namespace) -> None:
-    """Train in a process group of its own and end it when the time is over."""
+def train(args: argparse.Namespace) -> Path:
+    """Train until the time is over and return the work dir of the training."""
     args.work_dir.mkdir(parents=True)
     config = args.work_dir / 'soak.py'
     base = str(Path(args.config).resolve())
-    config.write_text(CONFIG.format(base=base, interval=args.interval))
-    command = [sys.executable, str(ROOT / 'tools/train.py'), str(config)]
-    command += ['--work-dir', str(args.work_dir / 'run')]
-    with (args.work_dir / 'output.log').open('w') as log:
-        process = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-        )
-        try:
-            process.wait(args.minutes * 60)
-            raise RuntimeError(f'the training ended by itself; see {log.name}')
-        except subprocess.TimeoutExpired:
-            pass
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-
-
-def read(work_dir: Path) -> list[dict]:
-    """Return the lines that the training has logged."""
-    [path] = work_dir.glob('run/*/vis_data/scalars.json')
-    lines = path.read_text().rpartition('\n')[0].splitlines()
-    return [line for line in map(json.loads, lines) if 'rss_mb' in line]
+    with write_whole(config) as file:
+        file.write(CONFIG.format(base=base, interval=args.interval).encode())
+    command = ('tools/train.py', str(config.resolve()))
+    job = Job('soak', args.work_dir / 'run', command)
+    end = time.monotonic() + args.minutes * 60
+    job.start()
+    try:
+        while time.monotonic() < end:
+            if not job.running():
+                raise RuntimeError(f'the training ended by itself; see {job.log}')
+            time.sleep(1)
+    finally:
+        job.stop()
+    return job.work_dir
 
 
 def measure(lines: list[dict], minutes: float) -> dict:
@@ -86,7 +75,8 @@ def measure(lines: list[dict], minutes: float) -> dict:
     )
     third = len(warm) // 3
     for name in LEVEL:
-        # Batches on their way from a worker hold files; what leaks ends above all that.
+        # Batches that a worker sends hold files for a moment, so a count goes up and
+        # down. With a leak even the lowest count at the end exceeds the highest before.
         most = max(line[name] for line in warm[:third])
         report[name] = [round(most), round(min(line[name] for line in warm[-third:]))]
     return report
@@ -96,13 +86,14 @@ def main() -> None:
     args = parse_args()
     if args.work_dir.exists():
         raise SystemExit(f'{args.work_dir} exists; name another --work-dir')
-    train(args)
-    report = measure(read(args.work_dir), args.minutes)
-    (args.work_dir / 'soak.json').write_text(json.dumps(report, indent=2) + '\n')
+    lines = [line for line in logged(train(args)) if 'rss_mb' in line]
+    report = measure(lines, args.minutes)
+    with write_whole(args.work_dir / 'soak.json') as file:
+        file.write((json.dumps(report, indent=2) + '\n').encode())
     table = Table('what', 'after the warm-up and at the end')
     for name, value in report.items():
         table.add_row(name, ' -> '.join(map(str, np.atleast_1d(value))))
-    Console().print(table)
+    console.print(table)
     grown = [name for name in LEVEL if report[name][1] > report[name][0]]
     if grown:
         raise SystemExit(f'{", ".join(grown)} grew')

@@ -14,7 +14,10 @@ ROOT = Path(__file__).resolve().parents[2]
 def soak() -> Any:
     spec = spec_from_file_location('soak', ROOT / 'tools/soak.py')
     module = module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        # As when it runs as a script.
+        patch.syspath_prepend(ROOT / 'tools')
+        spec.loader.exec_module(module)
     return module
 
 
