@@ -234,9 +234,11 @@ def test_a_corrupt_image_is_named(image: bytes, tmp_path: Path) -> None:
 def test_an_error_crosses_from_a_worker_with_the_name(tmp_path: Path) -> None:
     dataset = build_dataset(write_coco(tmp_path / 'data', image=CUT), 'mmdet')
     dataset.__getitems__ = partial(read_samples, dataset)
-    loader = DataLoader(dataset, num_workers=1, collate_fn=pseudo_collate)
+    loader = iter(DataLoader(dataset, num_workers=1, collate_fn=pseudo_collate))
     with pytest.raises(ValueError, match=r'images/0.png: .*failed to load image'):
-        next(iter(loader))
+        next(loader)
+    # Left to the garbage collector, the worker takes five seconds to notice its end.
+    loader._shutdown_workers()
 
 
 def test_an_image_too_thin_to_resize_is_named(tmp_path: Path) -> None:

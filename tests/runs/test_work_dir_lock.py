@@ -1,12 +1,12 @@
 import errno
 import fcntl
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +14,32 @@ import pytest
 from mmengine.config import Config
 
 from kdtoolbox.runs import work_dir_lock
-from kdtoolbox.runs.work_dir_lock import lock_work_dir, unlock_work_dir
+from kdtoolbox.runs.work_dir_lock import (
+    end_with_parent,
+    lock_work_dir,
+    unlock_work_dir,
+)
 
-HOLD = """
-import os, sys, time
-from mmengine.config import Config
-from kdtoolbox.runs.work_dir_lock import lock_work_dir
-lock_work_dir(Config(dict(work_dir=sys.argv[1])))
-if sys.argv[2:] and os.fork() == 0:
-    # As a worker of the data loader that has not noticed yet.
-    print('child', os.getpid(), flush=True)
+
+def hold(ready: Connection, folder: Path, with_child: bool = False) -> None:
+    """Lock a folder and report it, as a training does, and stay."""
+    os.setsid()
+    lock_work_dir(config(folder))
+    # A worker of a data loader that has not noticed the end of the training.
+    worker = with_child and os.fork() == 0
+    ready.send('child' if worker else 'held')
     time.sleep(100)
-print('held', flush=True)
-time.sleep(100)
-"""
-RANK = """
-import os, subprocess, sys, time
-if len(sys.argv) == 1:
-    subprocess.Popen([sys.executable, sys.argv[0], 'rank'])
-else:
-    from kdtoolbox.runs.work_dir_lock import end_with_parent
-    end_with_parent()
-    print(os.getpid(), flush=True)
-time.sleep(100)
-"""
+    os._exit(0)
+
+
+def launch(ready: Connection) -> None:
+    """Start a rank as a launcher does, and stay."""
+    os.setsid()
+    if os.fork() == 0:
+        end_with_parent()
+        ready.send(os.getpid())
+    time.sleep(100)
+    os._exit(0)
 
 
 @pytest.fixture(autouse=True)
@@ -47,36 +49,28 @@ def unlock() -> Iterator[None]:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable]:
-    """Start a python program; kill what is left of it and its children."""
-    runs: list[subprocess.Popen] = []
+def start() -> Iterator[Callable]:
+    """Run a function in a forked process; kill what is left of it and its children."""
+    context = multiprocessing.get_context('fork')
+    runs: list[Any] = []
 
-    def run(program: str, *arguments: Any) -> subprocess.Popen:
-        script = tmp_path / 'program.py'
-        script.write_text(program)
-        runs.append(
-            subprocess.Popen(
-                [sys.executable, str(script), *map(str, arguments)],
-                stdout=subprocess.PIPE,
-                text=True,
-                start_new_session=True,
-            )
-        )
-        return runs[-1]
+    def run(function: Callable, *arguments: Any) -> tuple[Any, Connection]:
+        here, there = context.Pipe(duplex=False)
+        runs.append(context.Process(target=function, args=(there, *arguments)))
+        runs[-1].start()
+        return runs[-1], here
 
     yield run
     for one in runs:
         with suppress(ProcessLookupError):
             os.killpg(one.pid, signal.SIGKILL)
-        one.communicate()
+        one.join()
 
 
-def wait_for(run: subprocess.Popen, word: str) -> str:
-    assert run.stdout is not None
-    for line in run.stdout:
-        if word in line:
-            return line
-    raise AssertionError(f'ended without {word}')
+def wait_for(ready: Connection, *words: str) -> None:
+    for _ in words:
+        assert ready.poll(20)
+        assert ready.recv() in words
 
 
 def config(work_dir: Path, **entries: Any) -> Config:
@@ -87,8 +81,8 @@ def test_a_work_dir_takes_one_training_at_a_time(
     start: Callable, tmp_path: Path
 ) -> None:
     folder = tmp_path / 'run'
-    run = start(HOLD, folder)
-    wait_for(run, 'held')
+    run, ready = start(hold, folder)
+    wait_for(ready, 'held')
     with pytest.raises(ValueError, match=rf'still runs \(process {run.pid} on .*'):
         lock_work_dir(config(folder))
     lock_work_dir(config(tmp_path / 'another'))
@@ -100,16 +94,16 @@ def test_a_work_dir_takes_one_training_at_a_time(
 
 
 def test_a_killed_training_leaves_no_lock(start: Callable, tmp_path: Path) -> None:
-    run = start(HOLD, tmp_path, 'with a child')
-    wait_for(run, 'held')
-    run.send_signal(signal.SIGKILL)
-    run.wait()
+    run, ready = start(hold, tmp_path, True)
+    wait_for(ready, 'held', 'child')
+    run.kill()
+    run.join()
     lock_work_dir(config(tmp_path))
     # Nor does one that has ended in this process.
     lock_work_dir(config(tmp_path))
     unlock_work_dir()
-    run = start(HOLD, tmp_path)
-    wait_for(run, 'held')
+    _, ready = start(hold, tmp_path)
+    wait_for(ready, 'held')
 
 
 @pytest.mark.parametrize('code', [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
@@ -140,11 +134,12 @@ def test_the_other_processes_end_with_the_first(
 
 
 def test_a_rank_ends_when_its_launcher_is_killed(start: Callable) -> None:
-    run = start(RANK)
-    rank = int(wait_for(run, ''))
+    run, ready = start(launch)
+    assert ready.poll(20)
+    rank = ready.recv()
     os.kill(rank, 0)
-    run.send_signal(signal.SIGKILL)
-    run.wait()
+    run.kill()
+    run.join()
     end = time.monotonic() + 20
     while time.monotonic() < end and alive(rank):
         time.sleep(0.1)
