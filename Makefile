@@ -1,13 +1,13 @@
 # make demo [TASK=det|seg] [METHOD=pkd]       distil on DigitScenes and show the result
-# make test [ARGS='-k packaging'] [JOBS=2]    the whole test suite, in so many processes
+# make test [ARGS='-k packaging'] [JOBS=2]    the whole test suite, in JOBS processes
 # make check                                  format, lint and types
-# make audit                                  known vulnerabilities of the pins, by PyPI
-# make docs                                   the pages, in docs/_build/html
+# make audit                                  check the pins for known vulnerabilities
+# make docs                                   build the docs in docs/_build/html
 # make teachers                               train the shipped teachers again
 #
-# The first of them makes .venv (PYTHON=/path/to/python3.11 chooses the interpreter).
-# STACK=openmmlab takes the original packages instead of the forks: .venv-openmmlab.
-# PY=/path/to/python uses an environment of yours instead and skips the set-up.
+# The first command makes .venv. PYTHON=/path/to/python3.11 chooses its interpreter.
+# STACK=openmmlab uses the original packages instead of the forks, in .venv-openmmlab.
+# PY=/path/to/python uses your own environment and skips the set-up.
 
 TASK := det
 METHOD :=
@@ -21,7 +21,7 @@ VENV := $(or $(VENV_$(STACK)),$(error STACK is $(STACK), not forks or openmmlab)
 STAMP := $(VENV)/.set-up
 
 ifeq ($(origin PY),command line)
-# That environment need not have kdtoolbox installed.
+# kdtoolbox need not be installed in that environment.
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 SET_UP :=
 else
@@ -45,7 +45,7 @@ check: $(SET_UP)
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 
-# --strict: what PyPI does not know is no pass.
+# --strict: fail for a package that PyPI does not know.
 audit: $(SET_UP)
 	$(if $(SET_UP),$(PY) -m pip install -q -c requirements/constraints.txt -r requirements/audit.txt)
 	$(PY) -m pip_audit --strict --no-deps --disable-pip -r requirements/constraints.txt

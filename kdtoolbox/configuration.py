@@ -17,10 +17,10 @@ _SUFFIXES = ('.py', '.json', '.yaml', '.yml')
 
 
 def _cure_mmseg_inheritance() -> None:
-    """Let ``_base_ = 'mmseg::...'`` work where mmseg comes from the maintained fork.
+    """Make ``_base_ = 'mmseg::...'`` work with the maintained fork of mmseg.
 
-    mmengine looks for the distribution ``mmsegmentation``; the fork's has another
-    name, so that mmengine refuses it, or pip-installs the original over it.
+    mmengine looks for the distribution ``mmsegmentation``. The fork has another name,
+    so mmengine raises an error, or pip-installs the original over the fork.
     """
     try:
         metadata.version('mmsegmentation')
@@ -30,17 +30,17 @@ def _cure_mmseg_inheritance() -> None:
 
 
 def load_config(source: str | Path | dict | Config, where: str = 'config') -> Config:
-    """Return the config that ``source`` names.
+    """Read a config from a file, a package or a dict.
 
     Args:
-        source: A file, ``package::path`` below that package's configs, or the config
-            itself as a dict. With ``_base_``, one such name or a list, a dict changes
-            what it inherits, as a file would.
-        where: Its place in the config that names it, for errors.
+        source: A file, ``package::path`` for a config of an installed package, or a
+            dict. A dict may inherit through ``_base_``, as a file does: one source or
+            a list of them.
+        where: Config path of ``source``, for error messages.
 
     Raises:
-        ValueError: If a package or a file does not exist, or a key has the wrong place;
-            it lists near names.
+        ValueError: If a package or a file does not exist, or a key is in the wrong
+            place. The message lists similar names.
 
     Example:
         >>> gfl = 'mmdet::gfl/gfl_r50_fpn_1x_coco.py'
@@ -73,7 +73,7 @@ def load_config(source: str | Path | dict | Config, where: str = 'config') -> Co
 
 
 def _inherit(source: dict, where: str) -> Config:
-    """Merge a dict into what its ``_base_`` names."""
+    """Merge a dict into the configs that it inherits from."""
     own = copy.deepcopy({key: source[key] for key in source if key != '_base_'})
     inherited: dict[str, Any] = {}
     for base in _listed(source['_base_']):
@@ -107,13 +107,13 @@ def find_file(source: str, folders: Sequence[Path], where: str) -> Path:
     """Return the absolute path of a file.
 
     Args:
-        source: Its path, or ``package::path`` for a config of a package.
-        folders: Where a relative path is looked for, the first before the others.
-        where: The place in the config, for errors.
+        source: Path of the file, or ``package::path`` for a config of a package.
+        folders: Folders to search for a relative path, in this order.
+        where: Config path of ``source``, for error messages.
 
     Raises:
-        ValueError: If there is no such file; it lists where it was looked for, and near
-            names.
+        ValueError: If there is no such file. The message lists the places searched and
+            similar names.
     """
     if '::' in source:
         return _package_file(source, where)
@@ -149,7 +149,7 @@ def _package_file(source: str, where: str) -> Path:
 
 
 def _near(place: Path) -> list[str]:
-    """Return what is called like the first part of a path that does not exist."""
+    """Return names similar to the first part of a path that does not exist."""
     folder = next(parent for parent in place.parents if parent.is_dir())
     name = place.relative_to(folder).parts[0]
     close = difflib.get_close_matches(name, os.listdir(folder), n=3)
@@ -157,17 +157,17 @@ def _near(place: Path) -> list[str]:
 
 
 def _bases_of(path: Path) -> list[str]:
-    """Return what a file names as its ``_base_``, but for mmengine's placeholders."""
+    """Return the ``_base_`` of a file, without names that contain placeholders."""
     try:
         names = Config._get_base_files(str(path))
     except Exception:
-        # It is no Python before mmengine fills its placeholders in.
+        # With placeholders such as `{{fileDirname}}` the file is not valid Python yet.
         return []
     return [name for name in names if isinstance(name, str) and '{{' not in name]
 
 
 def _check_bases(path: Path) -> None:
-    """Raise ValueError if a file inherits, through others too, from one that lacks."""
+    """Raise ValueError if a file inherits, directly or not, from a missing file."""
     for name in _bases_of(path):
         _check_bases(find_file(name, [path.parent], f"'{path}': _base_"))
 
@@ -175,18 +175,18 @@ def _check_bases(path: Path) -> None:
 def resolve_paths(cfg: Config, need_teacher: bool = True) -> None:
     """Make the relative paths of student and teacher absolute, in place.
 
-    They are ``model.student``, ``model.teacher.config``, the ``_base_`` of either, and
-    ``model.teacher.checkpoint``. Each is looked for in the working folder and then
-    beside the config file that names it, be it ``cfg``'s own or one of its bases.
-    Absolute, they hold in the config that a run dumps, wherever that is read.
+    The paths are ``model.student``, ``model.teacher.config``, the ``_base_`` of either,
+    and ``model.teacher.checkpoint``. Each is searched for in the working folder, then
+    beside the config file that contains it: the file of ``cfg`` or one of its bases.
+    Absolute paths stay valid in the config that a run dumps into its work dir.
 
     Args:
         cfg: The config of a run, as read from a file.
         need_teacher: Whether the files of the teacher have to exist.
 
     Raises:
-        ValueError: If a file does not exist; it lists where it was looked for, and near
-            names.
+        ValueError: If a file does not exist. The message lists the places searched and
+            similar names.
     """
     model: Any = cfg.get('model') or {}
     if 'student' not in model:
@@ -205,7 +205,7 @@ def resolve_paths(cfg: Config, need_teacher: bool = True) -> None:
 def _absolute(
     value: Any, where: str, texts: Mapping[Path, str], needed: bool = True
 ) -> Any:
-    """Return a path, or what holds some as ``_base_``, with absolute ones."""
+    """Return ``value`` with absolute paths, those of its ``_base_`` included."""
     again = partial(_absolute, texts=texts, needed=needed)
     if isinstance(value, list):
         return [again(part, where) for part in value]
@@ -224,7 +224,7 @@ def _absolute(
 
 
 def _files_of(path: Path) -> list[Path]:
-    """Return a config file and those that it inherits from, packages left out."""
+    """Return a config file and its bases, without those of packages."""
     files = [path]
     for name in _bases_of(path):
         base = path.parent / name
@@ -234,17 +234,18 @@ def _files_of(path: Path) -> list[Path]:
 
 
 def check_keys(config: Mapping[str, Any], target: Callable, where: str) -> None:
-    """Raise for keys that a class or function does not take, and for lacking ones.
+    """Check that a config's keys match the parameters of a class or function.
 
-    ``type`` and ``_scope_`` are the registry's and pass.
+    The registry reads ``type`` and ``_scope_``, so these two are always allowed.
 
     Args:
-        config: The arguments as the config names them.
-        target: What is called with them.
-        where: Their place in the config.
+        config: The arguments in the config.
+        target: The class or function that gets them.
+        where: Config path of the arguments.
 
     Raises:
-        TypeError: It names all such keys, and near names.
+        TypeError: If keys are unknown or missing. The message lists them all, with
+            similar names.
 
     Example:
         >>> check_keys(dict(type='Path', soruce='a'), load_config, 'here')

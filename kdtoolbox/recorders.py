@@ -1,4 +1,4 @@
-"""Observe named submodules of a model during one forward."""
+"""Record inputs and outputs of named submodules during one forward."""
 
 import difflib
 import importlib
@@ -14,12 +14,12 @@ from torch import Tensor, nn
 Recorder = str | Mapping[str, str]
 Records = dict[str, list[Tensor]]
 
-# Their children are called one by one; a hook on the container itself never fires.
+# Models call the members of a container one by one, so its own hooks never run.
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
 
 class _AllRecorded(Exception):  # noqa: N818 - it reports success
-    """Ends a forward whose records are all in."""
+    """Ends a forward once everything is recorded."""
 
 
 @contextmanager
@@ -37,22 +37,22 @@ def record(
         model: The model whose forward runs inside the block.
         recorders: For each name a module path, or ``dict(source=path, what=...)`` with
             ``what`` of 'output' (default) or 'input'. Paths are those of
-            ``named_modules``; ``[2]``, negative indices and globs for one component
-            (``neck.fpn_convs.*``, ``neck.fpn_convs.[0-3]``) are understood.
-        require_grad: Refuse records that carry no gradient.
-        stop_early: End the forward, and with it the block, once every recorded part
-            of the model has run. Statements of the block behind that point are skipped.
-        where: Config path that errors name.
+            ``named_modules``. Also allowed are ``[2]``, negative indices, and globs for
+            one component (``neck.fpn_convs.*``, ``neck.fpn_convs.[0-3]``).
+        require_grad: Raise an error for records that carry no gradient.
+        stop_early: End the forward once every recorded part of the model has run. This
+            also skips the rest of the block.
+        where: Config path for error messages.
 
     Yields:
-        For each name the list of tensors in order of the calls; tuples, lists and
-        dicts of tensors are flattened. Complete once the block has ended.
+        For each name the list of tensors in the order of the calls. Tuples, lists and
+        dicts of tensors are flattened. The lists are complete when the block ends.
 
     Raises:
-        ValueError: If a path matches no module or a container that is never called,
-            if a module was not called in the block, a recorded tensor was overwritten
-            in place, or lacks the gradient that ``require_grad`` asks for.
-        TypeError: If a recorded module passes no tensor.
+        ValueError: If a path matches no module, or a container that is never called;
+            if a module was not called in the block; if a recorded tensor was
+            overwritten in place, or has no gradient in spite of ``require_grad``.
+        TypeError: If a recorded input or output contains no tensor.
 
     Example:
         >>> import torch
@@ -76,7 +76,7 @@ def record(
     try:
         yield records
     except _AllRecorded as ended:
-        # A recording around this one may have ended the forward.
+        # An enclosing `record` may have ended the forward.
         if ended is not done:
             raise
     finally:
@@ -89,18 +89,18 @@ def record(
 def check_recorders(
     model: nn.Module, recorders: Mapping[str, Recorder], where: str
 ) -> None:
-    """Raise what ``record`` would raise for paths that cannot be recorded."""
+    """Raise the error of ``record`` for paths that cannot be recorded."""
     for name, recorder in recorders.items():
         _Observer(model, recorder, f'{where}.{name}')
 
 
 def find_modules(model: nn.Module, path: str, where: str) -> dict[str, nn.Module]:
-    """Return the modules that ``path`` matches by their full names.
+    """Return the modules that match ``path``, by their full names.
 
     Raises:
-        ValueError: If there is none; it lists the nearest names.
+        ValueError: If no module matches; the message lists similar names.
     """
-    # Only numbers: `[0-3]` is a glob's range of names.
+    # Only `[2]` and `[-1]` are indices; `[0-3]` is a range in a glob.
     parts = re.sub(r'\[(-?\d+)\]', r'.\1', path).strip('.').split('.')
     found = {'': model}
     for part in parts:
@@ -126,10 +126,10 @@ def find_modules(model: nn.Module, path: str, where: str) -> dict[str, nn.Module
 
 
 def heed_hooks() -> None:
-    """Let code that torch.compile makes from now on notice hooks that come and go.
+    """Make torch.compile notice hooks that are added or removed later.
 
-    By default it keeps the hooks that a module had when it was compiled, so that a
-    recording that begins later sees nothing.
+    By default, compiled code keeps the hooks that a module had during compilation, so
+    a recording that begins later records nothing. Affects later compilations only.
     """
     importlib.import_module('torch._dynamo').config.skip_nnmodule_hook_guards = False
 
@@ -141,9 +141,10 @@ def _positive(part: str, module: nn.Module) -> str:
 
 
 def _stop_point(model: nn.Module, path: str) -> str:
-    """Return the outermost module whose end says that ``path`` runs no more."""
+    """Return the outermost module after whose call ``path`` does not run again."""
     parts = path.split('.')
-    # Necks and heads may share a module between levels; a backbone's stages run once.
+    # A neck or a head may call a module once per level, so wait for the whole part. A
+    # stage of a backbone runs only once.
     first = 2 if parts[0] == 'backbone' else 1
     for length in range(min(first, len(parts)), len(parts)):
         name = '.'.join(parts[:length])

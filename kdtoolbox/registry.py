@@ -1,8 +1,8 @@
 """The registries of kdtoolbox, children of mmengine's.
 
-A config that names a type by its scope (``kdtoolbox.Distiller``) imports this module
-and, through ``locations``, the modules that register the types; no ``custom_imports``
-is needed.
+A type with this scope in a config (``kdtoolbox.Distiller``) imports this module. The
+registries then import the modules in ``locations``, which register the types, so no
+config needs ``custom_imports``.
 """
 
 from mmengine.registry import DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS

@@ -1,4 +1,4 @@
-"""The teacher: built from its config, loaded strictly, frozen and hidden."""
+"""Build the teacher from its config, load it strictly, freeze it and hide it."""
 
 import copy
 import inspect
@@ -22,7 +22,7 @@ from kdtoolbox.recorders import (
     record,
 )
 
-# Parts that take the features of `extract_feat` and nothing else.
+# Parts that need only the features of `extract_feat`.
 _HEADS = ('bbox_head', 'rpn_head', 'mask_head', 'decode_head', 'auxiliary_head')
 
 
@@ -34,14 +34,14 @@ def build_model(
     """Build the model of a config in that config's own scope.
 
     Args:
-        source: A config as ``load_config`` takes it, or its ``model`` alone.
-        data_preprocessor: For a model that names none, as mmengine's Runner takes it
+        source: A source for ``load_config``: a whole config, or its ``model`` alone.
+        data_preprocessor: Default for a model without one. mmengine's Runner takes it
             from the top level of a config.
-        where: The place of the config, for errors.
+        where: Config path of ``source``, for error messages.
 
     Raises:
         ValueError: If a file does not exist.
-        TypeError: If it is no config of a model, or the model takes no such argument.
+        TypeError: If the config contains no model, or an unknown argument of the model.
     """
     cfg = load_config(source, where)
     scope = cfg.get('default_scope')
@@ -69,7 +69,7 @@ def build_model(
 
 
 def _parts(config: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield all parts of a model that have a type, with their places."""
+    """Yield all parts of a model that have a type, with their config paths."""
     if isinstance(config, list | tuple):
         for index, part in enumerate(config):
             yield from _parts(part, f'{where}[{index}]')
@@ -92,26 +92,28 @@ def _check_model(model: Mapping[str, Any], where: str) -> None:
     if isinstance(kind, str):
         with MODELS.switch_scope_and_registry(model['_scope_']) as registry:
             kind = registry.get(kind)
-    # An unknown name is explained by the registry that is to build it.
+    # For an unknown type the registry itself raises a clear error.
     if kind is not None:
         check_keys({k: v for k, v in model.items() if k != 'type'}, kind, where)
 
 
 class Teacher:
-    """A frozen model that its owner does not own.
+    """A frozen model that is hidden from the module that holds it.
 
-    It is no ``nn.Module``, so that the student's ``state_dict``, optimizer, EMA and
-    DDP never meet it. A deepcopy, as EMA makes, shares it until one of the two moves.
+    This class is not an ``nn.Module``, so ``state_dict``, optimizer, EMA and DDP of the
+    student never contain the teacher. A deepcopy of the distiller, which EMA makes,
+    shares the teacher until one of the two moves to another device or type.
 
     Args:
         config: The teacher's config: ``package::path``, a file or a dict.
-        checkpoint: Path or https URL of its weights.
-        allow_random: Accept a teacher without checkpoint.
-        trust_pickle: Load pickles that hold more than weights. They can run any code.
+        checkpoint: Path or https URL of the weights.
+        allow_random: Allow a teacher without a checkpoint.
+        trust_pickle: Load pickles that contain more than weights. They can run any
+            code.
 
     Attributes:
         model: The frozen model.
-        classes: The names of its classes, if its checkpoint tells them.
+        classes: The names of its classes, if the checkpoint contains them.
 
     Raises:
         ValueError: If there is no checkpoint, or it does not fit the config.
@@ -144,13 +146,13 @@ class Teacher:
 
     @torch.no_grad()
     def moved(self, fn: Callable[[Tensor], Tensor]) -> 'Teacher':
-        """Return the teacher with all tensors as ``fn`` makes them.
+        """Return a teacher with ``fn`` applied to all its tensors.
 
-        It is this one where nothing changes, and a new one otherwise: copies of the
-        owner that share this one have to find it as it was.
+        If nothing changes, this is the same object. Otherwise it is a new one, because
+        copies of the distiller may share this teacher and need it unchanged.
 
         Raises:
-            ValueError: If tensors leave the device 'meta', which holds no values.
+            ValueError: If tensors leave the device 'meta', where they have no values.
         """
         made: dict[int, Tensor] = {}
         for tensor in chain(self.model.parameters(), self.model.buffers()):
@@ -167,7 +169,7 @@ class Teacher:
         if not made:
             return self
         teacher = copy.copy(self)
-        # Told what each tensor becomes, the copy allocates none of its own.
+        # With the new tensors in its memo, deepcopy allocates no others.
         teacher.model = copy.deepcopy(self.model, made)
         return teacher
 
@@ -178,14 +180,14 @@ class Teacher:
         inputs: Tensor,
         data_samples: Sequence,
     ) -> Records:
-        """Run the model as deep as the recorders need and return their records.
+        """Run the model only as deep as the recorders need and return the records.
 
         Args:
-            recorders: What to record, as ``record`` takes it.
+            recorders: The recorders, in the format of ``record``.
             inputs: Images (N, 3, H, W), normalised for this model.
-            data_samples: The batch's samples, for models that read them in a forward.
+            data_samples: Samples of the batch, for models whose forward reads them.
         """
-        # Cheap, and no `train()` from whatever side can leave dropout on.
+        # Cheap, and it undoes any `train()` call that would turn dropout on.
         self.model.eval()
         where = 'model.recorders.teacher'
         with record(self.model, recorders, stop_early=True, where=where) as records:
@@ -205,7 +207,8 @@ class Teacher:
         }
 
     def _forward(self, parts: set[str], inputs: Tensor, data_samples: Sequence) -> None:
-        # A DETR's head takes decoder states, a cascade's the output of its last stage.
+        # The head of a DETR needs decoder states, and the head of a cascade needs the
+        # output of the stage before it.
         chained = hasattr(self.model, 'forward_transformer') or isinstance(
             getattr(self.model, 'decode_head', None), nn.ModuleList
         )
@@ -216,10 +219,10 @@ class Teacher:
         for part in _HEADS:
             if part in parts:
                 head = getattr(self.model, part)
-                # Not `mode='tensor'`: it enters heads past their hooks, and skips
-                # mmseg's auxiliary heads.
+                # `mode='tensor'` would call `head.forward`, which runs no hooks, and
+                # skip mmseg's auxiliary heads.
                 for member in head if isinstance(head, nn.ModuleList) else [head]:
-                    # Mask2Former's head takes the samples too.
+                    # The head of Mask2Former also needs the samples.
                     known = inspect.signature(member.forward).parameters
                     more = [data_samples] if 'batch_data_samples' in known else []
                     member(features, *more)

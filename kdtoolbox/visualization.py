@@ -1,4 +1,4 @@
-"""Pictures of predictions and of recorded maps, drawn by mmengine's visualizers."""
+"""Draw predictions and recorded maps with mmengine's visualizers."""
 
 import inspect
 import os
@@ -27,12 +27,12 @@ def draw_sample(
     truth: bool = False,
     scale: int = 3,
 ) -> np.ndarray:
-    """Return the image with a sample's predictions, or with its ground truth.
+    """Draw the predictions of a sample, or its ground truth, on the image.
 
     Args:
-        visualizer: mmdet's or mmseg's, with ``dataset_meta`` set.
+        visualizer: Visualizer of mmdet or mmseg with ``dataset_meta`` set.
         image: RGB image (H, W, 3) of bytes.
-        sample: mmdet's or mmseg's data sample of that image.
+        sample: Data sample of mmdet or mmseg for this image.
         truth: Draw the ground truth rather than the predictions.
         scale: Enlargement, so that labels of small images can be read.
 
@@ -58,18 +58,18 @@ def _enlarged(sample: BaseDataElement, scale: int) -> BaseDataElement:
         if name in sample:
             labels = getattr(sample, name).data
             labels = labels.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
-            # A new field of another size needs a new element.
+            # An element refuses data of another size, so make a new one.
             sample.set_field(type(getattr(sample, name))(data=labels), name)
     return sample
 
 
 def draw_map(feature: Tensor, image: np.ndarray, scale: int = 3) -> np.ndarray:
-    """Return a recorded map, its channels averaged in magnitude, over its image.
+    """Draw a recorded map over its image, as the mean magnitude of its channels.
 
     Args:
         feature: Map (C, h, w) of any size.
         image: RGB image (H, W, 3) of bytes.
-        scale: Enlargement, as of ``draw_sample``.
+        scale: Enlargement, as in ``draw_sample``.
 
     Returns:
         RGB image (scale * H, scale * W, 3).
@@ -85,7 +85,7 @@ def draw_map(feature: Tensor, image: np.ndarray, scale: int = 3) -> np.ndarray:
 
 
 def save_panels(rows: Sequence[Sequence[Panel]], path: str | Path) -> None:
-    """Write titled images as a grid, each row of ``rows`` a row of the picture."""
+    """Write images with titles as a grid; ``rows`` are the rows of the picture."""
     from matplotlib.figure import Figure
 
     columns = max(len(row) for row in rows)
@@ -102,18 +102,18 @@ def save_panels(rows: Sequence[Sequence[Panel]], path: str | Path) -> None:
 
 
 def paint_into(cfg: Config, folder: str, show: bool = False) -> None:
-    """Let the test of a config write its pictures straight into a folder, in place.
+    """Change a config so that its test writes the pictures directly into a folder.
 
-    mmdet's hook itself puts a relative folder below the work dir, and mmseg's a tree of
-    its own below any.
+    By themselves, mmdet's hook puts a relative folder below the work dir, and mmseg's
+    hook makes subfolders of its own.
 
     Args:
-        cfg: The config of mmdet or mmseg, with a visualization hook.
-        folder: Absolute, or relative to the working folder.
-        show: Whether the hook is to show the pictures too.
+        cfg: A config of mmdet or mmseg with a visualization hook; changed in place.
+        folder: Absolute path, or relative to the working folder.
+        show: Whether the hook also shows the pictures.
 
     Raises:
-        ValueError: If there is no visualizer, or its hook cannot both show and write.
+        ValueError: If there is no visualizer, or the hook cannot both show and write.
     """
     if not cfg.get('visualizer'):
         raise ValueError(
@@ -140,7 +140,7 @@ def paint_into(cfg: Config, folder: str, show: bool = False) -> None:
 
 
 def pictures_in(folder: str | os.PathLike) -> dict[Path, int]:
-    """Return the files in a folder and below, with the time of their last change."""
+    """Return all files below a folder with the time of their last change."""
     files = (path for path in Path(folder).rglob('*') if path.is_file())
     return {path: path.stat().st_mtime_ns for path in files}
 

@@ -92,7 +92,7 @@ def test_bfloat16_trains(toy: Toy, model: str) -> None:
 def test_an_op_without_bfloat16_says_so(toy: Toy) -> None:
     distiller = build(toy, 'faster_rcnn', ('CWD',))
     wrapper = wrap(AutocastOptimWrapper, distiller)
-    with pytest.raises(ValueError, match='train without --amp'):
+    with pytest.raises(ValueError, match='Train without --amp'):
         distiller.train_step(batch(toy, 'faster_rcnn'), wrapper)
 
 

@@ -1,4 +1,4 @@
-"""Train the teachers of configs/digits and put their weights beside the configs."""
+"""Train the teachers of configs/digits and write their weights beside the configs."""
 
 import argparse
 import os

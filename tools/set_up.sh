@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Makes .venv: torch, the pinned OpenMMLab stack with compiled ops, this package (editable).
+# Make .venv with torch, the pinned OpenMMLab stack with compiled ops, and this package.
 # STACK=openmmlab makes .venv-openmmlab with the original packages instead of the forks.
-# Run it through `make`. PYTHON picks the interpreter; PIP_* variables are left alone.
+# Run it through `make`. PYTHON chooses the interpreter. PIP_* variables work as usual.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -48,7 +48,7 @@ choose_python() {
         echo "$PYTHON"
         return
     fi
-    # The names on PATH may be shims of a version manager that fail when run.
+    # A name on PATH may be a shim of a version manager that fails when it is run.
     for candidate in python3 python3.11 python3.12 python3.10; do
         if suits "$candidate"; then
             echo "$candidate"
@@ -94,7 +94,7 @@ need_compiler() {
             'On Debian and Ubuntu: apt-get install python3-dev, then run make again.'
 }
 
-# mmcv builds CUDA ops when torch sees a GPU, and torch refuses an nvcc of another major.
+# mmcv builds CUDA ops when torch sees a GPU. torch refuses an nvcc of another major version.
 need_cuda_toolkit() {
     local wanted toolkit
     wanted=$("$python" -W ignore -c 'import torch
@@ -112,8 +112,9 @@ build_mmcv() {
     need_compiler
     need_cuda_toolkit
     step "building mmcv $mmcv with its ops from source: 10-20 minutes on two cores"
-    # In isolation mmcv finds no torch and silently leaves out its ops. The flags halve
-    # the time: Python's own add debug symbols. Left to itself mmcv runs four jobs.
+    # With build isolation mmcv finds no torch and silently builds without ops. The flags
+    # remove the debug symbols of Python's own flags, which halves the time. By default
+    # mmcv always runs four jobs.
     CFLAGS="${CFLAGS:+$CFLAGS }-g0 -O2" MMCV_WITH_OPS=1 MAX_JOBS=${MAX_JOBS:-$(nproc)} \
         pip_install --no-deps --no-build-isolation --force-reinstall \
         --no-binary "$mmcv_name" "$@" "$mmcv_name"
@@ -131,15 +132,15 @@ assert kept.tolist() == [0], f'nms kept {kept.tolist()}, not [0]'
 EOF
 }
 
-# The stack asks for both opencv wheels, which overwrite each other in cv2/. opencv-python
-# fails to import on a bare machine, where libGL.so.1 and libglib-2.0 are missing.
+# The stack requires two opencv wheels, which overwrite each other in cv2/. Keep the
+# headless one: the other fails to import without libGL.so.1 and libglib-2.0.
 keep_headless_opencv() {
     "$python" -m pip show -q opencv-python 2>/dev/null || return 0
     "$python" -m pip uninstall -q -y opencv-python opencv-python-headless
     pip_install -q --no-deps opencv-python-headless
 }
 
-# A cached build of mmcv may lack ops, or CUDA's; a wheel may be made for another torch.
+# A cached build may lack its ops or the CUDA ops. A wheel may belong to another torch.
 check_ops() {
     local trouble
     if ! trouble=$(ops_work); then
@@ -157,8 +158,8 @@ wheels=$(mktemp -d)
 trap 'rm -rf "$wheels"' EXIT
 if ! mmcv_is_there; then
     step "looking for a prebuilt wheel of mmcv $mmcv"
-    # No output: that there is none is the usual case. Asked for before the downloads,
-    # so that a missing compiler is told at once.
+    # No output, as usually there is none. This runs before the long downloads, so that a
+    # missing compiler stops the set-up at once.
     "$python" -m pip download -q --no-deps --only-binary "$mmcv_name" --dest "$wheels" \
         --constraint "$constraints" "$mmcv_name" >/dev/null 2>&1 || need_compiler
 fi

@@ -1,7 +1,7 @@
-"""Evaluate a student, or any plain mmdet or mmseg model, by its config's metric.
+"""Evaluate a student, or any model of mmdet or mmseg, with the metric of its config.
 
-With a distillation config the checkpoint is the distillation's own or an exported
-student; the teacher is neither built nor needed.
+With the config of a distillation, the checkpoint may be that of the distillation or an
+exported student. The teacher is not built.
 """
 
 import argparse
@@ -29,13 +29,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--show-dir',
         metavar='DIR',
-        help='write a painted picture of each image straight into DIR, which is '
-        'relative to the current folder',
+        help='write each image with its predictions into DIR, a path relative to the '
+        'current folder',
     )
     parser.add_argument('--wait-time', type=float, default=2, help='seconds per image')
-    parser.add_argument(
-        '--tta', action='store_true', help='augment the images of the test'
-    )
+    parser.add_argument('--tta', action='store_true', help='use test-time augmentation')
     args = parser.parse_args()
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
         parser.error(f'--out writes a pickle; {args.out} does not end in .pkl')
@@ -51,7 +49,7 @@ def configure(args: argparse.Namespace) -> Config:
         cfg.model = student['model']
         if 'default_scope' in student:
             cfg.default_scope = student['default_scope']
-    # The weights are loaded strictly, below, and never resumed.
+    # `main` loads the weights strictly; the Runner must not load others.
     cfg.load_from, cfg.resume = None, False
     if args.show or args.show_dir:
         draw(cfg, args)
@@ -76,7 +74,7 @@ def draw(cfg: Config, args: argparse.Namespace) -> None:
 
 
 def library_of(cfg: Config) -> str:
-    """Return 'mmdet' or 'mmseg'; configs whose types are classes need no scope."""
+    """Return 'mmdet' or 'mmseg', from the scope or from the class of the model."""
     if cfg.get('default_scope') is not None:
         return cfg.default_scope
     kind = cfg.model.type
@@ -109,7 +107,7 @@ def augment(cfg: Config) -> None:
 
 
 class TestRunner(PortableRunner):
-    """A runner that leaves the config of a training in its work dir alone."""
+    """A Runner that does not overwrite the config of the training in its work dir."""
 
     def dump_config(self) -> None:
         """Write the config of the test into the test's own folder."""
@@ -135,7 +133,7 @@ def main() -> None:
 
 
 def test(runner: Runner, folder: str | None) -> None:
-    """Run the test, and make sure that it painted what it was to paint."""
+    """Run the test and check that it wrote pictures if a folder is given."""
     before = pictures_in(folder) if folder else {}
     runner.test()
     if folder and is_main_process() and pictures_in(folder) == before:

@@ -1,4 +1,4 @@
-"""Train a student: distilled, or alone by a plain mmdet or mmseg config."""
+"""Train a distillation, or a model alone with a plain config of mmdet or mmseg."""
 
 import argparse
 
@@ -39,7 +39,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
-        help="scale the learning rate by this run's batch over the recipe's",
+        help="scale the learning rate by the ratio of this run's batch to the recipe's",
     )
     parser.add_argument(
         '--resume',
@@ -51,8 +51,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--resume-partly',
         action='store_true',
-        help='resume though the recipe has changed: what fits is resumed, and the rest '
-        'starts afresh',
+        help='resume with a changed recipe: restore the parts that fit and start the '
+        'others from the beginning',
     )
     return parser.parse_args()
 
@@ -75,7 +75,7 @@ def configure(args: argparse.Namespace) -> Config:
 
 
 def seed_samples(cfg: Config) -> None:
-    """Let what the loader draws follow from the seed; a dumped config says so."""
+    """Make all random numbers of the data loader depend on the seed alone."""
     sampler = cfg.train_dataloader.sampler
     if sampler.type != 'kdtoolbox.SeededSampler':
         cfg.train_dataloader.sampler = dict(
@@ -84,7 +84,7 @@ def seed_samples(cfg: Config) -> None:
 
 
 def add_hooks(runner: Runner, resume_partly: bool) -> None:
-    """Add what every run needs beside the hooks of its config."""
+    """Add the hooks that every run needs besides those of its config."""
     runner.register_hook(FittingResumeHook(resume_partly))
     for kind in (SeedHook, WholeUpdatesHook, BestCheckpointHook, FiniteWeightsHook):
         runner.register_hook(kind())
@@ -92,9 +92,9 @@ def add_hooks(runner: Runner, resume_partly: bool) -> None:
     there = any(isinstance(hook, ExportStudentHook) for hook in runner.hooks)
     if exports and not there and isinstance(bare(runner), Distiller):
         runner.register_hook(ExportStudentHook())
-    # After all that put something into a checkpoint.
+    # After all hooks that add something to a checkpoint.
     runner.register_hook(ReadableCheckpointHook())
-    # After all of them, once the run is ready to validate.
+    # Last, because it validates, and every other hook has to be ready for that.
     runner.register_hook(MissedValidationHook())
 
 

@@ -1,1 +1,1 @@
-"""What one run needs around its Runner: flags, work dir, checks before the start."""
+"""Prepare one run: flags, work dir, and checks before the first iteration."""

@@ -1,4 +1,4 @@
-"""The flags that the training and the test tool share, as OpenMMLab users know them."""
+"""Command-line flags that the training tool and the test tool share."""
 
 import argparse
 import os
@@ -26,11 +26,11 @@ _VARIABLES = {
         'OMPI_COMM_WORLD_LOCAL_RANK',
     ),
 }
-"""Rank, number of processes, and rank within the machine."""
+"""Variables with the rank, the number of processes, and the rank on the machine."""
 
 
 def run_parser(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser with the flags of every run."""
+    """Return a parser with the flags that every run has."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument('config', help='config file or package::path')
     parser.add_argument(
@@ -52,11 +52,11 @@ def run_parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def run_config(args: argparse.Namespace, need_teacher: bool = True) -> Config:
-    """Return the config that the flags of ``run_parser`` describe.
+    """Read the config and apply the flags of ``run_parser`` to it.
 
-    Paths of student and teacher become absolute. The work dir is the flag's, else the
-    config's, else named after the config. From now on mmengine reads checkpoints
-    safely and writes files whole.
+    Paths of student and teacher become absolute. The work dir comes from the flag, else
+    from the config, else from the name of the config. Also makes mmengine read
+    checkpoints safely and replace files only as a whole, from this call on.
     """
     use_safe_loaders()
     use_whole_files()
@@ -76,7 +76,7 @@ def run_config(args: argparse.Namespace, need_teacher: bool = True) -> Config:
 
 
 def _start_processes(cfg: Config) -> None:
-    """Do what the runner would, so that the processes can agree before it is built."""
+    """Start the process group now, as checks before the Runner already need it."""
     if not is_distributed():
         environment = cfg.get('env_cfg') or {}
         set_multi_processing(**environment.get('mp_cfg', {}), distributed=True)
@@ -84,7 +84,7 @@ def _start_processes(cfg: Config) -> None:
 
 
 def _distribute_on_cpu(cfg: Config) -> None:
-    """Start gloo and wrap for it; mmengine's own start asks for a CUDA device."""
+    """Start gloo on the CPU; mmengine's own start needs a CUDA device."""
     if cfg.get('sync_bn'):
         raise ValueError(
             f'sync_bn: {cfg.sync_bn!r} asks for batch norms over all processes, which '
@@ -98,7 +98,7 @@ def _distribute_on_cpu(cfg: Config) -> None:
 
 
 def _wrap_for_cpu(cfg: Config) -> None:
-    """Let the config's wrapper, or mmengine's own choice, ask for no device."""
+    """Set the model wrapper, by default mmengine's, to use no CUDA device."""
     if cfg.get('model_wrapper_cfg') is None:
         cfg.model_wrapper_cfg = dict(broadcast_buffers=False)
     wrapper = cfg.model_wrapper_cfg
@@ -117,14 +117,13 @@ def _wrap_for_cpu(cfg: Config) -> None:
 
 
 def _name_as_torchrun(launcher: str) -> None:
-    """Set the variables that torch reads from those that a launcher sets."""
+    """Copy the variables of a launcher to the names that torch reads."""
     names = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK')
-    for name, theirs in zip(names, _VARIABLES.get(launcher, ()), strict=False):
-        os.environ[name] = os.environ[theirs]
+    for name, source in zip(names, _VARIABLES.get(launcher, ()), strict=False):
+        os.environ[name] = os.environ[source]
     if launcher == 'slurm' and 'MASTER_ADDR' not in os.environ:
         command = ['scontrol', 'show', 'hostnames', os.environ['SLURM_NODELIST']]
-        # A list, and no shell.
-        hosts = subprocess.run(  # noqa: S603
+        hosts = subprocess.run(  # noqa: S603  a list, so no shell reads it
             command, check=True, capture_output=True, text=True
         )
         os.environ['MASTER_ADDR'] = hosts.stdout.split()[0]

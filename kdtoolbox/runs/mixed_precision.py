@@ -1,4 +1,4 @@
-"""Mixed precision on whatever device there is."""
+"""Mixed precision on GPUs and CPUs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,19 +14,19 @@ from kdtoolbox.registry import OPTIM_WRAPPERS
 
 @OPTIM_WRAPPERS.register_module()
 class AutocastOptimWrapper(OptimWrapper):
-    """Run the forward in bfloat16, on a CPU too.
+    """Run the forward in bfloat16, which also works on a CPU.
 
-    There is no loss scale: bfloat16 has the exponents of float32, so that no gradient
-    is too small for it.
+    It needs no loss scale: bfloat16 has the exponent range of float32, so gradients do
+    not underflow.
     """
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """Cast what is safe to cast while the model computes its losses.
+        """Run the operations that allow it in bfloat16 while the losses are computed.
 
         Raises:
-            ValueError: If the model has an op that knows no bfloat16, as nms and
-                RoIAlign of mmcv on a CPU.
+            ValueError: If an op of the model does not support bfloat16. On a CPU these
+                are nms and RoIAlign of mmcv.
         """
         device = next(model.parameters()).device.type
         try:
@@ -37,19 +37,19 @@ class AutocastOptimWrapper(OptimWrapper):
                 raise
             raise ValueError(
                 f'an op of {type(model).__name__} has no bfloat16 on this {device} '
-                f'({str(error).splitlines()[0]}), as nms and RoIAlign of two-stage '
-                'detectors have none; train without --amp'
+                f'({str(error).splitlines()[0]}); two-stage detectors use nms and '
+                'RoIAlign, which do not support it on a CPU. Train without --amp'
             ) from error
 
 
 def use_mixed_precision(cfg: Config) -> None:
-    """Set the config's optimizer wrapper to one of mixed precision.
+    """Set the optimizer wrapper of a config to one with mixed precision.
 
-    On a CPU it is `AutocastOptimWrapper`; elsewhere mmengine's ``AmpOptimWrapper`` with
-    a dynamic loss scale, unless the config asks for another one.
+    On a CPU this is `AutocastOptimWrapper`. On other devices it is mmengine's
+    ``AmpOptimWrapper``, with a dynamic loss scale unless the config sets another.
 
     Raises:
-        ValueError: If the config has several optimizers, or a wrapper of another kind.
+        ValueError: If the config has several optimizers, or another kind of wrapper.
     """
     wrapper = cfg.optim_wrapper
     kind = wrapper.get('type', 'OptimWrapper')

@@ -1,4 +1,4 @@
-"""Optimizer groups of a distillation: the student's as without one, and its own."""
+"""Optimizer groups of a distillation: those of the student alone, and one more."""
 
 from typing import Any
 
@@ -15,19 +15,20 @@ _DEFAULT = 'DefaultOptimWrapperConstructor'
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class DistillerOptimWrapperConstructor:
-    """Let the student's own constructor see the student alone.
+    """Pass only the student to the student's own optimizer constructor.
 
-    Constructors look for parts such as ``backbone`` and for parameters whose names
-    begin with it. Here each parameter of the student gets the group, learning rate and
-    weight decay that it gets when trained alone. Those of connectors and losses form
-    one more group with the settings of the optimizer. ``tools/train.py`` sets this
-    constructor; with other tools name it in the config.
+    Constructors look for parts such as ``backbone`` by their names, which have the
+    prefix ``student.`` in a distiller. With this class each parameter of the student
+    gets the group, learning rate and weight decay that it has when trained alone. The
+    parameters of connectors and losses form one more group with the default settings
+    of the optimizer. ``tools/train.py`` sets this constructor; with other tools, set it
+    in the config.
 
     Args:
-        optim_wrapper_cfg: As mmengine's constructors take it, and in it as
-            ``student_constructor`` the type of the student's own, mmengine's default
-            one if there is none.
-        paramwise_cfg: What the student's own constructor takes.
+        optim_wrapper_cfg: The config that mmengine passes to constructors. Its key
+            ``student_constructor`` is the type of the student's own constructor, by
+            default mmengine's.
+        paramwise_cfg: Argument of the student's own constructor.
 
     Raises:
         ValueError: If the student's constructor makes several optimizers.
@@ -46,7 +47,7 @@ class DistillerOptimWrapperConstructor:
         )
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
-        """Return the optimizer wrapper of a model, a distiller or any other."""
+        """Return the optimizer wrapper for a distiller or for a plain model."""
         bare: Any = model.module if is_model_wrapper(model) else model
         student = getattr(bare, 'student', None)
         if not isinstance(student, nn.Module):
@@ -70,16 +71,17 @@ def _add_group(wrapper: Any, parameters: dict[str, nn.Parameter]) -> None:
         )
     group: dict[str, Any] = {'params': [*parameters.values()]}
     if 'param_names' in wrapper.optimizer.param_groups[0]:
-        # torch takes names for all groups or for none.
+        # torch requires names in all groups or in none.
         group['param_names'] = [*parameters]
     wrapper.optimizer.add_param_group(group)
 
 
 def group_as_student(cfg: Config) -> None:
-    """Set the constructor of a distillation's config to the one of this module.
+    """Set the optimizer constructor of a distillation to that of this module.
 
     Args:
-        cfg: The config of a run; a dumped one, which has it already, stays as it is.
+        cfg: The config of a run, changed in place. A config dumped by a run already
+            sets this constructor and stays unchanged.
     """
     wrapper = cfg.optim_wrapper
     kind = wrapper.get('constructor', _DEFAULT)

@@ -1,4 +1,4 @@
-"""Check before a training starts what is cheap to know of its data."""
+"""Check the data of a training before it starts, without opening images."""
 
 from functools import partial
 
@@ -17,24 +17,25 @@ from kdtoolbox.datasets.start_checks import checked_annotations
 
 
 def check_data(runner: Runner) -> None:
-    """Refuse data that would fail, or teach something else, in the middle of a run.
+    """Check the data sets of a run, so that it does not fail or train wrongly later.
 
-    Builds the data sets for training and validation as the runner would next, looks
-    through their wrappers, and opens no image, so that the start stays cheap: what
-    only the files tell, such as a photo's orientation, is up to
-    ``tools/check_dataset.py``. Data sets of unknown kind pass.
+    Builds the data sets for training and validation, as the runner would do next, and
+    checks those inside wrappers too. Opens no image, to keep the start fast;
+    ``tools/check_dataset.py`` checks the image files. Unknown kinds of data sets are
+    not checked.
 
     Args:
         runner: A runner that has not started.
 
     Raises:
-        ValueError: If an annotation file is damaged or has an id twice, a data set is
-            empty, files are missing, boxes are no boxes, annotations lack what the
-            pipeline loads, or the classes or ignored labels of data, annotation and
-            heads differ. It names the place and the line that mends it.
+        ValueError: If an annotation file is damaged or contains an id twice; if a data
+            set is empty or its files are missing; if boxes are invalid; if annotations
+            lack fields that the pipeline loads; if classes or ignored labels differ
+            between data, annotations and heads. The message contains the config path
+            and the line that mends it.
     """
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    # Before the loop is asked for, which may start its workers.
+    # Before `train_loop` is built, which may start the workers of its loader.
     heed_heads(ignored_by_all(model))
     for split in ('train', 'val'):
         root = f'{split}_dataloader.dataset'
@@ -51,7 +52,7 @@ def check_data(runner: Runner) -> None:
         if split == 'val':
             # Training samples come through `SeededSampler`, which does the same.
             dataset.__getitems__ = partial(read_samples, dataset)
-        # The others would repeat it; an error of one process ends the run.
+        # One process is enough: its error ends the run.
         if is_main_process():
             for where, leaf in leaves(dataset, root):
                 check_dataset(leaf, where)
@@ -62,12 +63,12 @@ def check_data(runner: Runner) -> None:
 
 
 def check_heads(model: nn.Module, dataset: BaseDataset, where: str) -> None:
-    """Refuse a model whose heads know another number of classes than the data.
+    """Check that heads and data set have the same number of classes.
 
     Args:
-        model: The model that trains; of a distiller the student's heads are compared.
+        model: The model to train. For a distiller, the heads of the student count.
         dataset: The data set, without wrappers.
-        where: Its place in the config.
+        where: Config path of the data set.
 
     Raises:
         ValueError: If the numbers differ.

@@ -1,4 +1,4 @@
-"""Check a distillation's config before anything of it is built."""
+"""Check the config of a distillation before anything is built."""
 
 import difflib
 import inspect
@@ -17,15 +17,15 @@ _OURS = [kind for kind in _OURS if kind.scope == 'kdtoolbox']
 
 
 def check_recipe(cfg: Config) -> None:
-    """Refuse types without our scope and keys that nothing reads.
+    """Check that types have the right scope and that every key is known.
 
     Args:
-        cfg: The config of a run; a plain mmdet or mmseg one passes.
+        cfg: The config of a run. A plain config of mmdet or mmseg passes.
 
     Raises:
-        ValueError: If a type of kdtoolbox is named without ``kdtoolbox.``, or the
-            student's keys lie beside ``student``, as without ``_delete_=True``.
-        TypeError: If a key of the model or its teacher is unknown or missing.
+        ValueError: If a type of kdtoolbox lacks the scope ``kdtoolbox.``, or if keys of
+            the student are beside ``student``, because ``_delete_=True`` is missing.
+        TypeError: If a key of the model or of its teacher is unknown or missing.
     """
     for place, kind in _types(cfg):
         if _needs_scope(kind):
@@ -43,7 +43,7 @@ def check_recipe(cfg: Config) -> None:
 
 
 def _types(cfg: Config) -> Iterator[tuple[str, Any]]:
-    """Yield the types that a scope decides on, with their place."""
+    """Yield the types that are looked up by scope, with their config paths."""
     yield 'model', (cfg.get('model') or {}).get('type')
     yield from _nested(cfg.get('custom_hooks'), 'custom_hooks')
     for key in ('default_hooks', 'optim_wrapper', 'train_dataloader', 'val_dataloader'):
@@ -61,7 +61,7 @@ def _nested(value: Any, place: str) -> Iterator[tuple[str, Any]]:
 
 
 def _needs_scope(kind: Any) -> bool:
-    """Tell whether a type is ours alone and is named without our scope."""
+    """Return whether a type is registered by kdtoolbox and lacks its scope."""
     if not isinstance(kind, str) or '.' in kind:
         return False
     for ours in _OURS:
@@ -72,7 +72,7 @@ def _needs_scope(kind: Any) -> bool:
 
 
 def _class_of(kind: Any) -> type | None:
-    """Return the class behind ``model.type`` if it is one of ours."""
+    """Return the class of ``model.type`` if kdtoolbox defines it."""
     if isinstance(kind, str):
         scope, _, name = kind.rpartition('.')
         registry.MODELS.import_from_location()

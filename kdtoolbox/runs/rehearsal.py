@@ -1,4 +1,4 @@
-"""Try the losses of a distillation on made-up images before its data are read."""
+"""Try the losses of a distillation on random images before any data are read."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,26 +15,26 @@ from kdtoolbox.distillers import Distiller
 from kdtoolbox.distillers.finite import NonFiniteError
 
 _SIDE = 256
-"""Side of the images in pixels, where nothing else is known."""
+"""Default side of the images in pixels."""
 
 _LARGEST = 512
-"""The images of segmentors are as large as the crops of their training, up to this."""
+"""Largest side in pixels for segmentors, whose images are as large as their crops."""
 
 
 def rehearse(model: Distiller) -> None:
-    """Run one forward of the losses, on a copy, so that what does not fit is told now.
+    """Compute all losses once on a copy of the model, to find misfits at the start.
 
-    Records, connectors and losses meet the shapes, levels and classes of both models.
-    No weight, buffer or random number of the training changes. What the student itself
-    cannot make of such images says nothing about the recipe: then one line tells that
-    they were not tried.
+    This checks records, connectors and losses against the shapes, levels and classes
+    of both models. It changes no weight, buffer or random state of the training. If
+    the student itself fails on such images, the recipe may still be right. Then one
+    line of the log says that the losses were not tried.
 
     Args:
-        model: The distiller, in one process or within DDP.
+        model: The distiller, without a DDP wrapper.
 
     Raises:
-        ValueError: If a record, a connector or a loss does not work; it names its place
-            in the config.
+        ValueError: If a record, a connector or a loss does not work. The message begins
+            with its config path.
     """
     with torch.random.fork_rng(), _first_iteration():
         torch.manual_seed(0)
@@ -44,8 +44,8 @@ def rehearse(model: Distiller) -> None:
             images, samples = made_up_batch(copy.student)
             copy.loss(images, samples)
         except Exception as error:
-            # Our own errors begin with their place in the config. Numbers that overflow
-            # do so by weights and images of which the training has others.
+            # Our own errors begin with a config path. An overflow says nothing, as the
+            # training has other weights and images.
             is_ours = str(error).startswith('model.')
             if is_ours and not isinstance(error, NonFiniteError):
                 raise
@@ -58,7 +58,7 @@ def rehearse(model: Distiller) -> None:
 
 @contextmanager
 def _first_iteration() -> Iterator[None]:
-    """Let heads that ask how far the training is, as TOOD's, find its beginning."""
+    """Set epoch and iteration to 0 for heads that read them, such as TOOD's."""
     known = MessageHub.get_current_instance().runtime_info
     before = dict(known)
     known.update(epoch=0, iter=0)
@@ -70,7 +70,7 @@ def _first_iteration() -> Iterator[None]:
 
 
 def _tame(model: nn.Module) -> None:
-    """Make weights finite that hold whatever lay in memory before `init_weights`."""
+    """Make all weights finite; before `init_weights` some are uninitialised memory."""
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
@@ -78,8 +78,8 @@ def _tame(model: nn.Module) -> None:
 
 
 def made_up_batch(student: Any) -> tuple[Tensor, list]:
-    """Return normalised images (2, C, H, W) and samples with what a student learns."""
-    # Of the first convolution, which reads the images.
+    """Return random images (2, C, H, W) and samples with labels for the student."""
+    # The first convolution reads the images and so has their channels.
     weight = next(p for p in student.parameters() if p.dim() == 4)
     segments = hasattr(student, 'decode_head')
     height, width = _size(student) if segments else (_SIDE, _SIDE)

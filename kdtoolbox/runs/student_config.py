@@ -1,4 +1,4 @@
-"""The student's own config: what mmdet and mmseg run without kdtoolbox."""
+"""Make the student's own config, which mmdet and mmseg run without kdtoolbox."""
 
 import inspect
 import math
@@ -20,17 +20,17 @@ _OF_THE_RUN = {
 
 
 def student_config(cfg: Config) -> dict[str, Any]:
-    """Return the config of a distillation's student, which trains and tests it alone.
+    """Return a config that trains and tests the student of a distillation alone.
 
-    Data, schedule and hooks are those of the distillation; teacher, losses and what
-    else is of kdtoolbox is gone, and so is what belongs to one run, such as its work
+    It keeps data, schedule and hooks of the distillation. It contains no teacher, no
+    losses and no other types of kdtoolbox, and no keys of one run, such as the work
     dir.
 
     Args:
-        cfg: The config of a distillation, or a plain one; it is left as it is.
+        cfg: The config of a distillation, or a plain config. It is not changed.
 
     Raises:
-        ValueError: If its model is one of kdtoolbox without a student.
+        ValueError: If the model is a type of kdtoolbox without a student.
 
     Example:
         >>> model = dict(type='kdtoolbox.Distiller', student=dict(type='GFL'))
@@ -46,16 +46,16 @@ def student_config(cfg: Config) -> dict[str, Any]:
             config[key] = _without_ours(config[key])
     tested = (config.get('test_dataloader') or {}).get('dataset') or {}
     if 'pipeline' in tested:
-        # mmseg's functions look for it here alone.
+        # The functions of mmseg read it only here.
         config.setdefault('test_pipeline', tested['pipeline'])
     if config.get('default_scope', '') is None:
-        # The libraries then take their own, and not none.
+        # Without the key, the libraries use their own scope.
         del config['default_scope']
     return {key: _free_datasets(value) for key, value in config.items()}
 
 
 def write_student_config(cfg: Config, path: str | os.PathLike) -> None:
-    """Write ``student_config`` as a file that inherits from none."""
+    """Write ``student_config`` to a file without ``_base_``."""
     lines = ['# The student of a distillation, to run without teacher and kdtoolbox.']
     for key, value in student_config(cfg).items():
         text = pprint.pformat(_literal(value, key), width=88, sort_dicts=False)
@@ -65,11 +65,11 @@ def write_student_config(cfg: Config, path: str | os.PathLike) -> None:
 
 
 def _model(cfg: Config, config: dict[str, Any]) -> dict[str, Any]:
-    """Return the student's whole model; ``config`` takes what stands beside it."""
+    """Return the model of the student; its other keys are added to ``config``."""
     if 'student' not in cfg.model:
         if _is_ours(cfg.model.type):
             raise ValueError(
-                f'model: expected a `student`, got a {cfg.model.type}, which trains '
+                f'model: expected a `student`, but a {cfg.model.type} trains '
                 'none; name the config of a distillation'
             )
         return config['model']
@@ -81,7 +81,8 @@ def _model(cfg: Config, config: dict[str, Any]) -> dict[str, Any]:
     preprocessors = (
         owner.get('data_preprocessor') for owner in (model, beside, config)
     )
-    # Only mmengine's runner looks for it outside of the model.
+    # mmengine's Runner also finds it outside of the model; the functions of mmdet and
+    # mmseg do not.
     preprocessor = next((found for found in preprocessors if found), None)
     return (
         model if preprocessor is None else model | dict(data_preprocessor=preprocessor)
@@ -111,7 +112,7 @@ def _free_optimizer(wrapper: dict[str, Any]) -> None:
 
 
 def _without_ours(value: Any) -> Any:
-    """Return hooks, or names of modules, without those of kdtoolbox."""
+    """Return hooks or module names without those of kdtoolbox."""
 
     def is_ours(item: Any) -> bool:
         return _is_ours(item.get('type') if isinstance(item, Mapping) else item)
@@ -127,7 +128,7 @@ def _without_ours(value: Any) -> Any:
 
 
 def _free_datasets(value: Any) -> Any:
-    """Return a part of a config with DigitScenes as mmseg itself describes it."""
+    """Replace the data set class of DigitScenes by a plain one of mmseg."""
     if isinstance(value, list | tuple):
         return type(value)(_free_datasets(item) for item in value)
     if not isinstance(value, dict):
@@ -136,7 +137,7 @@ def _free_datasets(value: Any) -> Any:
     name = str(value.get('type')).rpartition('.')[2]
     if not (_is_ours(value.get('type')) and name == 'DigitScenesDataset'):
         return value
-    # Not on top: most configs need no mmseg.
+    # Imported here, as most configs do not need mmseg.
     from kdtoolbox.datasets.digit_segmentation import DigitScenesDataset
 
     cities = inspect.signature(DigitScenesDataset).parameters
@@ -146,14 +147,14 @@ def _free_datasets(value: Any) -> Any:
 
 
 class _Extreme(float):
-    """Infinity or NaN, which Python reads by no name."""
+    """Infinity or NaN, which have no literal in Python."""
 
     def __repr__(self) -> str:
         return f"float('{float(self)}')"
 
 
 def _literal(value: Any, place: str) -> Any:
-    """Return what prints as Python that gives it back."""
+    """Return a value whose ``repr`` is Python code for it."""
     if isinstance(value, dict):
         return {k: _literal(v, f'{place}.{k}') for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -161,7 +162,7 @@ def _literal(value: Any, place: str) -> Any:
             _literal(item, f'{place}[{index}]') for index, item in enumerate(value)
         )
     if inspect.isclass(value) or inspect.isfunction(value):
-        # The registries find it by this name.
+        # The registries accept this name as a type.
         return f'{value.__module__}.{value.__qualname__}'
     if isinstance(value, float) and not math.isfinite(value):
         return _Extreme(value)

@@ -1,4 +1,4 @@
-"""Batch norms over all processes, which torch has for GPUs alone."""
+"""Replace SyncBN on CPUs, where torch does not support it."""
 
 from mmengine.config import ConfigDict
 from mmengine.device import get_device
@@ -10,13 +10,13 @@ from torch import nn
 
 
 def use_plain_batch_norm(model: nn.Module) -> int:
-    """Turn the SyncBN layers inside a model into plain batch norms, and say so.
+    """Replace the SyncBN layers of a model by plain batch norms and log it.
 
-    Parameters and buffers stay the same tensors. A teacher is no child of its distiller
-    and keeps its layers: in eval mode they normalise as plain ones, on any device.
+    Parameters and buffers stay the same tensors. The teacher is not a child of the
+    distiller and keeps its SyncBN layers, which work on any device in eval mode.
 
     Returns:
-        How many layers there were.
+        The number of replaced layers.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.SyncBatchNorm(4))
@@ -40,7 +40,7 @@ def use_plain_batch_norm(model: nn.Module) -> int:
 
 
 class PortableRunner(Runner):
-    """mmengine's runner, which also takes SyncBN to several processes on a CPU.
+    """A Runner that trains models with SyncBN in several processes on a CPU.
 
     For a single process mmengine itself replaces the layers.
     """
@@ -48,7 +48,7 @@ class PortableRunner(Runner):
     def wrap_model(
         self, model_wrapper_cfg: ConfigDict | None, model: nn.Module
     ) -> nn.Module:
-        """Wrap the model; before it, DistributedDataParallel would refuse SyncBN."""
+        """Replace SyncBN, which DistributedDataParallel refuses on a CPU, and wrap."""
         if self.distributed and get_device() == 'cpu':
             use_plain_batch_norm(model)
         return super().wrap_model(model_wrapper_cfg, model)

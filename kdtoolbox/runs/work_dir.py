@@ -1,4 +1,4 @@
-"""Enter a work dir: go on with the training there, or make sure there is none."""
+"""Resume the training of a work dir, or check that the folder has no results."""
 
 from pathlib import Path
 
@@ -18,19 +18,19 @@ _RESULTS = ('epoch_*.pth', 'iter_*.pth', 'best_*.pth', 'student_*.pth')
 
 
 def enter_work_dir(cfg: Config, resume: str | None) -> None:
-    """Set what a config says of resuming by what is in its work dir.
+    """Decide from the work dir whether to resume, and update the config.
 
-    Without any checkpoint a run that is to resume starts afresh, as jobs that are
-    interrupted and started again by the same command need it.
+    With 'auto' and no checkpoint, the training starts from the beginning. So a job can
+    be started again with the same command, whether it was interrupted early or late.
 
     Args:
-        cfg: A config with ``work_dir``; its ``resume``, ``load_from`` and seed are set.
-        resume: The checkpoint to resume from, 'auto' for the newest whole one of the
-            work dir, or None for what the config says.
+        cfg: A config with ``work_dir``. Its ``resume``, ``load_from`` and seed are set.
+        resume: The checkpoint to resume from, 'auto' for the newest undamaged one in
+            the work dir, or None to follow the config.
 
     Raises:
-        ValueError: If the training would overwrite results, what is to be resumed is
-            damaged, or the checkpoints are saved in a way that can lose them.
+        ValueError: If the training would overwrite results, if the checkpoint to resume
+            from is damaged, or if the settings for saving can lose all checkpoints.
     """
     _check_saving(cfg)
     if resume is None and cfg.get('resume'):
@@ -51,7 +51,7 @@ def enter_work_dir(cfg: Config, resume: str | None) -> None:
         return
     cfg.load_from = found.path
     if found.meta.get('seed') is not None:
-        # mmengine takes it too, but after the loaders have been built without it.
+        # mmengine also restores the seed, but only after it has built the loaders.
         cfg.randomness = dict(cfg.get('randomness') or {}, seed=found.meta['seed'])
 
 

@@ -1,4 +1,4 @@
-"""Keep two trainings from writing to one folder, and a rank from outliving its run."""
+"""Lock the work dir of a run, and end ranks whose launcher is gone."""
 
 import fcntl
 import logging
@@ -24,10 +24,10 @@ _held: dict[Path, TextIO] = {}
 
 
 def lock_work_dir(cfg: Config) -> None:
-    """Take the folders that a run writes to, until the process ends or unlocks them.
+    """Lock the folders that a run writes to, until the process ends or unlocks them.
 
-    The system frees the lock of a process that dies, however it dies. Of several
-    processes the first takes it for all.
+    The operating system releases the lock when the process dies, even by SIGKILL. With
+    several processes, the first one holds the lock for all.
 
     Args:
         cfg: A config with ``work_dir``.
@@ -38,24 +38,24 @@ def lock_work_dir(cfg: Config) -> None:
     outcome: list[str | None] = [None]
     if is_main_process():
         outcome[0] = _lock_all(cfg)
-    # The other processes end with the first.
+    # If the first process fails, all others have to fail too.
     broadcast_object_list(outcome)
     if outcome[0] is not None:
         raise ValueError(outcome[0])
 
 
 def unlock_work_dir() -> None:
-    """Let go of what this process holds."""
+    """Release all locks of this process."""
     while _held:
         _held.popitem()[1].close()
 
 
-# A worker that outlives a killed run must not hold its folder.
+# A worker may outlive a killed run. It must not inherit the lock.
 os.register_at_fork(after_in_child=unlock_work_dir)
 
 
 def _lock_all(cfg: Config) -> str | None:
-    """Take all folders of a run; return what is wrong, if anything is."""
+    """Lock all folders of a run; return an error message, or None."""
     for folder in checkpoint_folders(cfg):
         if ':/' not in str(folder) and folder not in _held:
             fault = _lock(folder)
@@ -94,10 +94,10 @@ def _lock(folder: Path) -> str | None:
 
 
 def end_with_parent() -> None:
-    """End this process, without further ado, when the one that started it is gone.
+    """End this process at once when its parent process is gone.
 
-    A launcher that is killed cannot end its ranks. They would go on writing to a folder
-    that the next run is about to resume from.
+    A killed launcher cannot end its ranks. Without this, they would go on writing to a
+    folder from which the next run may already resume.
     """
     threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
 
@@ -105,7 +105,7 @@ def end_with_parent() -> None:
 def _watch(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(_POLL_SECONDS)
-    # Whoever read the output may be gone, too.
+    # The reader of the output may be gone too.
     with suppress(OSError):
         os.write(2, _GONE)
     os._exit(1)
