@@ -231,7 +231,7 @@ def test_a_corrupt_image_is_named(image: bytes, tmp_path: Path) -> None:
         read_samples(build_dataset(config, 'mmdet'), [1])
 
 
-def test_an_error_crosses_from_a_worker_with_the_name(tmp_path: Path) -> None:
+def test_an_error_in_a_worker_names_the_file(tmp_path: Path) -> None:
     dataset = build_dataset(write_coco(tmp_path / 'data', image=CUT), 'mmdet')
     dataset.__getitems__ = partial(read_samples, dataset)
     loader = iter(DataLoader(dataset, num_workers=1, collate_fn=pseudo_collate))
@@ -279,7 +279,7 @@ def unseen(config: dict, label: int, **changes: Any) -> Any:
     return build_dataset(config | dict(pipeline=pipeline) | changes, 'mmseg')
 
 
-def test_the_data_set_tells_which_label_is_ignored(tmp_path: Path) -> None:
+def test_the_data_set_sets_the_ignored_label(tmp_path: Path) -> None:
     config = write_seg(tmp_path / 'data')
     read_samples(unseen(config, 255), [0])
     read_samples(unseen(config, 254, ignore_index=254), [0])
@@ -290,7 +290,7 @@ def test_the_data_set_tells_which_label_is_ignored(tmp_path: Path) -> None:
     read_samples(build_dataset(both, 'mmseg'), [3])
 
 
-def test_the_heads_tell_which_label_is_ignored(tmp_path: Path) -> None:
+def test_the_heads_set_the_ignored_label(tmp_path: Path) -> None:
     config = write_seg(tmp_path / 'data')
     dataset = unseen(config, 255)
     heed_heads({0})
@@ -299,7 +299,7 @@ def test_the_heads_tell_which_label_is_ignored(tmp_path: Path) -> None:
     read_samples(unseen(config, 0), [0])
 
 
-def test_what_wrote_a_wrong_label_is_named(tmp_path: Path) -> None:
+def test_the_transform_that_wrote_a_wrong_label_is_named(tmp_path: Path) -> None:
     config = write_seg(tmp_path / 'data')
     heed_heads({3})
     with pytest.raises(ValueError, match='255 for label 0 under `reduce_zero_label`'):

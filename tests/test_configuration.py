@@ -67,7 +67,7 @@ def test_config_of_a_dict_is_a_config() -> None:
 
 
 @pytest.mark.parametrize('source', [None, 3, ['a.py']])
-def test_what_is_no_source(source: Any) -> None:
+def test_other_types_of_source_are_refused(source: Any) -> None:
     with pytest.raises(TypeError, match=r'model\.teacher\.config: expected a file'):
         load_config(source, 'model.teacher.config')
 
@@ -186,7 +186,7 @@ def test_missing_base_names_the_file_that_names_it(
     assert f"'{tmp_path}/faulty.py': _base_" in str(caught.value)
 
 
-def test_other_failures_of_a_config_stay(tmp_path: Path) -> None:
+def test_other_errors_of_a_config_are_not_changed(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match='elsewhere'):
         load_config(write(tmp_path / 'a.py', "open('elsewhere')\n"))
 
@@ -271,7 +271,7 @@ def test_paths_of_inherited_dicts(recipe: Path, bases: str) -> None:
     assert cfg.model.teacher.config._base_ == str(recipe / 'teacher.py')
 
 
-def test_names_that_are_no_paths_stay(recipe: Path) -> None:
+def test_names_that_are_not_paths_are_not_changed(recipe: Path) -> None:
     text = RECIPE.replace('student.py', GFL).replace('teacher.py', GFL)
     text = text.replace('teacher.pth', 'https://x.org/teacher.pth')
     cfg = resolved(Path(write(recipe / 'recipe.py', text)))
@@ -286,7 +286,7 @@ def test_names_that_are_no_paths_stay(recipe: Path) -> None:
         ('teacher.pth', 'model.teacher.checkpoint'),
     ],
 )
-def test_lacking_files_list_both_places(recipe: Path, name: str, place: str) -> None:
+def test_a_missing_file_lists_both_places(recipe: Path, name: str, place: str) -> None:
     (recipe / name).rename(recipe / f'{name[:3]}{name[4:]}')
     with pytest.raises(ValueError, match=f'^{place}: there is no file') as caught:
         resolved(recipe / 'recipe.py')
@@ -352,6 +352,6 @@ def test_right_keys_pass() -> None:
     check_keys(dict(anything=1), lambda **options: None, 'here')
 
 
-def test_keys_that_a_function_with_options_lacks() -> None:
+def test_missing_keys_of_a_function_with_kwargs() -> None:
     with pytest.raises(TypeError, match="needs 'a'"):
         check_keys(dict(anything=1), lambda a, **options: None, 'here')

@@ -96,7 +96,7 @@ def test_an_op_without_bfloat16_says_so(toy: Toy) -> None:
         distiller.train_step(batch(toy, 'faster_rcnn'), wrapper)
 
 
-def test_other_errors_stay_what_they_are(toy: Toy) -> None:
+def test_other_errors_are_not_changed(toy: Toy) -> None:
     wrapper = wrap(AutocastOptimWrapper, nn.Linear(2, 2))
     with (
         pytest.raises(RuntimeError, match='^another$'),

@@ -67,7 +67,7 @@ def test_own_scope_wins_over_the_current_one(toy: Toy) -> None:
 
 
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
-def test_weights_of_the_checkpoint_arrive(
+def test_weights_of_the_checkpoint_are_loaded(
     toy: Toy, tmp_path: Path, suffix: str
 ) -> None:
     state = toy.build(toy.gfl()).state_dict()
@@ -113,7 +113,9 @@ def test_misfit_names_file_and_config(toy: Toy, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('prefix', ['module.', 'architecture.', 'module.student.'])
-def test_weights_behind_a_prefix_arrive(toy: Toy, tmp_path: Path, prefix: str) -> None:
+def test_weights_with_a_prefix_are_loaded(
+    toy: Toy, tmp_path: Path, prefix: str
+) -> None:
     state = toy.build(toy.gfl()).state_dict()
     path = tmp_path / 'gfl.pth'
     torch.save({prefix + key: value for key, value in state.items()}, path)
@@ -121,7 +123,7 @@ def test_weights_behind_a_prefix_arrive(toy: Toy, tmp_path: Path, prefix: str) -
     assert all(torch.equal(loaded[key], state[key]) for key in state)
 
 
-def test_a_distillation_teaches_by_its_student(
+def test_the_student_of_a_distillation_can_be_the_teacher(
     toy: Toy, make_runner: Callable, tmp_path: Path
 ) -> None:
     runner = make_runner(
@@ -159,7 +161,7 @@ def test_missing_config_names_its_place() -> None:
 @pytest.mark.parametrize(
     'source', [dict(cofnig='a.py'), dict(model=dict(depth=18)), {}]
 )
-def test_what_is_no_config_of_a_model(source: dict) -> None:
+def test_a_config_without_a_model_is_refused(source: dict) -> None:
     with pytest.raises(TypeError, match=r'^model\.student: expected a config with'):
         build_model(source)
 
@@ -173,7 +175,7 @@ def test_misspelt_argument_of_a_model(toy: Toy) -> None:
         Teacher(config, allow_random=True)
 
 
-def test_unknown_model_is_told_by_its_registry(toy: Toy) -> None:
+def test_an_unknown_model_raises_the_error_of_its_registry(toy: Toy) -> None:
     config = toy.gfl()
     config['model']['type'] = 'GLF'
     with pytest.raises(KeyError, match='GLF is not in'):
@@ -197,7 +199,7 @@ def test_trust_pickle_reaches_the_loader(toy: Toy, tmp_path: Path) -> None:
     Teacher(toy.gfl(), str(path), trust_pickle=True)
 
 
-def test_it_is_frozen_in_eval_and_records_without_gradient(toy: Toy) -> None:
+def test_the_teacher_is_frozen_and_records_without_gradient(toy: Toy) -> None:
     teacher = Teacher(toy.gfl(), allow_random=True)
     assert not any(p.requires_grad for p in teacher.model.parameters())
     records = teacher.observe({'fpn': 'neck'}, **batch(teacher, toy.det_data()))
@@ -265,7 +267,7 @@ def test_these_models_are_noisy_in_training(toy: Toy, kind: str) -> None:
         assert not torch.equal(*maps)
 
 
-def test_deepcopy_shares_it(toy: Toy) -> None:
+def test_a_deepcopy_shares_the_model(toy: Toy) -> None:
     teacher = Teacher(toy.gfl(), allow_random=True)
     assert copy.deepcopy([teacher])[0] is teacher
 
@@ -339,7 +341,7 @@ def test_record_within_the_roi_head(toy: Toy) -> None:
     assert records['x'][0].shape[1] == 4
 
 
-def test_roi_head_itself_explains_itself(toy: Toy) -> None:
+def test_recording_the_roi_head_itself_raises_a_clear_error(toy: Toy) -> None:
     teacher = Teacher(toy.faster_rcnn(), allow_random=True)
     inputs = batch(teacher, toy.det_data())
     with pytest.raises(ValueError, match=r"teacher\.x: 'roi_head' was not called"):
@@ -383,7 +385,7 @@ def test_observe_draws_no_random_numbers(toy: Toy) -> None:
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_real_runner_checkpoint_teaches(
+def test_a_checkpoint_of_a_runner_can_be_the_teacher(
     toy: Toy, make_runner: Callable, tmp_path: Path
 ) -> None:
     runner = make_runner(

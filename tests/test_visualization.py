@@ -55,7 +55,7 @@ def test_a_label_map_is_drawn_where_it_is() -> None:
     assert sample.gt_sem_seg.data.shape == (1, 32, 48)
 
 
-def test_a_map_shines_where_it_is_active() -> None:
+def test_a_map_is_bright_where_it_is_active() -> None:
     feature = torch.zeros(4, 8, 12)
     feature[:, 2, 3] = 5.0
     drawn = draw_map(feature, IMAGE, scale=2)
@@ -72,7 +72,7 @@ def test_panels_are_written_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('kind', ['DetVisualizationHook', DetVisualizationHook])
-def test_mmdet_paints_into_the_folder_itself(kind: Any) -> None:
+def test_mmdet_writes_pictures_directly_into_the_folder(kind: Any) -> None:
     scope = 'mmdet' if isinstance(kind, str) else None
     hooks = dict(visualization=dict(type=kind))
     visualizer = dict(type='DetLocalVisualizer', vis_backends=[])
@@ -83,7 +83,7 @@ def test_mmdet_paints_into_the_folder_itself(kind: Any) -> None:
 
 @pytest.mark.parametrize('kind', ['SegVisualizationHook', SegVisualizationHook])
 @pytest.mark.parametrize('local', ['LocalVisBackend', LocalVisBackend, None])
-def test_mmseg_paints_into_the_folder_itself(kind: Any, local: Any) -> None:
+def test_mmseg_writes_pictures_directly_into_the_folder(kind: Any, local: Any) -> None:
     board = dict(type='TensorboardVisBackend')
     backends = [board, dict(type=local)] if local else [board]
     config = Config(
@@ -107,7 +107,7 @@ def test_pictures_need_a_visualizer() -> None:
         paint_into(Config(dict(default_hooks=hooks)), 'a')
 
 
-def test_a_picture_written_anew_is_another_one(tmp_path: Path) -> None:
+def test_a_rewritten_picture_counts_as_new(tmp_path: Path) -> None:
     (tmp_path / 'a').mkdir()
     path = tmp_path / 'a/b.png'
     path.touch()

@@ -89,7 +89,7 @@ def wrapper(
 UNUSED = 'find_unused_parameters'
 
 
-def test_the_wrapper_on_a_cpu_is_that_of_mmengine_without_a_device(
+def test_on_a_cpu_the_default_wrapper_uses_no_device(
     wrapper: Callable,
 ) -> None:
     assert wrapper() == dict(type=KIND, broadcast_buffers=False, device_ids=None)
@@ -117,7 +117,7 @@ def test_a_wrapper_of_the_recipe_keeps_its_arguments(wrapper: Callable) -> None:
     assert wrapper('', option) == alone
 
 
-def test_a_wrapper_of_the_users_passes(
+def test_a_wrapper_class_of_the_user_is_kept(
     wrapper: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kinds = dict(MODEL_WRAPPERS.module_dict)

@@ -131,7 +131,7 @@ def scoped() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(('scope', 'constructor', 'paramwise'), KINDS)
-def test_each_student_parameter_is_grouped_as_alone(
+def test_each_student_parameter_has_the_group_of_a_training_alone(
     scope: str,
     constructor: str,
     paramwise: dict | None,

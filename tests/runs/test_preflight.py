@@ -105,7 +105,7 @@ def test_an_empty_dataset_is_refused(tmp_path: Path, start: Callable) -> None:
         start(config, 'mmseg')
 
 
-def test_an_error_that_the_data_do_not_explain_stays(
+def test_an_error_without_a_cause_in_the_data_is_not_changed(
     tmp_path: Path, start: Callable
 ) -> None:
     with pytest.raises(TypeError, match='nonsense'):
@@ -212,7 +212,7 @@ def test_files_elsewhere_are_not_looked_for(tmp_path: Path) -> None:
     check(config | dict(pipeline=[remote]))
 
 
-def test_wrappers_are_looked_through(tmp_path: Path, start: Callable) -> None:
+def test_data_sets_inside_wrappers_are_checked(tmp_path: Path, start: Callable) -> None:
     parts = [write_coco(tmp_path / name, [[BOX]]) for name in ('one', 'two')]
     both = dict(type='ConcatDataset', datasets=parts)
     config = dict(type='RepeatDataset', times=2, dataset=both)
@@ -235,7 +235,9 @@ def heads(**counts: int) -> nn.Module:
     return model
 
 
-def test_heads_of_other_classes_are_refused(tmp_path: Path, start: Callable) -> None:
+def test_heads_with_another_number_of_classes_are_refused(
+    tmp_path: Path, start: Callable
+) -> None:
     config = write_coco(tmp_path / 'data')
     start(config, model=heads(bbox_head=3, rpn_head=1, loss_cls=80))
     told = r'3 classes and `model.bbox_head.0` 80; set `model.bbox_head.0.num_classes=3'
@@ -244,7 +246,7 @@ def test_heads_of_other_classes_are_refused(tmp_path: Path, start: Callable) -> 
 
 
 @pytest.mark.parametrize('kind', ['GroundingDINOHead', 'ATSSVLFusionHead'])
-def test_heads_that_match_words_know_no_number_of_classes(
+def test_open_vocabulary_heads_have_no_number_of_classes(
     kind: str, tmp_path: Path, start: Callable
 ) -> None:
     model = heads(bbox_head=256)
@@ -466,7 +468,7 @@ def test_label_maps_that_the_data_set_does_not_name_are_missed(tmp_path: Path) -
             check(bare | dict(test_mode=tested), 'mmseg')
 
 
-def test_proposals_that_no_file_gives_are_missed(tmp_path: Path) -> None:
+def test_proposals_without_a_file_are_reported(tmp_path: Path) -> None:
     config = write_coco(tmp_path / 'data')
     pipeline = [dict(type='LoadProposals')]
     with pytest.raises(ValueError, match='first .*0.png: there are no proposals; set'):

@@ -55,9 +55,7 @@ HOOK = dict(type='LossWeightHook', loss='loss_cwd')
         ),
     ],
 )
-def test_what_is_wrong_is_named_with_the_line_that_mends_it(
-    changes: dict, told: str
-) -> None:
+def test_errors_contain_the_line_that_mends_them(changes: dict, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         check_recipe(recipe(**changes))
 

@@ -107,15 +107,13 @@ def misfits(toy: Toy) -> dict[str, tuple[Any, str]]:
     'name',
     ['channels', 'connector', 'levels', 'classes', 'boxes of a segmentor', 'frozen'],
 )
-def test_what_does_not_fit_is_told_before_the_first_iteration(
-    toy: Toy, name: str
-) -> None:
+def test_misfits_are_reported_before_the_first_iteration(toy: Toy, name: str) -> None:
     model, told = misfits(toy)[name]
     with pytest.raises(ValueError, match=told):
         rehearse(model)
 
 
-def test_what_the_student_cannot_make_of_such_images_is_told_in_one_line(
+def test_a_student_that_fails_on_random_images_is_logged_in_one_line(
     toy: Toy, told: list[str]
 ) -> None:
     model = toy.build_distiller(toy.gfl())
@@ -129,7 +127,7 @@ def test_what_the_student_cannot_make_of_such_images_is_told_in_one_line(
 
 
 @pytest.mark.parametrize('change', ['no copy', 'no classes'])
-def test_a_student_that_no_batch_can_be_made_for_is_told_in_one_line(
+def test_a_student_without_a_suitable_batch_is_logged_in_one_line(
     toy: Toy, change: str, told: list[str]
 ) -> None:
     model = toy.build_distiller(toy.segmentor())
@@ -141,7 +139,7 @@ def test_a_student_that_no_batch_can_be_made_for_is_told_in_one_line(
     assert 'not tried before the first iteration' in ''.join(told)
 
 
-def test_numbers_that_made_up_weights_let_overflow_refuse_nothing(
+def test_an_overflow_of_random_weights_raises_nothing(
     toy: Toy, told: list[str]
 ) -> None:
     model = toy.build_distiller(toy.gfl())
@@ -152,7 +150,7 @@ def test_numbers_that_made_up_weights_let_overflow_refuse_nothing(
     assert 'not tried before the first iteration' in ''.join(told)
 
 
-def test_losses_that_ask_for_epoch_and_iteration_are_tried(
+def test_losses_that_read_epoch_and_iteration_are_tried(
     toy: Toy, told: list[str]
 ) -> None:
     model = toy.build_distiller(toy.gfl())

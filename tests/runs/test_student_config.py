@@ -23,7 +23,7 @@ def distillation(student: Any, **more: Any) -> Config:
     return Config(dict(model=model, **more))
 
 
-def test_what_is_of_the_run_or_of_kdtoolbox_goes(toy: Toy) -> None:
+def test_keys_of_the_run_and_types_of_kdtoolbox_are_removed(toy: Toy) -> None:
     student = toy.gfl()
     cfg = distillation(
         student,
@@ -89,7 +89,7 @@ def test_each_way_to_name_a_student(form: str, toy: Toy, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize('place', ['student', 'run'])
-def test_the_preprocessor_beside_the_model_comes_into_it(place: str, toy: Toy) -> None:
+def test_a_preprocessor_beside_the_model_moves_into_it(place: str, toy: Toy) -> None:
     student = toy.gfl()
     preprocessor = student['model'].pop('data_preprocessor')
     if place == 'student':
@@ -105,14 +105,14 @@ def test_a_model_of_ours_without_a_student_is_refused() -> None:
         student_config(cfg)
 
 
-def test_a_plain_config_stays_but_for_the_run(toy: Toy) -> None:
+def test_a_plain_config_loses_only_keys_of_the_run(toy: Toy) -> None:
     cfg = Config(dict(toy.segmentor(), train_dataloader=dict(sampler=SEEDED)))
     sampler = dict(type='InfiniteSampler')
     expected = dict(toy.segmentor(), train_dataloader=dict(sampler=sampler))
     assert student_config(cfg) == expected
 
 
-def test_the_pipeline_of_the_test_is_named_for_functions_that_ask_for_it(
+def test_the_test_pipeline_is_set_at_the_top_level(
     toy: Toy,
 ) -> None:
     pipeline = [dict(type='LoadImageFromFile')]
@@ -124,7 +124,7 @@ def test_the_pipeline_of_the_test_is_named_for_functions_that_ask_for_it(
     assert student_config(cfg)['test_pipeline'] == own
 
 
-def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
+def test_the_written_config_reads_back_the_same(tmp_path: Path) -> None:
     odd = dict(
         inf=[-math.inf, math.inf],
         path=tmp_path,
@@ -144,7 +144,7 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('task', ['det', 'seg'])
-def test_no_word_of_kdtoolbox_is_left_of_a_shipped_recipe(
+def test_the_student_config_of_a_recipe_contains_no_kdtoolbox(
     task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
@@ -162,7 +162,7 @@ def test_no_word_of_kdtoolbox_is_left_of_a_shipped_recipe(
     assert read['train_cfg'] == alone['train_cfg']
 
 
-def test_digit_scenes_need_no_class_of_ours(tmp_path: Path) -> None:
+def test_digit_scenes_become_a_plain_data_set(tmp_path: Path) -> None:
     from mmseg.registry import DATASETS
 
     from kdtoolbox.datasets import make_digit_scenes

@@ -62,7 +62,7 @@ def group(tmp_path: Path) -> Iterator[None]:
 
 @pytest.mark.usefixtures('group')
 @pytest.mark.parametrize('kind', KINDS)
-def test_a_layer_that_does_not_train_is_a_plain_norm(kind: type) -> None:
+def test_a_sync_layer_in_eval_mode_equals_a_plain_norm(kind: type) -> None:
     """So a teacher keeps what it has."""
     layer, plain = kind(3).eval(), nn.BatchNorm2d(3).eval()
     state = {key: torch.rand(3) for key in ('weight', 'bias', 'running_mean')}

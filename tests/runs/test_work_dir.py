@@ -87,7 +87,9 @@ def test_a_checkpoint_of_another_run_needs_an_empty_work_dir(tmp_path: Path) -> 
         enter_work_dir(cfg, source)
 
 
-def test_going_back_does_not_overwrite_what_came_after(tmp_path: Path) -> None:
+def test_resuming_an_older_checkpoint_does_not_overwrite_newer_ones(
+    tmp_path: Path,
+) -> None:
     first, last = (save(tmp_path / f'epoch_{number}.pth') for number in (1, 2))
     cfg = config(tmp_path)
     with pytest.raises(ValueError, match=r'epoch_2\.pth\. .*epoch_1\.pth in another'):
@@ -99,7 +101,7 @@ def test_going_back_does_not_overwrite_what_came_after(tmp_path: Path) -> None:
     assert cfg.load_from == last
 
 
-def test_what_a_killed_writer_left_is_removed_when_the_run_goes_on(
+def test_partial_files_of_a_killed_run_are_removed_on_resume(
     tmp_path: Path,
 ) -> None:
     partial = tmp_path / '.iter_9.pth.01234567.partial'

@@ -107,7 +107,7 @@ def test_a_killed_training_leaves_no_lock(start: Callable, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize('code', [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
-def test_a_file_system_without_locks_is_told(
+def test_a_file_system_without_locks_is_logged(
     code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any) -> None:
@@ -120,7 +120,7 @@ def test_a_file_system_without_locks_is_told(
     assert 'cannot be locked on this file system' in told[0]
 
 
-def test_the_other_processes_end_with_the_first(
+def test_all_processes_fail_with_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def receive(outcome: list) -> None:

@@ -93,7 +93,7 @@ def case(
 
 
 @pytest.mark.parametrize('form', ['relative', 'absolute'])
-def test_pictures_lie_where_they_were_asked_for(
+def test_pictures_are_written_into_the_given_folder(
     form: str, case: SimpleNamespace, tmp_path: Path
 ) -> None:
     where = 'some/where' if form == 'relative' else tmp_path / 'some/where'
@@ -106,7 +106,7 @@ def test_pictures_lie_where_they_were_asked_for(
     assert scores(tmp_path)
 
 
-def test_a_backend_of_the_config_stays_beside_that_of_the_pictures(
+def test_other_backends_of_the_config_are_kept(
     case: SimpleNamespace, tmp_path: Path
 ) -> None:
     backends = 'visualizer.vis_backends=[]'
@@ -114,7 +114,7 @@ def test_a_backend_of_the_config_stays_beside_that_of_the_pictures(
     assert len(pictures(tmp_path / 'here')) == 3
 
 
-def test_a_test_that_paints_nothing_is_an_error(
+def test_a_test_without_pictures_raises_an_error(
     case: SimpleNamespace, tmp_path: Path
 ) -> None:
     plain = tmp_path / 'plain.py'
@@ -168,7 +168,7 @@ def in_classes(config: Path) -> str:
 
 
 @pytest.mark.parametrize('tta', [False, True])
-def test_a_config_of_classes_does_what_one_of_names_does(
+def test_types_may_be_classes_or_names(
     tta: bool, case: SimpleNamespace, tmp_path: Path
 ) -> None:
     if case.task == 'seg':

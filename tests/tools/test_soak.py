@@ -29,20 +29,20 @@ def lines(count: int = 100, **growth: float) -> list[dict]:
     ]
 
 
-def test_the_slope_is_that_of_the_memory(soak: Any) -> None:
+def test_the_slope_of_the_memory_is_reported(soak: Any) -> None:
     report = soak.measure(lines(rss_mb=0.5), minutes=30)
     assert report['rss_mb_per_1000_iterations'] == pytest.approx(20)
     assert report['rss_mb_per_hour'] == pytest.approx(100)
     assert report['threads'] == [3, 3]
 
 
-def test_growth_shows(soak: Any) -> None:
+def test_growth_is_reported(soak: Any) -> None:
     report = soak.measure(lines(hooks=2), minutes=30)
     # The end of the first third after the warm-up, and the beginning of the last.
     assert report['hooks'] == [2 * 50, 2 * 76]
 
 
-def test_what_comes_and_goes_is_no_growth(soak: Any) -> None:
+def test_fluctuation_is_no_growth(soak: Any) -> None:
     logged = lines()
     for line in logged[50::2]:
         line['files'] += 1

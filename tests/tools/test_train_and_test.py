@@ -143,7 +143,9 @@ def test_two_processes(configs: dict, tmp_path: Path) -> None:
     assert not any('teacher' in key for key in weights(tmp_path / 'iter_2.pth'))
 
 
-def test_typos_die_with_the_line_that_mends_them(configs: dict, tmp_path: Path) -> None:
+def test_typos_raise_an_error_with_the_line_that_mends_them(
+    configs: dict, tmp_path: Path
+) -> None:
     result = tool(
         'tools/train.py', configs['det'], '--work-dir', tmp_path,
         '--cfg-options', 'model.recorders.student.fpn=neckk',
