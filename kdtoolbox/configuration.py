@@ -62,7 +62,7 @@ def load_config(source: str | Path | dict | Config, where: str = 'config') -> Co
     path = find_file(str(source), [Path.cwd()], where)
     if path.suffix not in _SUFFIXES:
         raise ValueError(
-            f"{where}: '{path}' is no config, which ends in one of "
+            f"{where}: '{path}' is not a config, which ends in one of "
             f'{", ".join(_SUFFIXES)}; weights belong under `checkpoint`'
         )
     try:

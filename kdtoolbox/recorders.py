@@ -189,7 +189,7 @@ class _Observer:
                 raise ValueError(
                     f'{where}: {path!r} is a {type(module).__name__}, which is never '
                     f"called itself; record its members with '{path}.*' or the "
-                    'module that holds it'
+                    'module that contains it'
                 )
 
     def attach(self) -> list:
@@ -215,8 +215,8 @@ class _Observer:
         tensors = list(_flatten(value))
         if not tensors:
             raise TypeError(
-                f'{self.where}: the {self.what} of {path!r} holds no tensor, it is a '
-                f'{type(value).__name__}; record another module'
+                f'{self.where}: the {self.what} of {path!r} contains no tensor, '
+                f'it is a {type(value).__name__}; record another module'
             )
         self.tensors += tensors
         self._sources += [(path, _version(tensor)) for tensor in tensors]
@@ -227,8 +227,8 @@ class _Observer:
         if silent:
             raise ValueError(
                 f'{self.where}: {", ".join(map(repr, silent))} was not called in this '
-                'forward. Heads are often entered through `.forward`, `.loss` or '
-                '`.predict`, past their hooks: record a module inside or before it. '
+                'forward. Detectors often call `.forward`, `.loss` or `.predict` of a '
+                'head, which skips its hooks: record a module inside or before it. '
                 'Before torch.compile call kdtoolbox.recorders.heed_hooks()'
             )
         for tensor, (path, version) in zip(self.tensors, self._sources, strict=True):
@@ -236,12 +236,12 @@ class _Observer:
                 raise ValueError(
                     f'{self.where}: the {self.what} of {path!r} was overwritten in '
                     'place after it was recorded, as by a ReLU(inplace=True); record '
-                    'the module that overwrites it or the one that holds both'
+                    'the module that overwrites it, or the one that contains both'
                 )
             if require_grad and not tensor.requires_grad:
                 raise ValueError(
                     f'{self.where}: the {self.what} of {path!r} carries no gradient, '
-                    'so that a loss on it trains nothing; it lies in a frozen stage '
+                    'so a loss on it trains nothing; it is in a frozen stage '
                     'or under reentrant checkpointing (with_cp=True): record a later '
                     'module'
                 )

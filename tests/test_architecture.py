@@ -13,7 +13,7 @@ FLOORS = (
     {'runs'},
     {'hooks'},
 )
-"""The folders and top modules of the package: each imports lower floors alone."""
+"""The folders and top modules of the package: each imports only from lower floors."""
 
 
 def room_of(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""What data sets hold beside good data: it trains, or one error names it."""
+"""Unusual data train, and broken data raise one error that names the file."""
 
 import copy
 import io
@@ -78,7 +78,7 @@ def pixel_losses() -> dict:
 
 @pytest.fixture(scope='module')
 def distillers(toy: SimpleNamespace) -> dict[str, Any]:
-    """Return distillers of all kinds of task, to be copied."""
+    """Return distillers for each kind of task; tests copy them."""
     scopes = dict(DefaultScope._instance_dict)
     dense = dict(fpn='neck', cls='bbox_head.gfl_cls', reg='bbox_head.scales.*')
     dense |= dict(
@@ -126,7 +126,7 @@ def distillers(toy: SimpleNamespace) -> dict[str, Any]:
 
 @pytest.fixture
 def train(distillers: dict[str, Any]) -> Callable[..., dict]:
-    """A function that trains a copy for one step and returns what was logged."""
+    """Return a function that trains a copy for one step and returns its logs."""
 
     def step(name: str, config: dict) -> dict:
         for seed in (random.seed, np.random.seed, torch.manual_seed):
@@ -218,7 +218,7 @@ def test_an_image_of_1_by_1000_pixels_trains(
     box = (0, 0, size[1] // 2 + 1, size[0] // 2 + 1)
     config = write_coco(tmp_path / 'det', [[box], [box]], image)
     train('gfl', config | dict(pipeline=large(DET_PIPELINE, (1333, 800))))
-    # mmseg takes a label map of one row or column for a list.
+    # mmseg reads a label map of one row or column as a list.
     twice = 2 * size[0], 2 * size[1]
     config = write_seg(tmp_path / 'seg', noise(*twice, 3), labels(*twice))
     train('seg', config | dict(pipeline=large(SEG_PIPELINE, (2048, 1024))))

@@ -1,4 +1,4 @@
-"""torch.compile around a distillation: the same numbers, records and refusals."""
+"""Numbers, records and errors of a distillation are the same with torch.compile."""
 
 import copy
 import subprocess

@@ -106,12 +106,12 @@ def test_dict_inherits_as_a_file_does(tmp_path: Path) -> None:
     before = copy.deepcopy(source)
     found = load_config(source)
     expected = load_config(path)
-    # The scope of the package, which its `default_scope` tells too.
+    # The scope of the package, which is also its `default_scope`.
     assert expected.model.pop('_scope_') == found.default_scope
     assert (found.model, found.tag) == (expected.model, expected.tag)
     assert found.keys() == expected.keys()
     assert found.model.neck == dict(type='PAFPN', in_channels=[1, 2])
-    # A config that is built twice has to be the same twice.
+    # Loading the config must not change its source.
     assert source == before
 
 
@@ -144,7 +144,7 @@ def test_dict_in_place_of_a_list() -> None:
         load_config(dict(_base_=GFL, **change), 'model.student')
 
 
-# Paths that lead nowhere.
+# Missing files.
 
 
 def test_missing_file_of_the_teacher(
@@ -248,7 +248,7 @@ def test_the_working_folder_comes_first(recipe: Path) -> None:
 def test_paths_beside_the_base_that_names_them(recipe: Path, tmp_path: Path) -> None:
     text = "_base_ = '../recipe/recipe.py'\nmodel = dict(student='other.py')\n"
     write(tmp_path / 'mine/other.py')
-    # This one's name is in the text of the base alone.
+    # Only the text of the base contains this name.
     write(tmp_path / 'mine/teacher.py')
     cfg = resolved(Path(write(tmp_path / 'mine/mine.py', text)))
     expected = [
@@ -327,7 +327,7 @@ def test_placeholders_of_mmengine_in_a_base(recipe: Path) -> None:
 
 
 def build(config: str, checkpoint: str | None = None) -> None:
-    """Stand for what a config calls."""
+    """Stand in for a class or function of a config."""
 
 
 @pytest.mark.parametrize(

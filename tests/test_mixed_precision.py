@@ -1,4 +1,4 @@
-"""Autocast, the loss scale and accumulated gradients: what they leave as it was."""
+"""Autocast, the loss scale and accumulated gradients keep the results."""
 
 import copy
 import os
@@ -64,7 +64,7 @@ def wrap(kind: Callable, model: nn.Module, **options: Any) -> Any:
 def test_half_precision_losses_stay_within_one_percent_of_float32(
     toy: Toy, model: str
 ) -> None:
-    """`check_loss` promises it for each loss; here the maps are made in bfloat16."""
+    """`check_loss` tests each loss alone; here the whole forward runs in bfloat16."""
     distiller = build(toy, model)
     copied = copy.deepcopy(distiller)
     expected = losses_of(distiller, wrap(OptimWrapper, distiller), batch(toy, model))
@@ -105,7 +105,7 @@ def test_other_errors_are_not_changed(toy: Toy) -> None:
         raise RuntimeError('another')
 
 
-# What `--amp` makes of a config.
+# The config after `--amp`.
 
 SGD = dict(type='SGD', lr=0.01)
 
@@ -170,12 +170,12 @@ def test_the_tool_trains_in_bfloat16_on_a_cpu(tmp_path: Path) -> None:
     assert all(w.isfinite().all() for w in weights['state_dict'].values())
 
 
-# float16 with a scale, on a CPU that stands in for the GPU.
+# float16 with a scale, on a CPU in place of a GPU.
 
 
 @pytest.fixture
 def float16(monkeypatch: pytest.MonkeyPatch) -> Callable:
-    """Return `AmpOptimWrapper`, made to believe that the CPU can do what a GPU can."""
+    """Return `AmpOptimWrapper`, patched to accept a CPU as a GPU."""
     module = 'mmengine.optim.optimizer.amp_optimizer_wrapper'
     monkeypatch.setattr(f'{module}.is_cuda_available', lambda: True)
     monkeypatch.setattr(f'{module}.GradScaler', partial(torch.amp.GradScaler, 'cpu'))
@@ -190,7 +190,7 @@ def float16(monkeypatch: pytest.MonkeyPatch) -> Callable:
 
 
 def gradients_at_step(model: nn.Module, wrapper: OptimWrapper) -> dict[str, Tensor]:
-    """Return what the optimizer's next step is going to see, filled in then."""
+    """Return a dict that the next step of the optimizer fills with its gradients."""
     seen: dict[str, Tensor] = {}
 
     def see(*_: Any) -> None:
@@ -203,7 +203,7 @@ def gradients_at_step(model: nn.Module, wrapper: OptimWrapper) -> dict[str, Tens
 def assert_gradients(
     found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float
 ) -> None:
-    """Compare each with the largest entry of its tensor as the measure."""
+    """Compare tensors with a tolerance relative to their largest entry."""
     assert found.keys() == expected.keys()
     assert len(found) > 10
     for name, gradient in expected.items():
@@ -276,7 +276,7 @@ def test_a_resumed_run_has_the_scale_of_the_interrupted_one(
 
 
 def separable(toy: Toy, names: tuple[str, ...]) -> Distiller:
-    """A segmentor whose images do not know of each other."""
+    """A segmentor without operations across images."""
     distiller = build(toy, 'segmentor', names)
     for module in distiller.modules():
         if isinstance(module, _BatchNorm | nn.Dropout2d):
@@ -302,8 +302,8 @@ def accumulated(
     return seen
 
 
-# mmseg adds the eps of float32 to the pixels that it divides by, for each part anew.
-# That is no rounding, and weighs more where the shares of two losses cancel.
+# mmseg adds the eps of float32 to the number of pixels, once for each part. This is no
+# rounding error, and it matters more where the gradients of two losses cancel.
 PIXELS = 64 * 64
 COUNTED = 1000 * torch.finfo(torch.float32).eps / PIXELS
 

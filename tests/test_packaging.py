@@ -27,7 +27,7 @@ SOURCES = (
 
 
 def files_in(folder: Path) -> set[str]:
-    """Return what belongs to a distribution, relative to the parent of `folder`."""
+    """Return the files of a distribution, relative to the parent of `folder`."""
     return {
         path.relative_to(folder.parent).as_posix()
         for path in folder.rglob('*')
@@ -44,8 +44,8 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 
 def make(*arguments: str) -> subprocess.CompletedProcess:
-    """Let make tell what it would do."""
-    # This test may run inside `make test PY=...`, which hands its variables down.
+    """Return the commands that make would run."""
+    # This test may run inside `make test PY=...`, which passes its variables on.
     env = {key: value for key, value in os.environ.items() if 'MAKE' not in key}
     command = ['make', '-n', *arguments]
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)

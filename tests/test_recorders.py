@@ -286,7 +286,9 @@ def test_module_without_tensors_is_a_type_error(
     net: Net, image: Tensor, what: str
 ) -> None:
     with (
-        pytest.raises(TypeError, match=f"the {what} of 'bbox_head.meta' holds no"),
+        pytest.raises(
+            TypeError, match=f"the {what} of 'bbox_head.meta' contains no tensor"
+        ),
         record(net, {'x': dict(source='bbox_head.meta', what=what)}),
     ):
         net(image)
@@ -305,7 +307,7 @@ def test_exception_of_the_block_passes_unchanged(net: Net, image: Tensor) -> Non
     error = KeyError('mine')
 
     def use(model: Callable) -> None:
-        # The record is incomplete, and that must not hide the error.
+        # The incomplete record must not hide the error.
         with record(net, {'x': 'unused'}, stop_early=True, require_grad=True):
             model(image)
             raise error

@@ -19,7 +19,7 @@ def batch(teacher: Teacher, data: dict) -> dict:
 
 
 def forbid(model: nn.Module, *paths: str) -> None:
-    """Let each named module or method raise when it is used."""
+    """Make the named modules and methods raise an error when they are used."""
 
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError('the teacher must not run this')
@@ -98,7 +98,7 @@ def test_checkpoint_of_another_task_is_refused(toy: Toy, tmp_path: Path) -> None
 
 
 def test_misfit_names_file_and_config(toy: Toy, tmp_path: Path) -> None:
-    """Of a config in a dict its place."""
+    """For a config in a dict, the error contains its config path."""
     path = tmp_path / 'wide.pth'
     torch.save(toy.build(toy.gfl(base=16)).state_dict(), path)
     lines = [f'{key} = {value!r}\n' for key, value in toy.gfl().items()]
@@ -240,7 +240,7 @@ def noisy(toy: Toy, kind: str) -> dict:
 @pytest.mark.parametrize('kind', NOISY)
 @pytest.mark.parametrize('of', ['', 'backbone', 'decode_head', 'within'])
 def test_two_teacher_forwards_on_one_batch_agree(toy: Toy, kind: str, of: str) -> None:
-    """Whatever part of the model was set to training in between."""
+    """This holds whichever part of the model was set to training in between."""
     teacher = Teacher(noisy(toy, kind), allow_random=True)
     path = NOISY[kind] if of == 'within' else of
     inputs = batch(teacher, toy.seg_data())

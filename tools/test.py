@@ -138,9 +138,9 @@ def test(runner: Runner, folder: str | None) -> None:
     runner.test()
     if folder and is_main_process() and pictures_in(folder) == before:
         raise ValueError(
-            f'--show-dir: the test has written no picture into {folder}; the hook '
-            '`default_hooks.visualization`, its `visualizer`, or a data set without '
-            'images may be why. Take the hook and visualizer of mmdet or mmseg'
+            f'--show-dir: the test has written no picture into {folder}; the reason '
+            'may be the hook `default_hooks.visualization`, the `visualizer`, or a '
+            'data set without images. Use the hook and the visualizer of mmdet or mmseg'
         )
 
 

@@ -67,7 +67,7 @@ def configure(args: argparse.Namespace) -> Config:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise ValueError(
                 f"--auto-scale-lr needs the recipe's batch size, and {args.config} "
-                'does not tell it; add '
+                'does not set it; add '
                 '`auto_scale_lr = dict(enable=False, base_batch_size=16)`'
             )
         cfg.auto_scale_lr.enable = True

@@ -36,7 +36,7 @@ def enter_work_dir(cfg: Config, resume: str | None) -> None:
     if resume is None and cfg.get('resume'):
         resume = cfg.get('load_from') or 'auto'
     if resume is None:
-        _refuse_to_overwrite(cfg, _results(cfg), 'Go on with them by --resume, or name')
+        _refuse_to_overwrite(cfg, _results(cfg), 'Continue it with --resume, or name')
         return
     for folder in checkpoint_folders(cfg):
         remove_partials(folder)
@@ -44,9 +44,9 @@ def enter_work_dir(cfg: Config, resume: str | None) -> None:
     cfg.resume = found is not None
     if found is None:
         print_log(
-            f'--resume: there is no checkpoint in {cfg.work_dir}, so that NOTHING IS '
-            'RESUMED and the training starts afresh. If one was expected, stop this '
-            'run and give --work-dir or --resume CKPT'
+            f'--resume: there is no checkpoint in {cfg.work_dir}, so NOTHING IS '
+            'RESUMED and the training starts from the beginning. If you expected one, '
+            'stop this run and set --work-dir or --resume CKPT'
         )
         return
     cfg.load_from = found.path
@@ -61,7 +61,7 @@ def _named(cfg: Config, source: str) -> Checkpoint:
     beside = numbered_checkpoints(path.parent)
     if path.parent in checkpoint_folders(cfg) and path in beside:
         newer = [other.name for other in beside if beside[other] > beside[path]]
-        advice = f'Go on with them by --resume alone, or with {path.name} in'
+        advice = f'Use --resume alone, or resume {path.name} in'
     else:
         newer, advice = _results(cfg), 'Name'
     _refuse_to_overwrite(cfg, newer, advice)
@@ -81,8 +81,8 @@ def _refuse_to_overwrite(cfg: Config, results: list[str], advice: str) -> None:
     if results:
         told = ', '.join(sorted(results)[:5]) + (', ...' if len(results) > 5 else '')
         raise ValueError(
-            f'{cfg.work_dir} holds results that the training would overwrite: {told}. '
-            f'{advice} another --work-dir'
+            f'{cfg.work_dir} contains results that the training would overwrite: '
+            f'{told}. {advice} another --work-dir'
         )
 
 
@@ -91,6 +91,6 @@ def _check_saving(cfg: Config) -> None:
     if hook.get('max_keep_ckpts') == 1:
         raise ValueError(
             'default_hooks.checkpoint.max_keep_ckpts=1 removes the only checkpoint '
-            'before the next one is written, and a kill between loses both; set '
+            'before the next one is written, so a kill in between loses both; set '
             '`default_hooks.checkpoint.max_keep_ckpts=2`'
         )

@@ -18,7 +18,7 @@ from kdtoolbox.checkpoints.resuming import checkpoint_folders
 
 _NAME = '.lock'
 _POLL_SECONDS = 0.5
-_GONE = b'the launcher of this process is gone, and the process ends with it\n'
+_GONE = b'the launcher of this process is gone, so the process ends\n'
 
 _held: dict[Path, TextIO] = {}
 
@@ -74,14 +74,14 @@ def _lock(folder: Path) -> str | None:
             file.seek(0)
             owner = file.read().strip() or 'another process'
         return (
-            f'{folder} is written to by a training that still runs ({owner}); wait for '
-            'it or end it, or name another --work-dir'
+            f'{folder} belongs to a training that still runs ({owner}); wait for it, '
+            'end it, or name another --work-dir'
         )
     except OSError as error:
         file.close()
         print_log(
-            f'{folder} cannot be locked on this file system ({error}), so that nothing '
-            'keeps a second training from writing to it',
+            f'{folder} cannot be locked on this file system ({error}), so nothing '
+            'prevents a second training from writing to it',
             'current',
             logging.WARNING,
         )

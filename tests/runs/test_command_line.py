@@ -57,7 +57,7 @@ def test_processes_start_as_the_runner_would_start_them(
         ((), dict(opencv_num_threads=0, distributed=True)),
         (('slurm',), dict(backend='nccl', timeout=9)),
     ]
-    # Where they run already, as on the CPU.
+    # On the CPU the processes have started already.
     monkeypatch.setattr(command_line, 'is_distributed', lambda: True)
     configure(recipe, '--launcher', 'slurm')
     assert len(calls) == 2
@@ -99,7 +99,7 @@ def test_on_a_cpu_the_default_wrapper_uses_no_device(
 def test_unused_parameters_reach_the_wrapper(wrapper: Callable, options: tuple) -> None:
     assert wrapper(f'{UNUSED} = True', *options)[UNUSED] is True
     assert wrapper('', f'{UNUSED}=True', *options)[UNUSED] is True
-    # What stands in the wrapper's own config is nearer.
+    # The config of the wrapper itself takes precedence.
     own = f'\nmodel_wrapper_cfg = dict({UNUSED}=False)'
     assert wrapper(f'{UNUSED} = True' + own, *options)[UNUSED] is False
 

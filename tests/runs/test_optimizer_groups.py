@@ -51,7 +51,7 @@ KINDS = [
     ),
 ]
 
-# Nothing runs here, so that its widths do not matter.
+# The model never runs, so its widths do not matter.
 CONV = dict(type='ConvConnector', input='student.fpn', in_channels=8, out_channels=8)
 LOSS = dict(type='PKDLoss', student='aligned', teacher='teacher.fpn')
 CONNECTED = dict(connectors=dict(aligned=CONV), losses=dict(loss_pkd=LOSS))
@@ -59,7 +59,7 @@ CONNECTED = dict(connectors=dict(aligned=CONV), losses=dict(loss_pkd=LOSS))
 
 @MMENGINE_MODELS.register_module()
 class TinyConvNeXt(nn.Module):
-    """A backbone with the names of ConvNeXt, of which the constructors know layers."""
+    """A backbone with module names of ConvNeXt, whose layers the constructors know."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -38,10 +38,10 @@ def rewrite(config: dict, **changes: Any) -> None:
 
 @pytest.fixture
 def start() -> Callable[[dict], None]:
-    """A function that checks a training on this data set before it starts."""
+    """Return a function that checks a training on a data set before it starts."""
 
     class Lazy(SimpleNamespace):
-        # As a runner does it: the data set is built when the loop is asked for.
+        # As in a Runner, the first access to the loop builds the data set.
         @property
         def train_loop(self) -> Any:
             dataset = build_dataset(self.cfg['train_dataloader']['dataset'], self.scope)
@@ -156,7 +156,7 @@ def test_a_part_of_background_images_passes_beside_others(
 ) -> None:
     parts = [write_coco(tmp_path / 'a'), write_coco(tmp_path / 'b', [[], []])]
     start(dict(type='ConcatDataset', datasets=parts))
-    # Boxes that are all dropped are no background.
+    # If all boxes are dropped, the images are not background images.
     parts[1] = write_coco(tmp_path / 'c', category_id=9)
     with pytest.raises(ValueError, match=r'datasets\[1\]: none of its 2 images'):
         start(dict(type='ConcatDataset', datasets=parts))
@@ -409,7 +409,7 @@ def test_a_label_that_the_data_set_alone_ignores_is_refused(
     with pytest.raises(ValueError, match=told):
         start(config | dict(ignore_index=0), 'mmseg', segmentor(decode_head=255))
     start(config | dict(ignore_index=0), 'mmseg', segmentor(pad=0, decode_head=0))
-    # 255 is what mmseg's data sets have unless told.
+    # 255 is the default of mmseg's data sets.
     start(config, 'mmseg', segmentor(pad=0, decode_head=0))
 
 

@@ -1,4 +1,4 @@
-"""Losses are tried on made-up images, and nothing of the training changes by it."""
+"""Losses are tried on random images without changing the training."""
 
 from copy import deepcopy
 from threading import Lock

@@ -15,7 +15,7 @@ KINDS = (nn.SyncBatchNorm, SyncBatchNorm)
 
 
 def synchronised(config: dict) -> dict:
-    """Return the toy segmentor's config with SyncBN, as recipes of mmseg have it."""
+    """Return the toy segmentor's config with SyncBN, as in recipes of mmseg."""
     norm = dict(type='SyncBN', requires_grad=True)
     for part in ('backbone', 'decode_head', 'auxiliary_head'):
         config['model'][part] |= dict(norm_cfg=norm)
@@ -63,7 +63,7 @@ def group(tmp_path: Path) -> Iterator[None]:
 @pytest.mark.usefixtures('group')
 @pytest.mark.parametrize('kind', KINDS)
 def test_a_sync_layer_in_eval_mode_equals_a_plain_norm(kind: type) -> None:
-    """So a teacher keeps what it has."""
+    """This is why a teacher may keep its layers."""
     layer, plain = kind(3).eval(), nn.BatchNorm2d(3).eval()
     state = {key: torch.rand(3) for key in ('weight', 'bias', 'running_mean')}
     for model in (layer, plain):

@@ -74,7 +74,7 @@ def test_without_checkpoints_the_training_starts_as_the_recipe_says(
     cfg = config(tmp_path, load_from='pretrained.pth')
     enter_work_dir(cfg, 'auto')
     assert (cfg.resume, cfg.load_from) == (False, 'pretrained.pth')
-    assert 'starts afresh' in capsys.readouterr().out
+    assert 'starts from the beginning' in capsys.readouterr().out
 
 
 def test_a_checkpoint_of_another_run_needs_an_empty_work_dir(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_a_killed_training_leaves_no_lock(start: Callable, tmp_path: Path) -> No
     run.kill()
     run.join()
     lock_work_dir(config(tmp_path))
-    # Nor does one that has ended in this process.
+    # The same holds for a training that has ended in this process.
     lock_work_dir(config(tmp_path))
     unlock_work_dir()
     _, ready = start(hold, tmp_path)
@@ -149,7 +149,7 @@ def test_a_rank_ends_when_its_launcher_is_killed(start: Callable) -> None:
 def alive(process: int) -> bool:
     status = Path(f'/proc/{process}/stat')
     try:
-        # An ended one stays listed until its new parent has asked for it.
+        # A dead process stays listed as a zombie until its new parent reads its status.
         return status.read_text().rpartition(')')[2].split()[0] != 'Z'
     except FileNotFoundError:
         return False

@@ -1,4 +1,4 @@
-"""What tools/test.py writes: pictures, predictions, scores, by any kind of config."""
+"""Pictures, predictions and scores of tools/test.py, for each kind of config."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from kdtoolbox.teacher import build_model
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.e2e
 
-# What a config of mmdet's newer style has as classes and not as names.
+# Types that a config in the newer style of mmdet gives as classes.
 CLASSES = {
     'GFL': 'mmdet.models.detectors',
     'ATSSAssigner': 'mmdet.models.task_modules.assigners',
@@ -124,7 +124,7 @@ def test_a_test_without_pictures_raises_an_error(
         'default_hooks = dict(visualization=blind)\n'
         "custom_imports = dict(imports=['blind'])\n"
     )
-    # A hook of the user's own that takes what a painting one takes.
+    # A hook of the user with the arguments of a hook that draws.
     (tmp_path / 'blind.py').write_text(
         'from mmengine.hooks import Hook\n'
         'from mmengine.registry import HOOKS\n'

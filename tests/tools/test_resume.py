@@ -1,4 +1,4 @@
-"""Trainings that are killed and resumed, against one that nobody has interrupted."""
+"""Killed and resumed trainings equal an uninterrupted one."""
 
 import os
 import re
@@ -114,7 +114,7 @@ def resumed_at(output: str) -> tuple[int, ...]:
 
 
 def survive(config: Path, work_dir: Path) -> None:
-    """Train through all deaths to the end."""
+    """Train to the end, and resume after each kill."""
     expected: tuple[int, ...] = ()
     for death, afterwards in DEATHS.items():
         code, output = train(config, work_dir, '--resume', die=death)
@@ -122,7 +122,7 @@ def survive(config: Path, work_dir: Path) -> None:
         at = resumed_at(output)
         assert at == expected or (at and at[0] in expected), (death, at)
         expected = afterwards
-    # mmengine has left the config that it trained with.
+    # mmengine writes the config of the training into the work dir.
     code, output = train(work_dir / config.name, work_dir, '--resume')
     assert code == 0, output[-4000:]
     assert resumed_at(output) == expected
@@ -148,7 +148,7 @@ def differences(left: Any, right: Any, path: str = '') -> Iterator[str]:
 
 
 def read(path: Path) -> dict:
-    """Return what has to be the same in two checkpoints."""
+    """Return the parts of a checkpoint that have to be equal."""
     checkpoint = torch.load(path, map_location='cpu', weights_only=False)
     state = {key: checkpoint.get(key) for key in COMPARED}
     state['meta'] = {key: checkpoint['meta'][key] for key in ('epoch', 'iter', 'seed')}

@@ -57,7 +57,7 @@ def configs(tmp_path_factory: pytest.TempPathFactory, seg_mend: str) -> dict[str
             'train_dataloader = dict(batch_size=4, dataset=root)\n'
             'val_dataloader = dict(batch_size=2, dataset=root)\n'
             'test_dataloader = val_dataloader\n'
-            # Six steps teach no detector to be sure of anything.
+            # After six steps all scores of a detector are low.
             + (evaluator + THRESHOLD if task == 'det' else seg_mend)
             + 'train_cfg = dict(max_iters=6, val_interval=6)\n'
             'default_hooks = dict(checkpoint=dict(interval=2, max_keep_ckpts=-1))\n'
