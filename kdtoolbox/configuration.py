@@ -16,7 +16,7 @@ from mmengine.config import utils as config_utils
 _SUFFIXES = ('.py', '.json', '.yaml', '.yml')
 
 
-def _cure_mmseg_inheritance() -> None:
+def _enable_mmseg_inheritance() -> None:
     """Make ``_base_ = 'mmseg::...'`` work with the maintained fork of mmseg.
 
     mmengine looks for the distribution ``mmsegmentation``. The fork has another name,
@@ -50,7 +50,7 @@ def load_config(source: str | Path | dict | Config, where: str = 'config') -> Co
         >>> load_config(mine).model.bbox_head.num_classes
         3
     """
-    _cure_mmseg_inheritance()
+    _enable_mmseg_inheritance()
     if isinstance(source, Config):
         return source
     if isinstance(source, dict):
@@ -272,5 +272,5 @@ it needs 'source'
 
 def _nearest(name: str, names: Sequence[str]) -> str:
     close = difflib.get_close_matches(name, names, n=1)
-    told = f'did you mean {close[0]!r}?' if close else f'but {", ".join(names)}'
-    return f' ({told})'
+    hint = f'did you mean {close[0]!r}?' if close else f'but {", ".join(names)}'
+    return f' ({hint})'

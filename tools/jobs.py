@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 ROOT = Path(__file__).resolve().parent.parent
 console = Console()
+_POLL_SECONDS = 1.0
 
 
 @dataclass
@@ -113,7 +114,7 @@ def run_jobs(jobs: Sequence[Job], title: str) -> None:
                     running.append(waiting.pop(0))
                     running[-1].start()
                     progress.start_task(bars[running[-1].label])
-                time.sleep(1)
+                time.sleep(_POLL_SECONDS)
                 for job in running:
                     _show(progress, bars[job.label], job)
                 # In a log file the bars show only when they are full.

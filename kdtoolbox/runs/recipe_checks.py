@@ -12,8 +12,10 @@ from kdtoolbox import registry
 from kdtoolbox.configuration import check_keys
 from kdtoolbox.teacher import Teacher
 
-_OURS = [kind for kind in vars(registry).values() if isinstance(kind, MMEngineRegistry)]
-_OURS = [kind for kind in _OURS if kind.scope == 'kdtoolbox']
+_REGISTRIES = [
+    kind for kind in vars(registry).values() if isinstance(kind, MMEngineRegistry)
+]
+_REGISTRIES = [kind for kind in _REGISTRIES if kind.scope == 'kdtoolbox']
 
 
 def check_recipe(cfg: Config) -> None:
@@ -64,9 +66,9 @@ def _needs_scope(kind: Any) -> bool:
     """Return whether a type is registered by kdtoolbox and lacks its scope."""
     if not isinstance(kind, str) or '.' in kind:
         return False
-    for ours in _OURS:
-        ours.import_from_location()
-        if kind in ours.module_dict:
+    for own in _REGISTRIES:
+        own.import_from_location()
+        if kind in own.module_dict:
             return True
     return False
 

@@ -40,7 +40,7 @@ def rehearse(model: Distiller) -> None:
         torch.manual_seed(0)
         try:
             copy = deepcopy(model).train()
-            _tame(copy)
+            _make_finite(copy)
             images, samples = made_up_batch(copy.student)
             copy.loss(images, samples)
         except Exception as error:
@@ -49,9 +49,9 @@ def rehearse(model: Distiller) -> None:
             is_ours = str(error).startswith('model.')
             if is_ours and not isinstance(error, NonFiniteError):
                 raise
-            told = ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
+            reason = ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
             print_log(
-                f'The losses were not tried before the first iteration: {told}',
+                f'The losses were not tried before the first iteration: {reason}',
                 logger='current',
             )
 
@@ -69,7 +69,7 @@ def _first_iteration() -> Iterator[None]:
         known.update(before)
 
 
-def _tame(model: nn.Module) -> None:
+def _make_finite(model: nn.Module) -> None:
     """Make all weights finite; before `init_weights` some are uninitialised memory."""
     with torch.no_grad():
         for parameter in model.parameters():

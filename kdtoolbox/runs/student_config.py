@@ -13,7 +13,7 @@ from kdtoolbox.checkpoints.plain_values import plain
 from kdtoolbox.checkpoints.writing import write_whole
 from kdtoolbox.configuration import load_config
 
-_OF_THE_RUN = {
+_RUN_KEYS = {
     *('load_from', 'resume', 'launcher', 'work_dir', 'export_student'),
     'model_wrapper_cfg',
 }
@@ -37,13 +37,13 @@ def student_config(cfg: Config) -> dict[str, Any]:
         >>> student_config(Config(dict(model=model, load_from='a.pth')))
         {'model': {'type': 'GFL'}}
     """
-    config = {k: v for k, v in cfg.to_dict().items() if k not in _OF_THE_RUN}
+    config = {k: v for k, v in cfg.to_dict().items() if k not in _RUN_KEYS}
     config['model'] = _model(cfg, config)
-    _free_loader(config)
-    _free_optimizer(config.get('optim_wrapper') or {})
+    _remove_sampler(config)
+    _remove_optimizer_types(config.get('optim_wrapper') or {})
     for key in ('default_hooks', 'custom_hooks', 'custom_imports'):
         if key in config:
-            config[key] = _without_ours(config[key])
+            config[key] = _without_kdtoolbox(config[key])
     tested = (config.get('test_dataloader') or {}).get('dataset') or {}
     if 'pipeline' in tested:
         # The functions of mmseg read it only here.
@@ -51,7 +51,7 @@ def student_config(cfg: Config) -> dict[str, Any]:
     if config.get('default_scope', '') is None:
         # Without the key, the libraries use their own scope.
         del config['default_scope']
-    return {key: _free_datasets(value) for key, value in config.items()}
+    return {key: _plain_datasets(value) for key, value in config.items()}
 
 
 def write_student_config(cfg: Config, path: str | os.PathLike) -> None:
@@ -94,14 +94,14 @@ def _is_ours(kind: Any) -> bool:
     return name.partition('.')[0] == 'kdtoolbox'
 
 
-def _free_loader(config: dict[str, Any]) -> None:
+def _remove_sampler(config: dict[str, Any]) -> None:
     loader = config.get('train_dataloader') or {}
     sampler = loader.get('sampler') or {}
     if _is_ours(sampler.get('type')):
         loader['sampler'] = sampler['sampler']
 
 
-def _free_optimizer(wrapper: dict[str, Any]) -> None:
+def _remove_optimizer_types(wrapper: dict[str, Any]) -> None:
     if _is_ours(wrapper.get('constructor')):
         del wrapper['constructor']
     own = wrapper.pop('student_constructor', 'DefaultOptimWrapperConstructor')
@@ -111,7 +111,7 @@ def _free_optimizer(wrapper: dict[str, Any]) -> None:
         wrapper['type'] = 'OptimWrapper'
 
 
-def _without_ours(value: Any) -> Any:
+def _without_kdtoolbox(value: Any) -> Any:
     """Return hooks or module names without those of kdtoolbox."""
 
     def is_ours(item: Any) -> bool:
@@ -120,20 +120,21 @@ def _without_ours(value: Any) -> Any:
     if isinstance(value, Mapping):
         kept = {k: v for k, v in value.items() if not is_ours(v)}
         return {
-            k: _without_ours(v) if isinstance(v, list) else v for k, v in kept.items()
+            k: _without_kdtoolbox(v) if isinstance(v, list) else v
+            for k, v in kept.items()
         }
     if isinstance(value, list | tuple):
         return [item for item in value if not is_ours(item)]
     return value
 
 
-def _free_datasets(value: Any) -> Any:
+def _plain_datasets(value: Any) -> Any:
     """Replace the data set class of DigitScenes by a plain one of mmseg."""
     if isinstance(value, list | tuple):
-        return type(value)(_free_datasets(item) for item in value)
+        return type(value)(_plain_datasets(item) for item in value)
     if not isinstance(value, dict):
         return value
-    value = {key: _free_datasets(item) for key, item in value.items()}
+    value = {key: _plain_datasets(item) for key, item in value.items()}
     name = str(value.get('type')).rpartition('.')[2]
     if not (_is_ours(value.get('type')) and name == 'DigitScenesDataset'):
         return value
@@ -146,7 +147,7 @@ def _free_datasets(value: Any) -> Any:
     return suffixes | value | plain_type
 
 
-class _Extreme(float):
+class _NonFinite(float):
     """Infinity or NaN, which have no literal in Python."""
 
     def __repr__(self) -> str:
@@ -165,5 +166,5 @@ def _literal(value: Any, place: str) -> Any:
         # The registries accept this name as a type.
         return f'{value.__module__}.{value.__qualname__}'
     if isinstance(value, float) and not math.isfinite(value):
-        return _Extreme(value)
+        return _NonFinite(value)
     return plain(value, place, arrays=False)

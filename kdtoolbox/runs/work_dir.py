@@ -79,10 +79,10 @@ def _results(cfg: Config) -> list[str]:
 
 def _refuse_to_overwrite(cfg: Config, results: list[str], advice: str) -> None:
     if results:
-        told = ', '.join(sorted(results)[:5]) + (', ...' if len(results) > 5 else '')
+        names = ', '.join(sorted(results)[:5]) + (', ...' if len(results) > 5 else '')
         raise ValueError(
             f'{cfg.work_dir} contains results that the training would overwrite: '
-            f'{told}. {advice} another --work-dir'
+            f'{names}. {advice} another --work-dir'
         )
 
 

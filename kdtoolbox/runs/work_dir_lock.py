@@ -18,7 +18,7 @@ from kdtoolbox.checkpoints.resuming import checkpoint_folders
 
 _NAME = '.lock'
 _POLL_SECONDS = 0.5
-_GONE = b'the launcher of this process is gone, so the process ends\n'
+_ORPHANED = b'the launcher of this process is gone, so the process ends\n'
 
 _held: dict[Path, TextIO] = {}
 
@@ -107,5 +107,5 @@ def _watch(parent: int) -> None:
         time.sleep(_POLL_SECONDS)
     # The reader of the output may be gone too.
     with suppress(OSError):
-        os.write(2, _GONE)
+        os.write(2, _ORPHANED)
     os._exit(1)

@@ -18,6 +18,7 @@ def jobs() -> ModuleType:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, 'jobs', module)
         spec.loader.exec_module(module)
+        patch.setattr(module, '_POLL_SECONDS', 0.05)
         yield module
 
 
