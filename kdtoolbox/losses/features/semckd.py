@@ -65,8 +65,8 @@ class SemCKDLoss(nn.Module):
     These are combined by `calibrated_error`. q and k are two linear layers with a ReLU
     between them, their output normalised to length 1, and P is a 1x1 convolution for
     each pair of layers. Both maps of a pair are average-pooled to the smaller of the
-    two sizes, divided by `pool_size`. The cost is I * J projections at
-    1 / `pool_size`^2 of the positions.
+    two sizes, divided by `pool_size`. The cost is I * J projections, each at one of
+    `pool_size` * `pool_size` positions.
 
     Deviation: the authors compute queries and keys from the image's row in the
     similarity matrix of the batch. This ties their width to the batch size and carries
