@@ -9,6 +9,7 @@ from torch.nn import functional
 from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.detection.targets import DenseTargets, flatten_predictions
 from kdtoolbox.losses.distributions import check_distributions
+from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.inputs import at_least_float32, check_predictions
 from kdtoolbox.registry import MODELS
 
@@ -147,6 +148,8 @@ class CrossKDClsLoss(nn.Module):
 
     reads_classes = True
 
+    examples = (Example('dense class logits'),)
+
     def __init__(self, loss_weight: float = 1.0) -> None:
         super().__init__()
         check_at_least('CrossKDClsLoss', 0, loss_weight=loss_weight)
@@ -187,6 +190,10 @@ class CrossKDDistributionLoss(nn.Module):
     """
 
     per_level = False
+
+    examples = (
+        Example('box distributions', wires=dict(teacher_cls='dense class logits')),
+    )
 
     def __init__(self, loss_weight: float = 4.0) -> None:
         super().__init__()
@@ -229,6 +236,8 @@ class CrossKDBoxLoss(nn.Module):
         >>> CrossKDBoxLoss(mode='iou', loss_weight=0.75).mode
         'iou'
     """
+
+    examples = (Example('dense boxes', wires=dict(teacher_cls='dense class logits')),)
 
     def __init__(
         self, mode: Literal['giou', 'iou'] = 'giou', loss_weight: float = 1.0
@@ -277,6 +286,8 @@ class CrossKDCenternessLoss(nn.Module):
         >>> CrossKDCenternessLoss().loss_weight
         1.0
     """
+
+    examples = (Example('centerness'),)
 
     def __init__(self, loss_weight: float = 1.0) -> None:
         super().__init__()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from kdtoolbox.losses.arguments import check_at_least
+from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.inputs import at_least_float32
 from kdtoolbox.registry import MODELS
 
@@ -63,6 +64,8 @@ class FCFDRegressionLoss(nn.Module):
     """
 
     reads_classes = True
+
+    examples = (Example('RoI boxes'),)
 
     def __init__(self, loss_weight: float = 1.0) -> None:
         super().__init__()

@@ -7,6 +7,7 @@ from torch.nn import functional
 from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.detection.pooling import pool_boxes
 from kdtoolbox.losses.detection.targets import DenseTargets, flatten_predictions
+from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.inputs import at_least_float32, check_maps, check_predictions
 from kdtoolbox.registry import MODELS
 
@@ -219,6 +220,17 @@ class GIDLoss(nn.Module):
     per_level = False
 
     reads_classes = True
+
+    examples = (
+        Example(
+            wires=dict(
+                student_cls='dense class logits',
+                teacher_cls='dense class logits',
+                student_reg='dense boxes',
+                teacher_reg='dense boxes',
+            )
+        ),
+    )
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least
+from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.inputs import (
     SAME_CLASSES,
     at_least_float32,
@@ -143,6 +144,8 @@ class RoIRegressionLoss(nn.Module):
 
     reads_classes = True
 
+    examples = (Example('RoI boxes', wires=dict(labels='RoI labels')),)
+
     def __init__(self, loss_weight: float = 1.0) -> None:
         super().__init__()
         check_at_least('RoIRegressionLoss', 0, loss_weight=loss_weight)
@@ -170,6 +173,8 @@ class ObjectnessLoss(nn.Module):
     """
 
     per_level = False
+
+    examples = (Example('objectness'),)
 
     def __init__(self, loss_weight: float = 0.5) -> None:
         super().__init__()

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least, check_counts
+from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.inputs import at_least_float32, check_maps
 from kdtoolbox.registry import MODELS
 
@@ -119,6 +120,8 @@ class DiffKDLoss(nn.Module):
     """
 
     kept: Tensor
+
+    examples = (Example(arguments=lambda s: dict(channels=s.channels)),)
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.linalg import vector_norm
 
 from kdtoolbox.losses.arguments import check_at_least, check_counts
+from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.inputs import at_least_float32, check_maps
 from kdtoolbox.registry import MODELS
 
@@ -95,6 +96,10 @@ class FBKDLoss(nn.Module):
         >>> sorted(loss(torch.ones(1, 8, 4, 4), torch.zeros(1, 8, 4, 4), level=0))
         ['channel', 'feature', 'nonlocal', 'spatial']
     """
+
+    examples = (
+        Example(arguments=lambda s: dict(channels=s.channels, num_levels=s.num_levels)),
+    )
 
     def __init__(
         self,

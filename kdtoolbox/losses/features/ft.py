@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least, check_counts
+from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.inputs import at_least_float32, check_maps
 from kdtoolbox.registry import MODELS
 
@@ -129,6 +130,16 @@ class FTLoss(nn.Module):
         >>> FTLoss(channels=8, factor_channels=4).loss_weight
         200.0
     """
+
+    examples = (
+        Example(
+            'map',
+            'map of other channels',
+            arguments=lambda s: dict(
+                channels=s.teacher_channels, factor_channels=s.channels
+            ),
+        ),
+    )
 
     def __init__(
         self,

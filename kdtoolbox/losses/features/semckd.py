@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least, check_counts
+from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.inputs import at_least_float32, check_maps
 from kdtoolbox.registry import MODELS
 
@@ -89,6 +90,18 @@ class SemCKDLoss(nn.Module):
     """
 
     per_level = False
+
+    examples = (
+        Example(
+            'map',
+            'map of other channels',
+            arguments=lambda s: dict(
+                student_channels=[s.channels] * s.num_levels,
+                teacher_channels=[s.teacher_channels] * s.num_levels,
+                pool=4,
+            ),
+        ),
+    )
 
     def __init__(
         self,

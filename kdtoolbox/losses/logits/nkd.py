@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from kdtoolbox.losses.arguments import check_at_least
+from kdtoolbox.losses.examples import LABELLED_CLASS_LOGITS
 from kdtoolbox.losses.logits.class_logits import check_tau, read_logits, require_labels
 from kdtoolbox.registry import MODELS
 
@@ -90,6 +91,8 @@ class NKDLoss(nn.Module):
     """
 
     reads_classes = True
+
+    examples = LABELLED_CLASS_LOGITS
 
     def __init__(
         self, gamma: float = 1.5, tau: float = 1.0, loss_weight: float = 1.0

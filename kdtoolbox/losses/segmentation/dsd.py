@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least
+from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.inputs import at_least_float32
 from kdtoolbox.losses.logits.class_logits import check_logits, check_tau, read_logits
 from kdtoolbox.registry import MODELS
@@ -109,6 +110,8 @@ class DSDPixelLoss(nn.Module):
     """
 
     per_level = False
+
+    examples = (Example('map of one size'),)
 
     def __init__(self, loss_weight: float = 1000.0) -> None:
         super().__init__()
@@ -213,6 +216,8 @@ class DSDCategoryLoss(nn.Module):
     """
 
     reads_classes = True
+
+    examples = (Example('class logits map'),)
 
     def __init__(self, tau: float = 4.0, loss_weight: float = 10.0) -> None:
         super().__init__()

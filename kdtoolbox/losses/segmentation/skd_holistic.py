@@ -14,6 +14,7 @@ from torch.linalg import vector_norm
 from torch.nn.utils.parametrizations import spectral_norm
 
 from kdtoolbox.losses.arguments import check_at_least, check_counts
+from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.logits.class_logits import check_logits, read_logits
 from kdtoolbox.registry import MODELS
 
@@ -166,6 +167,10 @@ class SKDHolisticLoss(nn.Module):
     """
 
     reads_classes = True
+
+    examples = (
+        Example('class logits map', arguments=lambda s: dict(num_classes=s.classes)),
+    )
 
     def __init__(
         self,
