@@ -1,5 +1,6 @@
 """Small real models of mmdet and mmseg, batches for them, and a Runner around them."""
 
+import functools
 import sys
 import uuid
 from collections.abc import Callable, Iterator
@@ -245,6 +246,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         fixtures = found.name2fixturedefs.values() if found else ()
         if any(fixture.scope == 'module' for *_, fixture in fixtures):
             item.add_marker(pytest.mark.xdist_group(str(item.path)))
+
+
+@pytest.fixture(scope='session', autouse=True)
+def _read_metafiles_once() -> Iterator[None]:
+    """Keep the metafiles of mmdet and mmseg, which mmengine reads for each config."""
+    from mmengine.config import utils
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utils, 'load', functools.cache(utils.load))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,6 @@
 """Run a tool as its user does, in a process that has the imports already."""
 
+import gc
 import multiprocessing
 import os
 import runpy
@@ -50,6 +51,8 @@ def _enter(command: list[str], folder: Path, log: Path) -> None:
 
     # Two of them run side by side.
     torch.set_num_threads(1)
+    # A collection would go through all that was imported before, each time.
+    gc.freeze()
     # Beautifying a dumped config takes longer than two iterations, and so does asking
     # compilers for their versions.
     yapf_api.FormatCode = lambda text, **options: (text, True)

@@ -30,7 +30,7 @@ model = dict(
 )
 """
 OURS = {'ExportStudentHook'}
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.front_door]
 
 
 def names(base: str) -> str:

@@ -35,7 +35,7 @@ model = dict(
     ),
 )
 """
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.front_door]
 
 
 def blocks(language: str) -> list[str]:

@@ -18,7 +18,7 @@ from shrinking import shrink
 from kdtoolbox.configuration import load_config
 
 CONFIGS = sorted(ROOT.glob('configs/*/*.py'))
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.front_door]
 
 
 class Recipe:
