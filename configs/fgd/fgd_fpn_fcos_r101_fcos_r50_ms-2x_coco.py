@@ -18,7 +18,7 @@ model = dict(
             teacher='teacher.fpn',
             channels=256,
             num_levels=5,
-            temperature=0.8,
+            tau=0.8,
             loss_weight=1.6,
         )
     ),

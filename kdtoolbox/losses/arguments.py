@@ -1,19 +1,19 @@
-"""Checks of the numbers that a config gives to losses and connectors."""
+"""Checks of the numeric arguments of losses and connectors."""
 
 import math
 from typing import Any
 
 
 def check_at_least(owner: str, least: float, **numbers: Any) -> None:
-    """Refuse anything but finite numbers from `least` on, such as weights from 0 on.
+    """Check that numbers are finite and at least `least`.
 
     Args:
-        owner: The class whose arguments they are.
-        least: The least of them.
-        **numbers: The numbers by the names of the arguments.
+        owner: Class name of the loss or connector.
+        least: Smallest allowed value.
+        **numbers: The values by argument name.
 
     Raises:
-        ValueError: If one is another.
+        ValueError: If a value is not such a number.
 
     Example:
         >>> check_at_least('KDLoss', 0, loss_weight=2.0)
@@ -25,15 +25,15 @@ def check_at_least(owner: str, least: float, **numbers: Any) -> None:
 
 
 def check_above(owner: str, bound: float, **numbers: Any) -> None:
-    """Refuse anything but finite numbers above `bound`, such as temperatures above 0.
+    """Check that numbers are finite and above `bound`.
 
     Args:
-        owner: The class whose arguments they are.
-        bound: What they have to exceed.
-        **numbers: The numbers by the names of the arguments.
+        owner: Class name of the loss or connector.
+        bound: Largest value that is not allowed.
+        **numbers: The values by argument name.
 
     Raises:
-        ValueError: If one is another.
+        ValueError: If a value is not such a number.
 
     Example:
         >>> check_above('ABLoss', 0, margin=1.0)
@@ -47,16 +47,16 @@ def check_above(owner: str, bound: float, **numbers: Any) -> None:
 def check_share(
     owner: str, *, zero: bool = True, one: bool = True, **shares: Any
 ) -> None:
-    """Refuse anything but numbers from 0 to 1.
+    """Check that numbers are between 0 and 1.
 
     Args:
-        owner: The class whose arguments they are.
-        zero: Whether they may be 0.
-        one: Whether they may be 1.
-        **shares: The numbers by the names of the arguments.
+        owner: Class name of the loss or connector.
+        zero: Whether 0 is allowed.
+        one: Whether 1 is allowed.
+        **shares: The values by argument name.
 
     Raises:
-        ValueError: If one is another.
+        ValueError: If a value is not such a number.
 
     Example:
         >>> check_share('MGDConnector', one=False, mask_ratio=0.65)
@@ -72,16 +72,16 @@ def check_share(
 def check_counts(
     owner: str, *, least: int = 1, odd: bool = False, **counts: Any
 ) -> None:
-    """Refuse anything but integers from `least` on, such as channels and sizes.
+    """Check that values are integers of at least `least`, or lists of such.
 
     Args:
-        owner: The class whose arguments they are.
-        least: The least of them.
-        odd: Whether they have to be odd, as sizes of kernels have.
-        **counts: The numbers, or sequences of them, by the names of the arguments.
+        owner: Class name of the loss or connector.
+        least: Smallest allowed value.
+        odd: Whether the integers have to be odd, such as kernel sizes.
+        **counts: The values by argument name.
 
     Raises:
-        ValueError: If one is another, or a sequence is empty.
+        ValueError: If a value is not such an integer, or a list is empty.
 
     Example:
         >>> check_counts('FGDLoss', channels=256, num_levels=5)
@@ -103,7 +103,7 @@ def check_counts(
 
 
 def _is_number(value: Any) -> bool:
-    # Text of a number is none, and True is an int.
+    # In Python, True is an int.
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return is_number and math.isfinite(value)
 

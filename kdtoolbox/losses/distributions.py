@@ -1,4 +1,4 @@
-"""What the losses on box distributions share: how to tell that they are some."""
+"""Check that tensors are box distributions, as GFL heads predict them."""
 
 from torch import Tensor
 
@@ -9,20 +9,20 @@ from kdtoolbox.losses.inputs import check_predictions
 def check_distributions(
     student: Tensor, teacher: Tensor, level: int, targets: DenseTargets
 ) -> None:
-    """Refuse anything but logits of distributions, with as many bins on both sides.
+    """Check that two maps are logits of distributions with the same number of bins.
 
     Args:
         student: A map (N, 4 * bins, H, W).
         teacher: The same shape.
-        level: The level of the maps.
-        targets: Those of the student's head.
+        level: Level of the maps.
+        targets: Targets of the student's head.
 
     Raises:
-        ValueError: If a map is not 4-D, the shapes differ, or there are no bins.
+        ValueError: If a map is not 4-D, if the shapes differ, or if the channels are
+            not 4 sides of at least 2 bins.
 
     Example:
         >>> from types import SimpleNamespace
-        >>> import torch
         >>> targets = SimpleNamespace(label_weights=[torch.ones(1, 6)])
         >>> maps = torch.zeros(1, 4 * 17, 2, 3)
         >>> check_distributions(maps, maps, 0, targets)

@@ -1,15 +1,16 @@
-"""Checks and the precision rule shared by the losses."""
+"""Checks of the tensors that losses compare."""
 
 import torch
 from torch import Tensor
 
 
 def check_maps(student: Tensor, teacher: Tensor) -> None:
-    """Refuse anything but two maps of one shape (N, C, H, W).
+    """Check that two maps have one shape (N, C, H, W).
+
+    Losses resize nothing: a resize or a projection has to be visible in the config.
 
     Raises:
-        ValueError: If a map is not 4-D or the two shapes differ. Nothing is resized
-            here: a resize or a projection is a visible choice of the config.
+        ValueError: If a map is not 4-D or the shapes differ.
 
     Example:
         >>> check_maps(torch.ones(1, 8, 4, 4), torch.ones(1, 8, 4, 4))
@@ -30,7 +31,7 @@ SAME_CLASSES = (
     'its head, or distil features instead of predictions, such as those of the neck by '
     "type='kdtoolbox.PKDLoss'"
 )
-"""What to do where the predictions of two heads are not of the same classes."""
+"""The cure in errors about heads with different classes."""
 
 SAME_HEADS = (
     'both heads need the same classes, anchors per cell and values per anchor: take a '
@@ -38,19 +39,19 @@ SAME_HEADS = (
     '`anchor_generator`, or distil features instead, such as those of the neck by '
     "type='kdtoolbox.PKDLoss'"
 )
-"""What to do where the predictions of two dense heads are not of the same things."""
+"""The cure in errors about dense heads that predict different things."""
 
 
 def check_predictions(student: Tensor, teacher: Tensor, cure: str = SAME_HEADS) -> None:
-    """Refuse anything but the predictions of two dense heads that are alike.
+    """Check that the predictions of two dense heads have one shape.
 
-    Other than features, predictions of other channels have other meanings, which no
-    connector brings together.
+    No connector can align predictions with different channels, because each channel
+    has a meaning of its own.
 
     Args:
         student: A map (N, D, H, W).
         teacher: The same shape.
-        cure: What to do where the channels differ.
+        cure: The last part of the error message if the channels differ.
 
     Raises:
         ValueError: If a map is not 4-D or the two shapes differ.
@@ -69,10 +70,10 @@ def check_predictions(student: Tensor, teacher: Tensor, cure: str = SAME_HEADS) 
 
 
 def check_positions(student: Tensor, teacher: Tensor) -> None:
-    """Refuse anything but maps (N, C, H, W) and (N, C', H, W).
+    """Check that two maps (N, C, H, W) and (N, C', H, W) cover the same positions.
 
     Raises:
-        ValueError: If a map is not 4-D, or N, H or W differ. Nothing is resized here.
+        ValueError: If a map is not 4-D, or N, H or W differ.
 
     Example:
         >>> check_positions(torch.ones(1, 8, 4, 5), torch.ones(1, 16, 4, 5))

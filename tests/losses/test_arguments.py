@@ -48,7 +48,7 @@ FURTHER: dict[str, list[Any]] = {
 }
 """Further bad values: above the range of an argument, or between allowed values."""
 
-NOT_ZERO = ('tau', 'temperature', 'margin', 'radius', 'max_val', 'init_variance')
+NOT_ZERO = ('tau', 'margin', 'radius', 'max_val', 'init_variance')
 ZERO = ('skip', 'student_mask_warmup')
 CLASSES = [
     kind

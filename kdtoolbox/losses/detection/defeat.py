@@ -10,16 +10,17 @@ from torch.nn import functional
 from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.detection.targets import pad_boxes
 from kdtoolbox.losses.examples import Example
-from kdtoolbox.losses.inputs import at_least_float32, check_maps
+from kdtoolbox.losses.inputs import check_maps
 from kdtoolbox.losses.logits.class_logits import check_labels, check_logits
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 FINEST_SIZE = 56
-"""Boxes of less than twice this side, in pixels, belong to the first level."""
+"""Boxes with a side below twice this number of pixels belong to the first level."""
 
 
 def pyramid_levels(boxes: Tensor, num_levels: int) -> Tensor:
-    r"""Return the one level of a pyramid to which each box belongs by its size.
+    r"""Return the pyramid level of each box, chosen by the size of the box.
 
     .. math:: \lfloor \log_2(\sqrt{area} / 56) \rfloor, \text{ clipped to the pyramid}
 
@@ -42,14 +43,14 @@ def pyramid_levels(boxes: Tensor, num_levels: int) -> Tensor:
 
 
 def box_mask(boxes: Tensor, exist: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return the cells of a map that lie in a box.
+    """Return the mask of the cells that lie in a box.
 
-    Coordinates lose their fractions; the last one is not included, but a box has at
-    least one cell.
+    Coordinates are truncated. x2 and y2 are excluded, but each box has at least one
+    cell.
 
     Args:
-        boxes: Objects (N, G, 4) as (x1, y1, x2, y2) in cells of the map, padded.
-        exist: Which of the boxes are there (N, G).
+        boxes: Boxes (N, G, 4) as (x1, y1, x2, y2) in cells of the map, padded.
+        exist: Mask (N, G) of the boxes that are not padding.
         size: Height and width of the map.
 
     Returns:
@@ -66,12 +67,13 @@ def box_mask(boxes: Tensor, exist: Tensor, size: tuple[int, int]) -> Tensor:
     rows, columns = (torch.arange(length, device=boxes.device) for length in size)
     rows = (rows >= first[..., 1:]) & (rows < last[..., 1:]) & exist[..., None]
     columns = (columns >= first[..., :1]) & (columns < last[..., :1])
-    # A product counts the boxes of each cell without a map for each box.
+    # The product counts the boxes of each cell without one map per box.
     return rows.float().mT @ columns.float() > 0
 
 
+@full_precision
 def squared_distances(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return the squared errors of maps (N, C, H, W) summed over the channels.
+    """Compute the squared errors of two maps, summed over the channels.
 
     Args:
         student: Features (N, C, H, W).
@@ -88,20 +90,16 @@ def squared_distances(student: Tensor, teacher: Tensor) -> Tensor:
         tensor([[[3., 3.]]])
     """
     check_maps(student, teacher)
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = at_least_float32(student, teacher)
-        return (student - teacher).square().sum(1)
+    return (student - teacher).square().sum(1)
 
 
 def decoupled_error(
     student: Tensor, teacher: Tensor, mask: Tensor
 ) -> tuple[Tensor, Tensor]:
-    r"""Average the squared errors inside a mask, and outside.
+    r"""Compute half of the mean squared error inside a mask, and outside it.
 
     .. math:: \frac{\sum_{n,h,w} M \sum_c (S - T)^2}{\max(1, 2 C \sum_{n,h,w} M)}
         \quad \text{and the same with } 1 - M
-
-    So each is half of a mean over elements.
 
     Args:
         student: Features (N, C, H, W).
@@ -109,7 +107,8 @@ def decoupled_error(
         mask: The foreground M (N, H, W), boolean.
 
     Returns:
-        The terms of foreground and background, float32 or wider; 0 without cells.
+        The foreground and the background term, float32 or wider. A term without cells
+        is 0.
 
     Raises:
         ValueError: If a map is not 4-D or the shapes differ.
@@ -128,10 +127,11 @@ def decoupled_error(
     return foreground, background
 
 
+@full_precision
 def decoupled_divergence(
     student: Tensor, teacher: Tensor, labels: Tensor
 ) -> tuple[Tensor, Tensor]:
-    r"""Average the KL divergence over the RoIs of objects, and over the others.
+    r"""Compute the mean KL divergence over foreground RoIs, and over background RoIs.
 
     .. math:: \frac{1}{\max(1, P)} \sum_{r: y_r < K}
         KL(softmax(T_r) \,\|\, softmax(S_r)) \quad \text{and the same with } y_r = K
@@ -144,11 +144,12 @@ def decoupled_divergence(
         labels: The class of each row (R,), long; K is the background.
 
     Returns:
-        The terms of foreground and background, float32 or wider; 0 without rows.
+        The foreground and the background term, float32 or wider. A term without rows
+        is 0.
 
     Raises:
-        ValueError: If the logits are no rows, their shapes differ, or there is not one
-            label per row.
+        ValueError: If the logits are not 2-D, if their shapes differ, or if the number
+            of labels is not R.
 
     Example:
         >>> student, labels = torch.zeros(3, 2), torch.tensor([0, 0, 1])
@@ -158,32 +159,32 @@ def decoupled_divergence(
     """
     check_logits(student, teacher, (2,))
     check_labels(labels, len(student))
-    with torch.autocast(student.device.type, enabled=False):
-        mine, theirs = (x.log_softmax(1) for x in at_least_float32(student, teacher))
-        divergence = functional.kl_div(mine, theirs, reduction='none', log_target=True)
-        rows = divergence.sum(1)
-        positive = labels < student.shape[1] - 1
-        foreground, background = (
-            (rows * part).sum() / part.sum().clamp(min=1)
-            for part in (positive, ~positive)
-        )
+    log_student, log_teacher = (x.log_softmax(1) for x in (student, teacher))
+    divergence = functional.kl_div(
+        log_student, log_teacher, reduction='none', log_target=True
+    )
+    rows = divergence.sum(1)
+    positive = labels < student.shape[1] - 1
+    foreground, background = (
+        (rows * part).sum() / part.sum().clamp(min=1) for part in (positive, ~positive)
+    )
     return foreground, background
 
 
 @MODELS.register_module()
 class DeFeatLoss(nn.Module):
-    """Objects and background of a pyramid, apart; see `decoupled_error`.
+    """Compute the DeFeat loss of a feature pyramid. See `decoupled_error`.
 
-    Each box makes foreground on one level alone, that of its size: `pyramid_levels`,
-    `box_mask`. The terms are averaged over the levels, those without objects included.
+    Each box is foreground on one level only, which `pyramid_levels` chooses by its
+    size. The terms are averaged over all levels, including those without boxes.
 
-    Deviation: boxes are scaled by the padded input, which the maps cover, and not by
-    the stride; they differ where a level's stride does not divide the input.
+    Deviation: boxes are scaled by the ratio of map size to padded input size, not by
+    the stride. The two differ where the stride does not divide the input size.
 
     Args:
-        foreground_weight: Factor on the foreground. The authors' released config, for
-            Faster R-CNN on VOC, has 3 and 12.
-        background_weight: Factor on the background, whose mean has far more cells.
+        foreground_weight: Factor on the foreground term. The authors' released config
+            for Faster R-CNN on VOC uses 3 for it and 12 for the background.
+        background_weight: Factor on the background term.
         loss_weight: Factor on both terms.
 
     Raises:
@@ -241,16 +242,16 @@ class DeFeatLoss(nn.Module):
 
 @MODELS.register_module()
 class DeFeatRoILoss(nn.Module):
-    """Class logits of RoIs, objects and background apart; see `decoupled_divergence`.
+    """Compute the DeFeat loss of the class logits of RoIs. See `decoupled_divergence`.
 
-    Deviation: the RoIs are those on which the student trains (`RoIDistiller`), the
-    authors' are the teacher's proposals. The background is the last class, where the
-    authors' code takes the largest label of the batch.
+    Deviation: the RoIs are the student's training samples; the authors use the
+    teacher's proposals. The background is the last class; the authors' code takes the
+    largest label of the batch.
 
     Args:
-        foreground_weight: Factor on the RoIs of objects. The authors' released config,
-            for Faster R-CNN on VOC, has 2 for both.
-        background_weight: Factor on the others.
+        foreground_weight: Factor on the foreground term. The authors' released config
+            for Faster R-CNN on VOC uses 2 for both terms.
+        background_weight: Factor on the background term.
         loss_weight: Factor on both terms.
 
     Raises:

@@ -3,23 +3,22 @@
 The paths that give them are `kdtoolbox.distillers.FCFDDistiller`.
 """
 
-import torch
 from torch import Tensor, nn
 
 from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.examples import Example
-from kdtoolbox.losses.inputs import at_least_float32
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 
+@full_precision
 def mean_squared_deltas(student: Tensor, teacher: Tensor) -> Tensor:
-    r"""Average the squared errors of all box deltas of all RoIs.
+    r"""Compute the mean squared error of all box deltas of all RoIs.
 
     .. math:: mean_{r,i}((S - T)^2)
 
-    The background counts, and so do the deltas of all other classes, unlike in
-    `roi_regression_loss`: what matters is that both box heads answer alike, not that
-    the box is right.
+    Unlike in `roi_regression_loss`, background RoIs and the deltas of all classes
+    count: both box heads should give equal outputs, whether the box is right or not.
 
     Args:
         student: Deltas (R, 4 * K).
@@ -29,7 +28,7 @@ def mean_squared_deltas(student: Tensor, teacher: Tensor) -> Tensor:
         A scalar, float32 or wider; 0 without RoIs.
 
     Raises:
-        ValueError: If the deltas are no rows or the shapes differ.
+        ValueError: If the deltas are not 2-D or the shapes differ.
 
     Example:
         >>> mean_squared_deltas(torch.full((2, 8), 3.0), torch.zeros(2, 8))
@@ -42,20 +41,18 @@ def mean_squared_deltas(student: Tensor, teacher: Tensor) -> Tensor:
             "type='kdtoolbox.FCFDDistiller': student='cross.roi_reg', "
             "teacher='teacher.roi_reg'"
         )
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = at_least_float32(student, teacher)
-        return (student - teacher).square().sum() / max(student.numel(), 1)
+    return (student - teacher).square().sum() / max(student.numel(), 1)
 
 
 @MODELS.register_module()
 class FCFDRegressionLoss(nn.Module):
-    """Box deltas of all RoIs. See `mean_squared_deltas`.
+    """Compute the FCFD loss of the box deltas of all RoIs. See `mean_squared_deltas`.
 
     Args:
         loss_weight: Factor on the loss. The authors use 1.
 
     Raises:
-        ValueError: If `loss_weight` is no finite number of at least 0.
+        ValueError: If `loss_weight` is not a finite number of at least 0.
 
     Example:
         >>> loss = FCFDRegressionLoss()
@@ -73,5 +70,5 @@ class FCFDRegressionLoss(nn.Module):
         self.loss_weight = loss_weight
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Return the weighted error of deltas (R, 4 * K) as a scalar."""
+        """Return the weighted error of deltas (R, 4 * K)."""
         return self.loss_weight * mean_squared_deltas(student, teacher)

@@ -10,28 +10,29 @@ from torch.autograd.function import once_differentiable
 from kdtoolbox.losses.arguments import check_above, check_at_least, check_counts
 from kdtoolbox.losses.detection.targets import pad_boxes
 from kdtoolbox.losses.examples import Example
-from kdtoolbox.losses.inputs import at_least_float32, check_maps
+from kdtoolbox.losses.inputs import check_maps
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 
 def object_masks(
     boxes: Tensor, exist: Tensor, size: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
-    r"""Weigh the cells of a map so that objects of all sizes count the same.
+    r"""Compute the weight of each cell, so that small and large objects count equally.
 
-    A box covers the cells from the floor of its first to the ceiling of its last
-    coordinate, both included. A covered cell weighs 1 / (cells of the box), also of
-    those beyond the map, the largest over the boxes; an uncovered one 1 / (uncovered
-    cells of its image).
+    A box covers the cells from floor(x1, y1) to ceil(x2, y2), both included. Each
+    covered cell weighs 1 / area, where area counts cells outside the map; overlapping
+    boxes take the maximum. Each uncovered cell weighs 1 / (uncovered cells of the
+    image).
 
     Args:
-        boxes: Objects (N, G, 4) as (x1, y1, x2, y2) in cells of the map, padded.
-        exist: Which of the boxes are there (N, G).
+        boxes: Boxes (N, G, 4) as (x1, y1, x2, y2) in cells of the map, padded.
+        exist: Mask (N, G) of the boxes that are not padding.
         size: Height and width of the map.
 
     Returns:
-        The weights of the foreground and of the background, (N, H, W) each; 0 for the
-        other's cells.
+        The foreground weights and the background weights, (N, H, W) each. Each is 0
+        where the other is not.
 
     Example:
         >>> boxes, exist = torch.tensor([[[0.2, 0.0, 0.9, 0.0]]]), torch.ones(1, 1) > 0
@@ -56,16 +57,16 @@ def object_masks(
 
 
 class GlobalContext(nn.Module):
-    """What every position of a map has in common: a GcNet block without its sum.
+    """Compute the global context of a map (the GcNet block without its residual sum).
 
-    The map is averaged over its positions, with weights that the block learns, and the
-    average passes through C -> C / 2 -> C. The last layer starts at 0.
+    The block averages the map over its positions with learned weights and passes the
+    average through two linear layers, C -> C / 2 -> C. The last layer starts at 0.
 
-    Deviation: the layer that weighs the positions has no bias; the softmax over them
-    cancels it.
+    Deviation: the layer that computes the weights has no bias, because the softmax
+    over the positions cancels it.
 
     Args:
-        channels: Channels C of the map.
+        channels: Number of channels C of the map.
 
     Example:
         >>> context = GlobalContext(8)
@@ -91,27 +92,29 @@ class GlobalContext(nn.Module):
         return _pool(maps, self.position)[0]
 
     def forward(self, average: Tensor) -> Tensor:
-        """Return what the block adds to every position, (N, C)."""
+        """Return the context (N, C) that is added to every position."""
         return self.transform(average)
 
 
+@full_precision
 def fgd_terms(
     student: Tensor,
     teacher: Tensor,
     masks: tuple[Tensor, Tensor],
     contexts: Sequence[GlobalContext],
-    temperature: float = 0.5,
+    tau: float = 0.5,
 ) -> dict[str, Tensor]:
-    r"""Compare two maps where the teacher looks, how they look, and their contexts.
+    r"""Compute the four FGD terms: foreground, background, attention and relation.
 
-    With the attention of the positions and of the channels, H W and C in sum,
+    With the spatial attention, which sums to H W, and the channel attention, which sums
+    to C,
 
     .. math:: A^S(X) = H W \, softmax_{hw}(mean_c |X| / \tau), \quad
         A^C(X) = C \, softmax_c(mean_{hw} |X| / \tau)
 
-    the terms are, each summed over everything and divided by N:
+    each term is summed over images, channels and positions, and divided by N:
 
-    - foreground and background: :math:`M A^S(T) A^C(T) (S - T)^2` with either mask;
+    - foreground, background: :math:`M A^S(T) A^C(T) (S - T)^2` with the mask M of each;
     - attention: :math:`|A^S(S) - A^S(T)|` and :math:`|A^C(S) - A^C(T)|`;
     - relation: :math:`(S + g_s(S) - T - g_t(T))^2` with the global contexts g.
 
@@ -119,8 +122,8 @@ def fgd_terms(
         student: Features (N, C, H, W).
         teacher: The same shape; receives no gradient.
         masks: Weights (N, H, W) of the foreground and of the background.
-        contexts: The student's block and the teacher's; both learn.
-        temperature: Temperature of both attentions.
+        contexts: The student's and the teacher's `GlobalContext`; both are trained.
+        tau: Temperature of both attentions, above 0.
 
     Returns:
         The scalars ``foreground``, ``background``, ``attention`` and ``relation``,
@@ -136,39 +139,39 @@ def fgd_terms(
         [0.0, 0.0, 0.0, 0.0]
     """
     check_maps(student, teacher)
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = (x.flatten(2) for x in at_least_float32(student, teacher))
-        count, _, positions = student.shape
-        # A fresh map costs as much as several operations on it: all share this one.
-        scratch = torch.empty_like(teacher)
-        goal = _attention(_absolute_sums(teacher, scratch), temperature)
-        *sums, squares, shift, average = _MapSums.apply(
-            student, teacher, goal[1], contexts[0].position, scratch
-        )
-        focal = squares[:, 0] * goal[0]
-        found = _attention(sums, temperature)
-        attention = sum((x - y).abs().sum() for x, y in zip(found, goal, strict=True))
-        # The context is the same at each position, so the square needs no other map.
-        offset = contexts[0](average) - contexts[1](contexts[1].pool(teacher))
-        relation = squares[:, 1].sum() + 2 * (offset * shift).sum()
-        relation = relation + positions * offset.square().sum()
-        terms = dict(
-            foreground=(focal * masks[0].flatten(1)).sum(),
-            background=(focal * masks[1].flatten(1)).sum(),
-            attention=attention,
-            relation=relation,
-        )
-        return {name: term / count for name, term in terms.items()}
+    student, teacher = student.flatten(2), teacher.flatten(2)
+    count, _, positions = student.shape
+    # Allocating a map costs as much as several operations on it: all share this one.
+    scratch = torch.empty_like(teacher)
+    teacher_attention = _attention(_absolute_sums(teacher, scratch), tau)
+    *sums, squares, shift, average = _MapSums.apply(
+        student, teacher, teacher_attention[1], contexts[0].position, scratch
+    )
+    focal = squares[:, 0] * teacher_attention[0]
+    attentions = zip(_attention(sums, tau), teacher_attention, strict=True)
+    # The context is the same at each position, so the square needs no other map.
+    offset = contexts[0](average) - contexts[1](contexts[1].pool(teacher))
+    relation = squares[:, 1].sum() + 2 * (offset * shift).sum()
+    terms = dict(
+        foreground=(focal * masks[0].flatten(1)).sum(),
+        background=(focal * masks[1].flatten(1)).sum(),
+        attention=torch.stack([(s - t).abs().sum() for s, t in attentions]).sum(),
+        relation=relation + positions * offset.square().sum(),
+    )
+    return {name: term / count for name, term in terms.items()}
 
 
 class _MapSums(torch.autograd.Function):
-    """All that the loss reads of the student's map, with the closed gradient.
+    """Reduce the student's map to the sums that the loss reads.
 
-    Takes maps (N, C, P), the teacher's attention of the channels (N, C), and the
-    layer that weighs the positions of the context (1, C). Returns the sums of |S| over
-    the channels (N, P) and over the positions (N, C), those of (S - T)^2 over the
-    channels with the attention and without (N, 2, P), that of S - T over the positions
-    (N, C), and the weighted average of S (N, C). Keeps no map but its inputs.
+    The gradient is written in closed form, so that no map is kept but the inputs.
+    Inputs are maps (N, C, P), the teacher's channel attention (N, C) and the layer
+    (1, C) that weighs the positions of the context. Outputs are
+
+    - the sums of |S| over the channels (N, P) and over the positions (N, C),
+    - the sums of (S - T)^2 over the channels, with and without attention, (N, 2, P),
+    - the sum of S - T over the positions (N, C),
+    - the weighted average of S (N, C).
     """
 
     @staticmethod
@@ -214,45 +217,59 @@ class _MapSums(torch.autograd.Function):
         return step, None, None, grad_position, None
 
 
+def _masks_of(
+    maps: Tensor, data_samples: Sequence[Any], shapes: Sequence[tuple[int, int]]
+) -> tuple[Tensor, Tensor]:
+    """Return `object_masks` of samples whose maps cover images of these shapes."""
+    boxes, _, exist = pad_boxes(data_samples, maps.device)
+    boxes = boxes.to(torch.promote_types(maps.dtype, torch.float32))
+    height, width = maps.shape[2:]
+    extents = boxes.new_tensor([(w, h, w, h) for h, w in shapes])[:, None]
+    cells = boxes * boxes.new_tensor([width, height] * 2) / extents
+    return object_masks(cells, exist, (height, width))
+
+
 def _absolute_sums(maps: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:
     magnitudes = torch.abs(maps, out=scratch)
     return magnitudes.sum(1), magnitudes.sum(2)
 
 
-def _attention(sums: Sequence[Tensor], temperature: float) -> tuple[Tensor, Tensor]:
+def _attention(sums: Sequence[Tensor], tau: float) -> tuple[Tensor, Tensor]:
     over_channels, over_positions = sums
     positions, channels = over_channels.shape[1], over_positions.shape[1]
-    spatial = (over_channels / (channels * temperature)).softmax(1)
-    channel = (over_positions / (positions * temperature)).softmax(1)
+    spatial = (over_channels / (channels * tau)).softmax(1)
+    channel = (over_positions / (positions * tau)).softmax(1)
     return positions * spatial, channels * channel
 
 
 def _pool(maps: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
     """Return the average (N, C) of maps (N, C, P) and its weights (N, 1, P)."""
-    # Expanded, because a matrix times a batch of matrices copies the batch.
+    # Without expand, a matrix times a batch of matrices copies the batch.
     weights = (position.expand(len(maps), 1, -1) @ maps).softmax(-1)
     return (weights @ maps.mT)[:, 0], weights
 
 
 @MODELS.register_module()
 class FGDLoss(nn.Module):
-    """FGD on one level; see `fgd_terms` and `object_masks`.
+    """Compute the FGD loss of one level. See `fgd_terms` and `object_masks`.
 
-    Each level has two `GlobalContext`, the student's and the teacher's. Both learn.
+    Each level has its own pair of `GlobalContext`, one for the student and one for the
+    teacher. Both are trained.
 
-    Deviation: boxes are scaled by the padded input, which the map covers; the authors'
-    code scales them by the image without its padding (`legacy_img_shape`).
+    Deviation: boxes are scaled by the size of the padded input, which the map covers.
+    The authors' code scales them by the image without padding (`legacy_img_shape`).
 
     Args:
-        channels: Channels of both maps.
-        num_levels: Levels of the wires.
-        temperature: Temperature of the attentions.
-        foreground_weight: Factor on the foreground. The authors use 1e-3, 5e-4, 5e-4
-            and 5e-6 for the four terms with anchors, 1.6 times that without, and
-            5e-5, 2.5e-5, 5e-5 and 5e-7 for two-stage detectors.
-        background_weight: Factor on the background.
-        attention_weight: Factor on the attention. The paper has 1e-3 with anchors.
-        relation_weight: Factor on the relation.
+        channels: Number of channels of both maps.
+        num_levels: Number of levels of the wires.
+        tau: Temperature of both attentions.
+        foreground_weight: Factor on the foreground term. For the four terms the authors
+            use 1e-3, 5e-4, 5e-4 and 5e-6 with anchors, 1.6 times that without anchors,
+            and 5e-5, 2.5e-5, 5e-5 and 5e-7 for two-stage detectors.
+        background_weight: Factor on the background term.
+        attention_weight: Factor on the attention term. The paper says 1e-3 with
+            anchors.
+        relation_weight: Factor on the relation term.
         legacy_img_shape: Scale the boxes as the authors' code does.
         loss_weight: Factor on all terms.
 
@@ -273,7 +290,7 @@ class FGDLoss(nn.Module):
         self,
         channels: int,
         num_levels: int,
-        temperature: float = 0.5,
+        tau: float = 0.5,
         foreground_weight: float = 1e-3,
         background_weight: float = 5e-4,
         attention_weight: float = 5e-4,
@@ -284,7 +301,7 @@ class FGDLoss(nn.Module):
         super().__init__()
         check_counts('FGDLoss', num_levels=num_levels)
         check_counts('FGDLoss', least=2, channels=channels)
-        check_above('FGDLoss', 0, temperature=temperature)
+        check_above('FGDLoss', 0, tau=tau)
         check_at_least(
             'FGDLoss',
             0,
@@ -295,7 +312,7 @@ class FGDLoss(nn.Module):
             loss_weight=loss_weight,
         )
         self.channels = channels
-        self.temperature = temperature
+        self.tau = tau
         self.weights = dict(
             foreground=foreground_weight,
             background=background_weight,
@@ -320,22 +337,17 @@ class FGDLoss(nn.Module):
         """Return the weighted terms of two maps (N, C, H, W).
 
         Raises:
-            ValueError: If the maps differ in shape, or have other channels or more
-                levels than the config says.
+            ValueError: If the maps differ in shape, if their channels are not
+                `channels`, or if `level` is not below `num_levels`.
         """
         check_maps(student, teacher)
         self._check_config(student.shape[1], level)
         shapes = [batch_input_shape]
         if self.legacy_img_shape:
             shapes = [sample.metainfo['img_shape'][:2] for sample in data_samples]
-        boxes, _, exist = pad_boxes(data_samples, student.device)
-        boxes = boxes.to(torch.promote_types(student.dtype, torch.float32))
-        height, width = student.shape[2:]
-        extents = boxes.new_tensor([(w, h, w, h) for h, w in shapes])[:, None]
-        cells = boxes * boxes.new_tensor([width, height] * 2) / extents
-        masks = object_masks(cells, exist, (height, width))
+        masks = _masks_of(student, data_samples, shapes)
         contexts: Any = self.contexts[level]
-        terms = fgd_terms(student, teacher, masks, contexts, self.temperature)
+        terms = fgd_terms(student, teacher, masks, contexts, self.tau)
         return {
             name: self.loss_weight * self.weights[name] * term
             for name, term in terms.items()
@@ -344,11 +356,11 @@ class FGDLoss(nn.Module):
     def _check_config(self, channels: int, level: int) -> None:
         if level >= len(self.contexts):
             raise ValueError(
-                f'FGDLoss has num_levels={len(self.contexts)} and met level {level}, '
+                f'FGDLoss has num_levels={len(self.contexts)} and got level {level}, '
                 'counted from 0; set num_levels to the number of levels of its wires'
             )
         if channels != self.channels:
             raise ValueError(
-                f'FGDLoss has channels={self.channels} and met maps of {channels}; '
+                f'FGDLoss has channels={self.channels} and got maps of {channels}; '
                 f'set channels={channels}'
             )

@@ -1,17 +1,18 @@
 """Feature-richness score (FRS, arXiv:2111.00674)."""
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.examples import Example
-from kdtoolbox.losses.inputs import at_least_float32, check_maps, check_predictions
+from kdtoolbox.losses.inputs import check_maps, check_predictions
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 
+@full_precision
 def richness_shares(teacher_cls: Tensor) -> Tensor:
-    r"""Return how rich each position is, as a share of all positions of a level.
+    r"""Compute the feature richness of each position, normalised to sum 1.
 
     .. math:: R / \sum_{n,h,w} R, \quad R = \max_k \sigma(z^T_k)
 
@@ -19,25 +20,25 @@ def richness_shares(teacher_cls: Tensor) -> Tensor:
         teacher_cls: The teacher's logits (N, A * K, H, W).
 
     Returns:
-        Shares (N, 1, H, W) with the sum 1, float32 or wider, without gradient.
+        Shares (N, 1, H, W) that sum to 1, float32 or wider, without gradient.
 
     Example:
         >>> logits = torch.tensor([[-100.0, -1.0986], [-9.0, 1.0986]])
         >>> richness_shares(logits.reshape(2, 2, 1, 1)).flatten()
         tensor([0.2500, 0.7500])
     """
-    dtype = torch.promote_types(teacher_cls.dtype, torch.float32)
-    # The sigmoid is monotonous, so that it need not see every class.
-    largest = teacher_cls.detach().amax(1, keepdim=True).to(dtype)
-    # In the log nothing underflows, however sure the teacher is of an empty image.
+    # The sigmoid is monotonic: the maximum over the classes can be taken first.
+    largest = teacher_cls.amax(1, keepdim=True)
+    # Probabilities of an image without objects would underflow; logarithms do not.
     scores = functional.logsigmoid(largest)
     return scores.flatten().softmax(0).reshape(scores.shape)
 
 
+@full_precision
 def weighted_feature_error(
     student: Tensor, teacher: Tensor, teacher_cls: Tensor
 ) -> Tensor:
-    r"""Average the squared errors, summed over channels, by the teacher's richness.
+    r"""Compute the squared error of features, weighted by the teacher's richness.
 
     .. math:: \frac{\sum_{n,h,w} R \sum_c (S - T)^2}{\sum_{n,h,w} R}
 
@@ -59,18 +60,17 @@ def weighted_feature_error(
     """
     check_maps(student, teacher)
     _check_logits(student, teacher_cls)
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = at_least_float32(student, teacher)
-        error = (student - teacher).square().sum(1, keepdim=True)
-        return (richness_shares(teacher_cls).to(error.dtype) * error).sum()
+    error = (student - teacher).square().sum(1, keepdim=True)
+    return (richness_shares(teacher_cls) * error).sum()
 
 
+@full_precision
 def weighted_logit_error(student: Tensor, teacher: Tensor) -> Tensor:
-    r"""Average the binary cross entropy, summed over classes, by the richness.
+    r"""Compute the binary cross-entropy of logits, weighted by the teacher's richness.
 
     .. math:: \frac{\sum_{n,h,w} R \sum_k BCE(z^S_k, \sigma(z^T_k))}{\sum_{n,h,w} R}
 
-    The value at equality is the teacher's weighted entropy, with no gradient.
+    For equal logits the value is the teacher's weighted entropy and the gradient is 0.
 
     Args:
         student: Logits (N, A * K, H, W).
@@ -87,12 +87,10 @@ def weighted_logit_error(student: Tensor, teacher: Tensor) -> Tensor:
         tensor(0.6931)
     """
     check_predictions(student, teacher)
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = at_least_float32(student, teacher)
-        entropy = functional.binary_cross_entropy_with_logits(
-            student, teacher.sigmoid(), reduction='none'
-        )
-        return (richness_shares(teacher) * entropy.sum(1, keepdim=True)).sum()
+    entropy = functional.binary_cross_entropy_with_logits(
+        student, teacher.sigmoid(), reduction='none'
+    )
+    return (richness_shares(teacher) * entropy.sum(1, keepdim=True)).sum()
 
 
 def _check_logits(student: Tensor, teacher_cls: Tensor) -> None:
@@ -106,16 +104,16 @@ def _check_logits(student: Tensor, teacher_cls: Tensor) -> None:
 
 @MODELS.register_module()
 class FRSFeatureLoss(nn.Module):
-    """Features of one level; see `weighted_feature_error`.
+    """Compute the FRS loss of the features of one level. See `weighted_feature_error`.
 
-    The authors warm it up over 500 iterations: see ``LossWeightHook``.
+    The authors raise its weight over the first 500 iterations: see ``LossWeightHook``.
 
     Args:
         loss_weight: Factor on the loss. The authors use 0.002 for Faster R-CNN, 0.005
             for RetinaNet, 0.01 for FCOS and 0.1 for GFL.
 
     Raises:
-        ValueError: If `loss_weight` is no finite number of at least 0.
+        ValueError: If `loss_weight` is not a finite number of at least 0.
 
     Example:
         >>> FRSFeatureLoss().loss_weight
@@ -130,23 +128,24 @@ class FRSFeatureLoss(nn.Module):
         self.loss_weight = loss_weight
 
     def forward(self, student: Tensor, teacher: Tensor, teacher_cls: Tensor) -> Tensor:
-        """Compare maps (N, C, H, W), with the teacher's logits (N, A * K, H, W)."""
+        """Return the weighted loss of maps (N, C, H, W) and logits (N, A * K, H, W)."""
         return self.loss_weight * weighted_feature_error(student, teacher, teacher_cls)
 
 
 @MODELS.register_module()
 class FRSLogitLoss(nn.Module):
-    """Classification of one level; see `weighted_logit_error`.
+    """Compute the FRS loss of the class logits of one level.
 
-    The classes are summed, so that the weight depends on their number. The authors
-    warm it up like `FRSFeatureLoss`.
+    See `weighted_logit_error`. The loss is a sum over the classes, so that a good
+    weight depends on their number. The authors raise the weight as for
+    `FRSFeatureLoss`.
 
     Args:
         loss_weight: Factor on the loss. The authors use 0.1 for the RPN of Faster
             R-CNN, 0.02 for RetinaNet and 0.05 for FCOS and GFL.
 
     Raises:
-        ValueError: If `loss_weight` is no finite number of at least 0.
+        ValueError: If `loss_weight` is not a finite number of at least 0.
 
     Example:
         >>> FRSLogitLoss().loss_weight
@@ -163,5 +162,5 @@ class FRSLogitLoss(nn.Module):
         self.loss_weight = loss_weight
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Compare logits (N, A * K, H, W)."""
+        """Return the weighted loss of logits (N, A * K, H, W)."""
         return self.loss_weight * weighted_logit_error(student, teacher)

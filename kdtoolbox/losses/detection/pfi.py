@@ -1,6 +1,6 @@
 """Prediction-guided feature imitation (PFI, arXiv:2112.04840).
 
-Its companion of the same paper is rank mimicking, `kdtoolbox.losses.detection.rm`.
+The same paper proposes rank mimicking, `kdtoolbox.losses.detection.rm`.
 """
 
 import torch
@@ -8,10 +8,12 @@ from torch import Tensor, nn
 
 from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.examples import Example
-from kdtoolbox.losses.inputs import at_least_float32, check_maps, check_predictions
+from kdtoolbox.losses.inputs import check_maps, check_predictions
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 
+@full_precision
 def guided_feature_error(
     student: Tensor,
     teacher: Tensor,
@@ -19,28 +21,28 @@ def guided_feature_error(
     teacher_cls: Tensor,
     legacy_logits: bool = False,
 ) -> Tensor:
-    r"""Weigh the error of features by how much the predictions differ there.
+    r"""Compute the squared error of features, weighted by that of the predictions.
 
     .. math:: mean_{n,h,w}(mean_k (p^S - p^T)^2 \cdot mean_c (F^S - F^T)^2)
 
-    with p the probabilities. The gradient reaches the student's logits too.
+    where p are the probabilities. The student's logits receive a gradient, too.
 
-    Unverified: read from a former version of mmrazor, not from code of the authors;
-    there p are the raw logits (`legacy_logits`).
+    Unverified: this follows an old version of mmrazor, not code of the authors. There p
+    are the raw logits (`legacy_logits`).
 
     Args:
         student: Features (N, C, H, W).
         teacher: The same shape; receives no gradient.
         student_cls: Logits (N, A * K, H, W).
         teacher_cls: The same shape; receives no gradient.
-        legacy_logits: Compare the logits themselves.
+        legacy_logits: Compare logits instead of probabilities.
 
     Returns:
         A scalar, float32 or wider.
 
     Raises:
-        ValueError: If two maps that are compared differ in shape, or features and
-            logits in size.
+        ValueError: If the features differ in shape, if the logits differ in shape, or
+            if features and logits differ in N, H or W.
 
     Example:
         >>> maps, logits = torch.ones(1, 3, 2, 2), torch.zeros(1, 4, 2, 2)
@@ -50,13 +52,10 @@ def guided_feature_error(
     check_maps(student, teacher)
     check_predictions(student_cls, teacher_cls)
     _check_logits(student, student_cls)
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = at_least_float32(student, teacher)
-        mine, theirs = at_least_float32(student_cls, teacher_cls)
-        if not legacy_logits:
-            mine, theirs = mine.sigmoid(), theirs.sigmoid()
-        guide = (mine - theirs).square().mean(1)
-        return (guide * (student - teacher).square().mean(1)).mean()
+    if not legacy_logits:
+        student_cls, teacher_cls = student_cls.sigmoid(), teacher_cls.sigmoid()
+    guide = (student_cls - teacher_cls).square().mean(1)
+    return (guide * (student - teacher).square().mean(1)).mean()
 
 
 def _check_logits(student: Tensor, student_cls: Tensor) -> None:
@@ -70,14 +69,15 @@ def _check_logits(student: Tensor, student_cls: Tensor) -> None:
 
 @MODELS.register_module()
 class PFILoss(nn.Module):
-    """PFI averaged over the levels; see `guided_feature_error`.
+    """Compute the PFI loss, averaged over the levels. See `guided_feature_error`.
 
     Args:
-        legacy_logits: Compare the logits instead of the probabilities.
-        loss_weight: Factor on the loss. Unverified: 1.5 is recalled from the paper.
+        legacy_logits: Compare logits instead of probabilities.
+        loss_weight: Factor on the loss. Unverified: 1.5 is quoted from the paper from
+            memory.
 
     Raises:
-        ValueError: If `loss_weight` is no finite number of at least 0.
+        ValueError: If `loss_weight` is not a finite number of at least 0.
 
     Example:
         >>> PFILoss().loss_weight
@@ -109,7 +109,7 @@ class PFILoss(nn.Module):
         student_cls: list[Tensor],
         teacher_cls: list[Tensor],
     ) -> Tensor:
-        """Compare maps (N, C, H, W), guided by logits (N, A * K, H, W)."""
+        """Return the weighted loss of maps (N, C, H, W) and logits (N, A * K, H, W)."""
         levels = zip(student, teacher, student_cls, teacher_cls, strict=True)
         errors = [guided_feature_error(*maps, self.legacy_logits) for maps in levels]
         return self.loss_weight * torch.stack(errors).mean()

@@ -1,6 +1,6 @@
 """Prediction-guided distillation (PGD, arXiv:2203.05469): its losses.
 
-The masks that they share are made in `kdtoolbox.losses.detection.pgd_masks`.
+`pgd_masks` computes the masks that both losses use.
 """
 
 from collections.abc import Sequence
@@ -18,42 +18,43 @@ from kdtoolbox.losses.arguments import (
 from kdtoolbox.losses.detection.pgd_masks import teacher_masks
 from kdtoolbox.losses.detection.targets import DenseTargets
 from kdtoolbox.losses.examples import Example
-from kdtoolbox.losses.inputs import at_least_float32, check_maps
+from kdtoolbox.losses.inputs import check_maps
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 
+@full_precision
 def pgd_cls_terms(
     student: Tensor,
     teacher: Tensor,
     masks: tuple[Tensor, Tensor],
-    temperature: float = 0.8,
+    tau: float = 0.8,
     legacy_cross_image: bool = False,
 ) -> dict[str, Tensor]:
-    r"""Compare the features of two classification towers.
+    r"""Compute the PGD terms of the features of two classification towers.
 
-    With the attention of positions and, at each position, of channels
+    With the spatial attention and, at each position, the channel attention
 
     .. math:: A^S(X) = H W \, softmax_{hw}(mean_c |X| / \tau), \quad
         A^C(X) = C \, softmax_c(|X| / \tau)
 
     the terms are
 
-    - foreground and background: the sum of :math:`M A^S(T) A^C(T) (S - T)^2` with
-      either mask, which is divided by the number of its cells that are not 0, image by
-      image, over N;
-    - attention: the sum of :math:`|A^C(S) - A^C(T)|` over N H W, and that of
-      :math:`|A^S(S) - A^S(T)|` over N.
+    - foreground, background: :math:`M A^S(T) A^C(T) (S - T)^2`. For each mask M:
+      normalise per image by its nonzero count, sum, divide by N;
+    - attention: the sum of :math:`|A^C(S) - A^C(T)|` divided by N H W, plus the sum of
+      :math:`|A^S(S) - A^S(T)|` divided by N.
 
-    Deviation: an image is weighed by its own masks; in the authors' code a slip in the
-    shapes weighs it by the sum of those of the batch (`legacy_cross_image`).
+    Deviation: each image uses its own masks. In the authors' code a broadcast of wrong
+    shapes gives each image the sum of all masks of the batch (`legacy_cross_image`).
 
     Args:
         student: Features (N, C, H, W).
         teacher: The same shape; receives no gradient.
         masks: Weights (N, H, W) of the foreground and of the background.
-        temperature: Temperature of both attentions.
-        legacy_cross_image: Weigh as the authors' code does. Their factors were found
-            with it, for two images per GPU.
+        tau: Temperature of both attentions, above 0.
+        legacy_cross_image: Use the masks as the authors' code does. The authors tuned
+            their factors that way, with two images per GPU.
 
     Returns:
         The scalars ``foreground``, ``background`` and ``attention``, float32 or wider.
@@ -67,35 +68,34 @@ def pgd_cls_terms(
         [0.0, 0.0, 0.0]
     """
     _check_sizes(student, teacher, masks[0])
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = at_least_float32(student, teacher)
-        squares, channel = _compare_channels(student, teacher, temperature)
-        goal = _spatial_attention(teacher, temperature)
-        spatial = (_spatial_attention(student, temperature) - goal).abs().sum()
-        terms = {
-            name: (goal * squares * _shared_out(mask, legacy_cross_image)).sum()
-            for name, mask in zip(('foreground', 'background'), masks, strict=True)
-        }
-        terms['attention'] = channel.sum() / goal[0].numel() + spatial
-        return {name: term / len(student) for name, term in terms.items()}
+    squares, channel = _compare_channels(student, teacher, tau)
+    goal = _spatial_attention(teacher, tau)
+    spatial = (_spatial_attention(student, tau) - goal).abs().sum()
+    terms = {
+        name: (goal * squares * _normalise(mask, legacy_cross_image)).sum()
+        for name, mask in zip(('foreground', 'background'), masks, strict=True)
+    }
+    terms['attention'] = channel.sum() / goal[0].numel() + spatial
+    return {name: term / len(student) for name, term in terms.items()}
 
 
+@full_precision
 def pgd_reg_terms(
-    student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 0.8
+    student: Tensor, teacher: Tensor, mask: Tensor, tau: float = 0.8
 ) -> dict[str, Tensor]:
-    r"""Compare the features of two regression towers where the mask is not 0.
+    r"""Compute the PGD terms of the features of two regression towers.
 
-    With P such positions in the batch and the attention of `pgd_cls_terms` the terms
-    are
+    Let P be the number of positions of the batch where the mask is not 0, and
+    :math:`A^C` the channel attention of `pgd_cls_terms`. The terms are
 
-    - foreground: the sum of :math:`M \, mean_c(A^C(T) (S - T)^2)` over P;
-    - attention: the sum of :math:`|A^C(S) - A^C(T)|` at these positions over P.
+    - foreground: the sum of :math:`M \, mean_c(A^C(T) (S - T)^2)`, divided by P;
+    - attention: the sum of :math:`|A^C(S) - A^C(T)|` at these positions, divided by P.
 
     Args:
         student: Features (N, C, H, W).
         teacher: The same shape; receives no gradient.
         mask: Weights (N, H, W).
-        temperature: Temperature of the attention.
+        tau: Temperature of the attention, above 0.
 
     Returns:
         The scalars ``foreground`` and ``attention``, float32 or wider.
@@ -109,14 +109,12 @@ def pgd_reg_terms(
         {'foreground': tensor(1.), 'attention': tensor(0.)}
     """
     _check_sizes(student, teacher, mask)
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = at_least_float32(student, teacher)
-        squares, channel = _compare_channels(student, teacher, temperature)
-        positions = (mask != 0).sum().clamp(min=1)
-        return dict(
-            foreground=(squares * mask).sum() / student.shape[1] / positions,
-            attention=channel.where(mask != 0, 0).sum() / positions,
-        )
+    squares, channel = _compare_channels(student, teacher, tau)
+    positions = (mask != 0).sum().clamp(min=1)
+    return dict(
+        foreground=(squares * mask).sum() / student.shape[1] / positions,
+        attention=channel.where(mask != 0, 0).sum() / positions,
+    )
 
 
 def _check_sizes(student: Tensor, teacher: Tensor, mask: Tensor) -> None:
@@ -128,27 +126,25 @@ def _check_sizes(student: Tensor, teacher: Tensor, mask: Tensor) -> None:
         )
 
 
-def _shared_out(mask: Tensor, cross_image: bool) -> Tensor:
-    """Divide the mask of each image by the number of cells that are not 0."""
+def _normalise(mask: Tensor, cross_image: bool) -> Tensor:
+    """Divide the mask of each image by the number of its nonzero cells."""
     mask = mask / (mask != 0).sum((1, 2), keepdim=True).clamp(min=1)
     return mask.sum(0) if cross_image else mask
 
 
 def _compare_channels(
-    student: Tensor, teacher: Tensor, temperature: float
+    student: Tensor, teacher: Tensor, tau: float
 ) -> tuple[Tensor, Tensor]:
-    """Return the weighted squares and the attention's error, channels summed."""
+    """Return the weighted squares and the error of the attention, channels summed."""
     channels = student.shape[1]
-    found, goal = (
-        maps.abs().div_(temperature).softmax(1) for maps in (student, teacher)
-    )
+    found, goal = (maps.abs().div_(tau).softmax(1) for maps in (student, teacher))
     squares = (goal * (student - teacher).square()).sum(1)
     return channels * squares, channels * (found - goal).abs().sum(1)
 
 
-def _spatial_attention(maps: Tensor, temperature: float) -> Tensor:
+def _spatial_attention(maps: Tensor, tau: float) -> Tensor:
     """Return the attention (N, H, W) of maps (N, C, H, W)."""
-    rows = maps.abs().mean(1).flatten(1) / temperature
+    rows = maps.abs().mean(1).flatten(1) / tau
     return rows.shape[1] * rows.softmax(1).unflatten(1, maps.shape[2:])
 
 
@@ -165,17 +161,17 @@ def _weighted_sums(
 
 @MODELS.register_module()
 class PGDClsLoss(nn.Module):
-    """PGD on the classification towers; see `pgd_cls_terms` and `guidance_masks`.
+    """Compute the PGD loss of the classification towers. See `pgd_cls_terms`.
 
     Args:
         iou_exponent: The exponent of the IoU in `prediction_quality`.
         topk: Number of best cells of a box: 9 for ATSS and GFL, 30 for FCOS.
-        temperature: Temperature of the attentions.
-        foreground_weight: Factor on the foreground: 0.08 for ATSS, 0.04 for FCOS and
-            GFL.
-        background_weight: Factor on the background: half of the foreground's.
-        attention_weight: Factor on the attention.
-        level_weights: Factor of each level on foreground and background.
+        tau: Temperature of both attentions.
+        foreground_weight: Factor on the foreground term: 0.08 for ATSS, 0.04 for FCOS
+            and GFL.
+        background_weight: Factor on the background term: half of `foreground_weight`.
+        attention_weight: Factor on the attention term.
+        level_weights: For each level a factor on foreground and background.
         legacy_cross_image: See `pgd_cls_terms`.
         loss_weight: Factor on all terms.
 
@@ -202,7 +198,7 @@ class PGDClsLoss(nn.Module):
         self,
         iou_exponent: float = 0.8,
         topk: int = 9,
-        temperature: float = 0.8,
+        tau: float = 0.8,
         foreground_weight: float = 0.08,
         background_weight: float = 0.04,
         attention_weight: float = 8e-4,
@@ -215,7 +211,7 @@ class PGDClsLoss(nn.Module):
         factors = {f'level_weights[{i}]': x for i, x in enumerate(level_weights)}
         check_at_least('PGDClsLoss', 0, **factors)
         check_share('PGDClsLoss', iou_exponent=iou_exponent)
-        check_above('PGDClsLoss', 0, temperature=temperature)
+        check_above('PGDClsLoss', 0, tau=tau)
         check_at_least(
             'PGDClsLoss',
             0,
@@ -226,7 +222,7 @@ class PGDClsLoss(nn.Module):
         )
         self.iou_exponent = iou_exponent
         self.topk = topk
-        self.temperature = temperature
+        self.tau = tau
         self.weights = dict(
             foreground=foreground_weight,
             background=background_weight,
@@ -248,7 +244,7 @@ class PGDClsLoss(nn.Module):
         """Return the weighted terms of maps (N, C, H, W), levels summed.
 
         Raises:
-            ValueError: If ``level_weights`` has not one factor per level.
+            ValueError: If the length of `level_weights` is not the number of levels.
         """
         if len(self.level_weights) != len(student):
             raise ValueError(
@@ -264,7 +260,7 @@ class PGDClsLoss(nn.Module):
             self.topk,
         )
         levels = [
-            pgd_cls_terms(*maps, self.temperature, self.legacy_cross_image)
+            pgd_cls_terms(*maps, self.tau, self.legacy_cross_image)
             for maps in zip(student, teacher, masks, strict=True)
         ]
         for terms, factor in zip(levels, self.level_weights, strict=True):
@@ -274,17 +270,18 @@ class PGDClsLoss(nn.Module):
 
 @MODELS.register_module()
 class PGDRegLoss(nn.Module):
-    """PGD on the regression towers; see `pgd_reg_terms` and `guidance_masks`.
+    """Compute the PGD loss of the regression towers. See `pgd_reg_terms`.
 
-    Unverified: that each level divides by its own foreground, and that the levels count
-    the same.
+    Unverified: each level is divided by its own foreground, and all levels have the
+    same weight.
 
     Args:
         iou_exponent: The exponent of the IoU in `prediction_quality`.
         topk: Number of best cells of a box: 9 for ATSS and GFL, 30 for FCOS.
-        temperature: Temperature of the attention.
-        foreground_weight: Factor on the foreground: 1.6 times that of `PGDClsLoss`.
-        attention_weight: Factor on the attention.
+        tau: Temperature of the attention.
+        foreground_weight: Factor on the foreground term: 1.6 times that of
+            `PGDClsLoss`.
+        attention_weight: Factor on the attention term.
         loss_weight: Factor on both terms.
 
     Raises:
@@ -309,7 +306,7 @@ class PGDRegLoss(nn.Module):
         self,
         iou_exponent: float = 0.6,
         topk: int = 9,
-        temperature: float = 0.8,
+        tau: float = 0.8,
         foreground_weight: float = 0.128,
         attention_weight: float = 8e-4,
         loss_weight: float = 1.0,
@@ -317,7 +314,7 @@ class PGDRegLoss(nn.Module):
         super().__init__()
         check_counts('PGDRegLoss', topk=topk)
         check_share('PGDRegLoss', iou_exponent=iou_exponent)
-        check_above('PGDRegLoss', 0, temperature=temperature)
+        check_above('PGDRegLoss', 0, tau=tau)
         check_at_least(
             'PGDRegLoss',
             0,
@@ -327,7 +324,7 @@ class PGDRegLoss(nn.Module):
         )
         self.iou_exponent = iou_exponent
         self.topk = topk
-        self.temperature = temperature
+        self.tau = tau
         self.weights = dict(foreground=foreground_weight, attention=attention_weight)
         self.loss_weight = loss_weight
 
@@ -350,7 +347,9 @@ class PGDRegLoss(nn.Module):
             self.topk,
         )
         levels = [
-            pgd_reg_terms(mine, theirs, mask, self.temperature)
-            for mine, theirs, (mask, _) in zip(student, teacher, masks, strict=True)
+            pgd_reg_terms(student_map, teacher_map, mask, self.tau)
+            for student_map, teacher_map, (mask, _) in zip(
+                student, teacher, masks, strict=True
+            )
         ]
         return _weighted_sums(levels, self.weights, self.loss_weight)

@@ -8,29 +8,25 @@ from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.examples import Example
-from kdtoolbox.losses.inputs import (
-    SAME_CLASSES,
-    at_least_float32,
-    check_predictions,
-)
+from kdtoolbox.losses.inputs import SAME_CLASSES, check_predictions
 from kdtoolbox.losses.logits.class_logits import check_labels
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 
+@full_precision
 def roi_regression_loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-    r"""Compare the box deltas of the true class at the positive RoIs.
+    r"""Compute the smooth L1 loss of the box deltas of the positive RoIs.
 
     .. math:: \frac{1}{\max(P, 1)} \sum_{r: y_r < K} \sum_{i=1}^{4}
         SmoothL1(S_{r, y_r, i} - T_{r, y_r, i})
 
-    P is the number of positives, the RoIs whose label is not the background K;
-    SmoothL1 has beta = 1. Summed over the four deltas. They are comparable where both
-    sides encode the same RoI with the same standard deviations, as `RoIDistiller` sees
-    to.
+    P is the number of positives: RoIs whose label is not the background K. SmoothL1
+    has beta = 1. Only the four deltas of the true class count.
 
-    Unverified: the simple form of the response distillation of Chen et al. (NIPS 2017),
-    chosen for this toolbox. Their bound, by which the teacher's error is the margin, is
-    not in it, and no authors' code was compared.
+    Unverified: a simple form of the response distillation of Chen et al. (NIPS 2017),
+    without their bound, which takes the teacher's error as a margin. No authors' code
+    was compared.
 
     Args:
         student: Deltas (R, 4 * K), class by class.
@@ -41,8 +37,8 @@ def roi_regression_loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Ten
         A scalar, float32 or wider; 0 without positives.
 
     Raises:
-        ValueError: If the deltas are no rows of 4 * K values, their shapes differ, or
-            there is not one label per row.
+        ValueError: If the deltas are not (R, 4 * K), if their shapes differ, or if the
+            number of labels is not R.
 
     Example:
         >>> student, labels = torch.zeros(2, 8), torch.tensor([1, 2])
@@ -54,32 +50,30 @@ def roi_regression_loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Ten
     classes = student.shape[1] // 4
     positive = (labels >= 0) & (labels < classes)
     index = labels.clamp(0, classes - 1)[:, None, None].expand(-1, 1, 4)
-    with torch.autocast(student.device.type, enabled=False):
-        mine, theirs = (
-            x.reshape(len(x), classes, 4).gather(1, index)[:, 0]
-            for x in at_least_float32(student, teacher)
-        )
-        rows = functional.smooth_l1_loss(mine, theirs, reduction='none').sum(1)
-        # The deltas of the background are untrained, and of any size.
-        return rows.where(positive, 0).sum() / positive.sum().clamp(min=1)
+    student, teacher = (
+        x.reshape(len(x), classes, 4).gather(1, index)[:, 0] for x in (student, teacher)
+    )
+    rows = functional.smooth_l1_loss(student, teacher, reduction='none').sum(1)
+    # Not a product: untrained deltas of background RoIs may be infinite.
+    return rows.where(positive, 0).sum() / positive.sum().clamp(min=1)
 
 
+@full_precision
 def objectness_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    r"""Compare the objectness of all anchors of all levels.
+    r"""Compute the binary KL divergence of the objectness of all anchors.
 
     .. math:: mean(BCE(\sigma(T), \sigma(S)) - H(\sigma(T)))
 
-    The mean runs over images, levels, anchors and positions.
+    The mean is taken over images, levels, anchors and positions.
 
-    Deviation: the entropy H of the teacher is taken off the cross-entropy, which leaves
-    the gradient as it is and makes the value 0 where both sides agree.
+    Deviation: the teacher's entropy H is subtracted from the cross-entropy. The
+    gradient stays the same, and the value is 0 for equal logits.
 
-    Deviation: every anchor counts, not only those that the RPN's own loss samples. Most
-    are plain background, so that this mean is far smaller, and a weight for the one
-    does not fit the other.
+    Deviation: all anchors count, not only those that the RPN's own loss samples. Most
+    anchors are background, so the mean is far smaller and needs a larger weight.
 
-    Unverified: a binary form of the response distillation of Chen et al. (NIPS 2017),
-    chosen for this toolbox. No authors' code was compared.
+    Unverified: a binary form of the response distillation of Chen et al. (NIPS 2017).
+    No authors' code was compared.
 
     Args:
         student: For each level logits (N, A, H, W).
@@ -105,12 +99,11 @@ def objectness_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Ten
 
 def _binary_divergence(student: Tensor, teacher: Tensor) -> Tensor:
     check_predictions(student, teacher)
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = at_least_float32(student, teacher)
-        # Both logarithms, so that nothing cancels where the sigmoid saturates.
-        yes = functional.logsigmoid(teacher) - functional.logsigmoid(student)
-        no = functional.logsigmoid(-teacher) - functional.logsigmoid(-student)
-        return (teacher.sigmoid() * yes + (-teacher).sigmoid() * no).sum()
+    # log(1 - sigmoid(x)) would cancel where the sigmoid saturates; logsigmoid(-x) does
+    # not.
+    yes = functional.logsigmoid(teacher) - functional.logsigmoid(student)
+    no = functional.logsigmoid(-teacher) - functional.logsigmoid(-student)
+    return (teacher.sigmoid() * yes + (-teacher).sigmoid() * no).sum()
 
 
 def _check_deltas(student: Tensor, teacher: Tensor, labels: Tensor) -> None:
@@ -128,13 +121,13 @@ def _check_deltas(student: Tensor, teacher: Tensor, labels: Tensor) -> None:
 
 @MODELS.register_module()
 class RoIRegressionLoss(nn.Module):
-    """Box deltas of the positive RoIs. See `roi_regression_loss`.
+    """Compute the loss of the box deltas of positive RoIs. See `roi_regression_loss`.
 
     Args:
         loss_weight: Factor on the loss.
 
     Raises:
-        ValueError: If `loss_weight` is no finite number of at least 0.
+        ValueError: If `loss_weight` is not a finite number of at least 0.
 
     Example:
         >>> loss = RoIRegressionLoss()
@@ -158,13 +151,13 @@ class RoIRegressionLoss(nn.Module):
 
 @MODELS.register_module()
 class ObjectnessLoss(nn.Module):
-    """Objectness of the RPN at all anchors of all levels. See `objectness_loss`.
+    """Compute the loss of the RPN's objectness on all levels. See `objectness_loss`.
 
     Args:
         loss_weight: Factor on the loss.
 
     Raises:
-        ValueError: If `loss_weight` is no finite number of at least 0.
+        ValueError: If `loss_weight` is not a finite number of at least 0.
 
     Example:
         >>> loss = ObjectnessLoss()

@@ -224,8 +224,8 @@ def test_contract(moved: bool) -> None:
 @pytest.mark.parametrize(
     ('shape', 'level', 'cure'),
     [
-        ((2, 4, 6, 5), 1, 'num_levels=1 and met level 1.* set num_levels'),
-        ((2, 3, 6, 5), 0, 'channels=4 and met maps of 3; set channels=3'),
+        ((2, 4, 6, 5), 1, 'num_levels=1 and got level 1.* set num_levels'),
+        ((2, 3, 6, 5), 0, 'channels=4 and got maps of 3; set channels=3'),
     ],
 )
 def test_another_pyramid_is_refused(shape: tuple, level: int, cure: str) -> None:

@@ -171,7 +171,7 @@ def test_contract() -> None:
 
 def test_refuses_what_the_head_does_not_train() -> None:
     targets, samples = targets_of(assigned()), samples_of(BOXES)
-    with pytest.raises(ValueError, match=r'have \[180\] .* trains \[180, 36\]'):
+    with pytest.raises(ValueError, match=r'have \[180\] .* targets for \[180, 36\]'):
         build()(STUDENT[:1], TEACHER[:1], samples, targets)
     wide = [torch.cat([x, x], 1) for x in STUDENT]
     with pytest.raises(ValueError, match=r'\[360, 72\].*last layer'):
