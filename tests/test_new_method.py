@@ -89,6 +89,17 @@ def test_the_loss_is_found_listed_and_trained(tree: Path) -> None:
     run(tree, '-c', USE)
 
 
+def test_the_readme_and_the_model_index_list_it(tree: Path) -> None:
+    metafile = (
+        'Collections:\n  - Name: Toy\n    Code: kdtoolbox/losses/features/toy.py\n'
+    )
+    (tree / 'configs/toy/metafile.yml').write_text(metafile)
+    run(tree, 'docs/method_table.py')
+    assert '\n  [Toy](configs/toy),\n' in (tree / 'README.md').read_text()
+    index = (tree / 'model-index.yml').read_text().splitlines()
+    assert '  - configs/toy/metafile.yml' in index
+
+
 def test_its_own_tests_pass_and_the_sweep_covers_it(tree: Path) -> None:
     loss, test = 'kdtoolbox/losses/features/toy.py', 'tests/losses/features/test_toy.py'
     options = ['-q', '-p', 'no:cacheprovider', '-m', 'not e2e', '-k', 'toy or ToyLoss']

@@ -28,7 +28,7 @@ from typing import Any
 
 import torch
 from benchmark_guard import measure_guard
-from benchmark_inputs import LOSSES, Scene, Wires, make_scene, sizes_of, wire_names
+from benchmark_inputs import Scene, Wires, make_scene, sizes_of, wire_names
 from benchmark_report import Result, page, show, write
 from benchmark_timing import Step, peak_bytes, ratio_of, seconds_of
 from mmengine.model import BaseModel
@@ -37,7 +37,7 @@ from rich.console import Console
 from kdtoolbox.distillers import Distiller
 from kdtoolbox.distillers.watching import Watch
 from kdtoolbox.distillers.wiring import build_section, connector_wires, loss_wires
-from kdtoolbox.losses.examples import Example, Sizes, examples_of
+from kdtoolbox.losses.examples import Example, Sizes, examples_of, loss_classes
 
 
 @dataclass
@@ -60,7 +60,8 @@ class Row:
 def table(sizes: Sizes) -> dict[str, Row]:
     """Return the row of each registered loss, from its first example."""
     return {
-        name: row_of(name, examples_of(kind)[0], sizes) for name, kind in LOSSES.items()
+        name: row_of(name, examples_of(kind)[0], sizes)
+        for name, kind in loss_classes().items()
     }
 
 
@@ -197,9 +198,10 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.run is measure_guard:
         return args
-    unknown = set(args.only or []) - LOSSES.keys()
+    names = loss_classes()
+    unknown = set(args.only or []) - names.keys()
     if unknown:
-        parser.error(f'--only {" ".join(sorted(unknown))}: there are {sorted(LOSSES)}')
+        parser.error(f'--only {" ".join(sorted(unknown))}: there are {sorted(names)}')
     return args
 
 

@@ -8,18 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdtoolbox import losses
 from kdtoolbox.losses.detection.targets import DenseTargets, pad_boxes
-from kdtoolbox.losses.examples import KINDS, Example, Kind, Sizes, examples_of
+from kdtoolbox.losses.examples import (
+    KINDS,
+    Example,
+    Kind,
+    Sizes,
+    examples_of,
+    loss_classes,
+)
 
 Wires = dict[str, list[Tensor]]
-LOSSES = {
-    name: kind
-    for name, kind in vars(losses).items()
-    if name in losses.__all__ and isinstance(kind, type)
-}
-"""All registered losses."""
-
 ROWS_PER_IMAGE = 512
 """Sampled RoIs of each image."""
 
@@ -83,7 +82,7 @@ def make_scene(
     torch.manual_seed(0)
     wanted = {
         wire
-        for kind in LOSSES.values()
+        for kind in loss_classes().values()
         for wire in wire_names(examples_of(kind)[0]).values()
     }
     wires: Wires = {}

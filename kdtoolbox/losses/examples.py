@@ -11,10 +11,12 @@ from typing import Any
 
 from torch import nn
 
+from kdtoolbox.registry import MODELS
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """The sizes of a batch and of two models.
+    """The sizes of a batch and of two models; small ones by default.
 
     Attributes:
         images: N.
@@ -29,16 +31,16 @@ class Sizes:
         teacher_queries: Mask queries of the teacher for each image.
     """
 
-    images: int
-    levels: tuple[tuple[int, int], ...]
-    channels: int
-    teacher_channels: int
-    classes: int
-    anchors: int
-    bins: int
-    rows: int
-    queries: int
-    teacher_queries: int
+    images: int = 2
+    levels: tuple[tuple[int, int], ...] = ((6, 5), (3, 3))
+    channels: int = 4
+    teacher_channels: int = 4
+    classes: int = 3
+    anchors: int = 1
+    bins: int = 3
+    rows: int = 5
+    queries: int = 4
+    teacher_queries: int = 4
 
     @property
     def num_levels(self) -> int:
@@ -195,6 +197,21 @@ MAPS_AND_ROWS = (
     Example('feature rows', 'feature rows of other channels'),
 )
 """A loss on relations: any number of channels and positions."""
+
+
+def loss_classes() -> dict[str, type[nn.Module]]:
+    """Return all registered losses, by name.
+
+    Example:
+        >>> loss_classes()['PKDLoss'].__module__
+        'kdtoolbox.losses.features.pkd'
+    """
+    package = __name__.rpartition('.')[0]
+    return {
+        name: kind
+        for name, kind in sorted(MODELS.module_dict.items())
+        if kind.__module__.startswith(f'{package}.')
+    }
 
 
 def examples_of(kind: type[nn.Module]) -> tuple[Example, ...]:

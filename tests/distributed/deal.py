@@ -15,7 +15,7 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from kdtoolbox.losses.examples import Sizes, examples_of
+from kdtoolbox.losses.examples import Sizes, examples_of, loss_classes
 
 ROOT = Path(__file__).resolve().parents[2]
 # The tools import their parts from their own folder.
@@ -58,7 +58,7 @@ def names() -> list[str]:
 
 def row_of(name: str) -> Any:
     """Return the row of a loss, on maps if it can: on those, 255 is no class."""
-    examples = examples_of(inputs.LOSSES[name])
+    examples = examples_of(loss_classes()[name])
     maps = [x for x in examples if x.student == 'class logits map']
     return benchmark.row_of(name, [*maps, *examples][0], SIZES)
 

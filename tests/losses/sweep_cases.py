@@ -6,16 +6,10 @@ from typing import Any
 
 from sweep_scenes import Scene
 
-from kdtoolbox import losses
-from kdtoolbox.losses.examples import Example, examples_of
-from kdtoolbox.registry import MODELS
+from kdtoolbox.losses.examples import Example, examples_of, loss_classes
 
 Arguments = dict[str, Any]
-REGISTERED = {
-    name: kind
-    for name, kind in sorted(MODELS.module_dict.items())
-    if kind.__module__.startswith(f'{losses.__name__}.')
-}
+REGISTERED = loss_classes()
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ SHARED = ('classifier', 'margin')
 """Wires that do not belong to single images."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Scene(Sizes):
     """Everything that the inputs are computed from.
 
@@ -106,16 +106,9 @@ def scenes(draw: Callable) -> Scene:
 
 USUAL = Scene(
     seed=0,
-    images=2,
-    levels=((6, 5), (3, 3)),
-    channels=4,
     teacher_channels=3,
-    classes=3,
     anchors=2,
-    bins=3,
     points=False,
-    rows=5,
-    queries=4,
     teacher_queries=3,
     dtype=torch.bfloat16,
     values=('normal', 'normal'),

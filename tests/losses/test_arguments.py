@@ -11,21 +11,9 @@ from torch import nn
 
 from kdtoolbox import connectors, losses
 from kdtoolbox.losses.arguments import check_counts
-from kdtoolbox.losses.examples import Sizes, examples_of
+from kdtoolbox.losses.examples import Sizes, examples_of, loss_classes
 from kdtoolbox.losses.logits.class_logits import check_tau
 
-SIZES = Sizes(
-    images=2,
-    levels=((4, 4), (2, 2)),
-    channels=4,
-    teacher_channels=4,
-    classes=3,
-    anchors=1,
-    bins=1,
-    rows=1,
-    queries=1,
-    teacher_queries=1,
-)
 REQUIRED: dict[str, dict[str, Any]] = {
     'ABFConnector': dict(in_channels=[4, 4], out_channels=[4, 4], mid_channels=2),
     'CBAMConnector': dict(in_channels=[4, 4], out_channels=[4, 4]),
@@ -71,8 +59,8 @@ def bad_values(name: str, hint: str) -> list[Any]:
 
 def required(kind: type[nn.Module]) -> dict[str, Any]:
     """Return arguments with which a loss or connector can be built."""
-    if kind.__name__ in losses.__all__:
-        return examples_of(kind)[0].arguments(SIZES)
+    if kind.__name__ in loss_classes():
+        return examples_of(kind)[0].arguments(Sizes())
     return REQUIRED.get(kind.__name__, {})
 
 

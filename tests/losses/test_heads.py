@@ -11,37 +11,24 @@ from torch import Tensor
 
 from kdtoolbox import losses
 from kdtoolbox.losses.detection.targets import DenseTargets
-from kdtoolbox.losses.examples import Sizes, examples_of
+from kdtoolbox.losses.examples import Sizes, examples_of, loss_classes
 
 SIZE = (4, 3)
 NOTHING = SimpleNamespace(bboxes=torch.zeros(0, 4), labels=torch.zeros(0).long())
 OBJECTS = [SimpleNamespace(gt_instances=NOTHING)] * 2
 PIXELS = samples_of(torch.zeros(2, *SIZE, dtype=torch.long))
-SIZES = Sizes(
-    images=2,
-    levels=(SIZE,),
-    channels=4,
-    teacher_channels=4,
-    classes=5,
-    anchors=1,
-    bins=1,
-    rows=1,
-    queries=1,
-    teacher_queries=1,
-)
 LAYERS_OF_CLASSES = ('FAKDLoss', 'SKDHolisticLoss')
 """Losses that have or read a layer for a fixed number of classes."""
 
 
 def softmax_losses() -> dict[str, dict[str, Any]]:
     """Return the losses on class logits of pixels, with their arguments."""
-    found = {}
-    for name, kind in vars(losses).items():
-        if name in losses.__all__ and isinstance(kind, type):
-            for example in examples_of(kind):
-                if example.student == 'class logits map':
-                    found[name] = example.arguments(SIZES)
-    return {name: x for name, x in found.items() if name not in LAYERS_OF_CLASSES}
+    return {
+        name: example.arguments(Sizes(classes=5))
+        for name, kind in loss_classes().items()
+        for example in examples_of(kind)
+        if example.student == 'class logits map' and name not in LAYERS_OF_CLASSES
+    }
 
 
 SOFTMAX = softmax_losses()

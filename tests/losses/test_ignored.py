@@ -12,7 +12,7 @@ from pixels import samples_of
 from torch import Tensor, nn
 
 from kdtoolbox import losses
-from kdtoolbox.losses.examples import Example, Sizes, examples_of
+from kdtoolbox.losses.examples import Example, Sizes, examples_of, loss_classes
 
 SIZE, WIDTH = (6, 8), 5
 
@@ -33,8 +33,8 @@ def example_on_maps(kind: type[nn.Module]) -> Example:
 
 READERS = {
     name: example_on_maps(kind)
-    for name, kind in vars(losses).items()
-    if name in losses.__all__ and isinstance(kind, type) and reads_pixels(kind)
+    for name, kind in loss_classes().items()
+    if reads_pixels(kind)
 }
 LOGITS = [name for name in READERS if READERS[name].student == 'class logits map']
 FEATURES = [name for name in READERS if name not in LOGITS]
@@ -54,24 +54,10 @@ HOLES = torch.zeros(2, *SIZE, dtype=torch.bool)
 HOLES[0, :2, 1:4], HOLES[0, 4, 6], HOLES[1, 3:, 3], HOLES[1, 0] = True, True, True, True
 
 
-def sizes_of(classes: int) -> Sizes:
-    return Sizes(
-        images=2,
-        levels=(SIZE,),
-        channels=WIDTH,
-        teacher_channels=WIDTH,
-        classes=classes,
-        anchors=1,
-        bins=1,
-        rows=1,
-        queries=1,
-        teacher_queries=1,
-    )
-
-
 def build(kind: str, classes: int) -> Any:
     torch.manual_seed(0)
-    arguments = READERS[kind].arguments(sizes_of(classes)) | SMALL.get(kind, {})
+    sizes = Sizes(channels=WIDTH, teacher_channels=WIDTH, classes=classes)
+    arguments = READERS[kind].arguments(sizes) | SMALL.get(kind, {})
     loss = getattr(losses, kind)(**arguments).double()
     if kind == 'SKDHolisticLoss':
         torch.nn.init.normal_(loss.critic.score.weight)
