@@ -1,4 +1,4 @@
-"""`check_loss`: the contract that the tests of all losses share."""
+"""`check_loss`: the contract that every distillation loss has to keep."""
 
 import copy
 from collections.abc import Mapping
@@ -22,32 +22,33 @@ def check_loss(
     gradcheck: bool = True,
     **inputs: Any,
 ) -> None:
-    """Check what every distillation loss of the toolbox promises.
+    """Check the contract that every distillation loss has to keep.
 
-    The value is a finite, non-negative, reproducible scalar in the precision of the
-    maps (at least float32), linear in `loss_weight`; only the student gets a gradient;
-    half precision, autocast, memory layout, one image and a 1x1 map change nothing
-    else; no input is written to. Images without objects, and objects smaller than a
-    pixel, leave value and gradient finite.
+    - The value is a finite, non-negative, reproducible scalar in the dtype of the maps
+      (at least float32) and linear in `loss_weight`.
+    - Only the student gets a gradient. No input is modified.
+    - Half precision, autocast and the memory layout do not change the result.
+    - Value and gradient stay finite for one image, 1x1 maps, images without objects and
+      objects smaller than a pixel.
 
-    Every evaluation works on a fresh copy of the loss with the same random seed, so
-    that random masks and memories are compared fairly.
+    Each evaluation uses a new copy of the loss and the same random seed, so that random
+    masks and memories are equal.
 
     Args:
         loss: A built loss with a `loss_weight` other than 0.
-        student: A floating point map (N, C, H, W), N > 1, or rows (N, K). Some
+        student: A floating point map (N, C, H, W) with N > 1, or rows (N, K). A few
             hundred values keep the numerical gradient fast.
-        teacher: What the student is compared with; not equal to it.
-        zero_at_equality: Whether equal maps must give 0 with no gradient. Leave it off
-            for losses with random or learned parts.
-        gradcheck: Whether to compare with numerical gradients. Leave it off for
-            losses with kinks at the given maps.
-        **inputs: Passed on to `loss.forward`. A list of N entries, such as
-            `data_samples`, counts as one entry per image; samples need ``gt_instances``
-            and may have ``metainfo``.
+        teacher: The input of the teacher; not equal to `student`.
+        zero_at_equality: Whether equal maps must give 0 without a gradient. Set it to
+            False for losses with random or learned parts.
+        gradcheck: Whether to compare with numerical gradients. Set it to False for
+            losses that are not differentiable at the given maps.
+        **inputs: More arguments of `loss.forward`. A list of N entries, such as
+            `data_samples`, is taken as one entry per image. Samples with
+            ``gt_instances`` are also checked without objects; ``metainfo`` is optional.
 
     Raises:
-        AssertionError: If a promise is broken; the message names it.
+        AssertionError: If the loss breaks the contract; the message names the part.
 
     Example:
         >>> from kdtoolbox.losses import PKDLoss
@@ -67,7 +68,7 @@ def check_loss(
 
 
 class _Case:
-    """One loss with its inputs, evaluated on copies."""
+    """A loss with its inputs; each evaluation uses a copy of the loss."""
 
     def __init__(
         self, loss: nn.Module, student: Tensor, teacher: Tensor, inputs: dict[str, Any]
@@ -78,7 +79,7 @@ class _Case:
         self.inputs = inputs
 
     def value(self, student: Tensor, teacher: Tensor, **changes: Any) -> Tensor:
-        """Evaluate; `changes` are attributes of the loss or inputs of forward."""
+        """Return the sum of the terms; `changes` replace inputs or set attributes."""
         dtype = torch.promote_types(student.dtype, torch.float32)
         loss = copy.deepcopy(self.loss).to(dtype)
         inputs = {k: changes.pop(k, v) for k, v in self.inputs.items()}
@@ -92,7 +93,7 @@ class _Case:
         return torch.stack(terms).sum()
 
     def gradient(self, student: Tensor, teacher: Tensor, **changes: Any) -> Tensor:
-        # No clone: it would make a strided map contiguous.
+        # A clone would make a strided map contiguous.
         student = student.detach().requires_grad_()
         self.value(student, teacher, **changes).backward()
         if student.grad is None:
@@ -218,7 +219,7 @@ def _check_ground_truth(case: _Case) -> None:
 
 
 def _with_boxes(sample: Any, size: float | None) -> SimpleNamespace:
-    """Return a sample whose boxes have this side around their centre, or none."""
+    """Return a sample whose boxes have sides of `size` pixels, or no boxes if None."""
     boxes, labels = sample.gt_instances.bboxes, sample.gt_instances.labels
     if size is None:
         boxes, labels = boxes[:0], labels[:0]

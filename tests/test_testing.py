@@ -13,7 +13,7 @@ HALF = (torch.float16, torch.bfloat16)
 
 
 class Weighted(nn.Module):
-    """A function made a loss that keeps every promise the function keeps."""
+    """A loss module that multiplies a function by `loss_weight`."""
 
     def __init__(self, function: Callable[..., Tensor]) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ BROKEN = {
 }
 
 
-def test_accepts_a_loss() -> None:
+def test_correct_loss_passes() -> None:
     check_loss(Weighted(per_image), STUDENT, TEACHER, data_samples=[1.0, 3.0])
 
 
@@ -82,29 +82,29 @@ def per_box(student: Tensor, teacher: Tensor, data_samples: list) -> Tensor:
 
 
 @pytest.mark.parametrize('message', ['no ground truth', 'boxes below a pixel'])
-def test_names_boxes_that_a_loss_cannot_bear(message: str) -> None:
+def test_loss_that_fails_without_boxes_or_with_tiny_boxes_raises(message: str) -> None:
     instances = SimpleNamespace(
         bboxes=torch.tensor([[0.0, 0.0, 4.0, 4.0]]), labels=torch.tensor([0])
     )
     samples = [SimpleNamespace(gt_instances=instances)] * 2
 
-    def bears_the_other(student: Tensor, teacher: Tensor, data_samples: list) -> Tensor:
+    def fails_on_one(student: Tensor, teacher: Tensor, data_samples: list) -> Tensor:
         empty = len(data_samples[0].gt_instances.bboxes) == 0
         if empty == (message == 'no ground truth'):
             return per_box(student, teacher, data_samples)
         return squares(student, teacher).mean()
 
     with pytest.raises(AssertionError, match=message):
-        check_loss(Weighted(bears_the_other), STUDENT, TEACHER, data_samples=samples)
+        check_loss(Weighted(fails_on_one), STUDENT, TEACHER, data_samples=samples)
 
 
 @pytest.mark.parametrize('message', BROKEN)
-def test_names_the_broken_promise(message: str) -> None:
+def test_broken_contract_raises_with_the_broken_part(message: str) -> None:
     with pytest.raises(AssertionError, match=message):
         check_loss(Weighted(BROKEN[message]), STUDENT, TEACHER)
 
 
-def test_names_a_weight_that_is_not_used() -> None:
+def test_loss_that_ignores_its_weight_raises() -> None:
     class Unweighted(Weighted):
         def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
             return squares(student, teacher).mean()

@@ -18,8 +18,8 @@ model = dict(
             type='DKDLoss',
             student='student.logits',
             teacher='teacher.logits',
-            alpha=1.0,
-            beta=1.0,
+            target_weight=1.0,
+            non_target_weight=1.0,
             tau=1.0,
         )
     ),

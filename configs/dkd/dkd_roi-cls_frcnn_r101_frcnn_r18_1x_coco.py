@@ -15,8 +15,8 @@ model = dict(
             student='student.roi_cls',
             teacher='teacher.roi_cls',
             labels='roi.labels',
-            alpha=1.0,
-            beta=0.25,
+            target_weight=1.0,
+            non_target_weight=0.25,
             tau=1.0,
         )
     ),

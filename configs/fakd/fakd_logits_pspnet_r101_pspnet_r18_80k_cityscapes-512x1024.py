@@ -7,7 +7,7 @@ wires = dict(
     features='student.features',
     classifier='student.classifier',
 )
-sizes = dict(num_classes=19, channels=128, ramp_iters=80000)
+sizes = dict(num_classes=19, student_channels=128, ramp_iterations=80000)
 model = dict(
     _delete_=True,
     type='kdtoolbox.ClassifierDistiller',

@@ -22,7 +22,11 @@ model = dict(
     ),
     losses=dict(
         loss_ft=dict(
-            wires, type='FTLoss', channels=512, factor_channels=256, loss_weight=200.0
+            wires,
+            type='FTLoss',
+            teacher_channels=512,
+            factor_channels=256,
+            loss_weight=200.0,
         )
     ),
 )

@@ -6,7 +6,7 @@ queries = dict(
     embed='decode_head.mask_embed',
     maps='decode_head.pixel_decoder.mask_feature',
 )
-masks = dict(type='QueryMaskConnector', pool=2)
+masks = dict(type='QueryMaskConnector', pool_size=2)
 logits = dict(student_cls='student.cls', teacher_cls='teacher.cls')
 model = dict(
     _delete_=True,

@@ -18,7 +18,7 @@ model = dict(
             teacher='teacher.stages',
             student_channels=[128, 256, 512],
             teacher_channels=[512, 1024, 2048],
-            pool=4,
+            pool_size=4,
             loss_weight=10.0,
         )
     ),

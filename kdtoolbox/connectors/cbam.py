@@ -1,7 +1,7 @@
 """Refine maps by channel and spatial attention (CBAM, arXiv:1807.06521).
 
-`CBAMConnector` learns its gates, for the student of AttnFD (arXiv:2403.05451);
-`FixedCBAMConnector` has nothing to learn, for the teacher.
+In AttnFD (arXiv:2403.05451) the learned `CBAMConnector` refines the student, and
+`FixedCBAMConnector`, which has no parameters, the teacher.
 """
 
 import math
@@ -16,19 +16,19 @@ from kdtoolbox.registry import MODELS
 
 @MODELS.register_module()
 class CBAMConnector(nn.Module):
-    r"""Refine each level by learned gates, then project it to the teacher's width.
+    r"""Refine each level by learned attention, then project it to other channels.
 
     .. math:: X' = X \, \sigma(M(mean_{hw} X) + M(max_{hw} X)), \quad
         X'' = X' \, \sigma(BN(conv_{7 \times 7}[max_c X', mean_c X']))
 
-    with a two-layer perceptron M for each level. A 1x1 convolution without bias and a
-    batch norm bring X'' to `out_channels`; in training both norms need more than one
-    value per channel, thus no 1x1 map of a single image.
+    with a two-layer perceptron M per level. A 1x1 convolution without bias and a batch
+    norm project X'' to `out_channels`. In training both batch norms need more than one
+    value per channel, so a 1x1 map of a single image is not possible.
 
     Args:
         in_channels: Channels of each level of the wire.
-        out_channels: Channels of each level of the new wire, those of the teacher.
-        reduction: How many times narrower the perceptron is inside.
+        out_channels: Channels of each level of the new wire, usually the teacher's.
+        reduction: Factor by which the hidden layer of the perceptron is narrower.
 
     Raises:
         ValueError: If the two lists have different lengths.
@@ -55,9 +55,9 @@ class CBAMConnector(nn.Module):
         )
         if len(in_channels) != len(out_channels):
             raise ValueError(
-                f'CBAMConnector: expected one of out_channels for each of in_channels, '
-                f'got {list(in_channels)} and {list(out_channels)}; write the widths '
-                'of the student and of the teacher level by level'
+                'CBAMConnector: expected in_channels and out_channels of the same '
+                f'length, got {list(in_channels)} and {list(out_channels)}; write one '
+                'width per level of the student and of the teacher'
             )
         self.in_channels = list(in_channels)
         self.channel_gates = nn.ModuleList(
@@ -73,10 +73,10 @@ class CBAMConnector(nn.Module):
         )
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:
-        """Return the levels (N, C, H, W) refined, (N, C', H, W).
+        """Refine levels (N, C, H, W) and project them to (N, C', H, W).
 
         Raises:
-            ValueError: If the wire's levels or channels are not those of the config.
+            ValueError: If the levels or channels of the wire do not match the config.
         """
         found = [level.shape[1] for level in levels]
         if found != self.in_channels:
@@ -113,7 +113,7 @@ def _projection(width: int, out: int) -> nn.Sequential:
 
 @MODELS.register_module()
 class FixedCBAMConnector(nn.Module):
-    r"""Refine each level by gates that have nothing to learn.
+    r"""Refine each level by attention without parameters.
 
     .. math:: X' = X \, \sigma(mean_{hw} X + max_{hw} X), \quad
         X'' = X' \, \sigma(max_c X' + mean_c X')
@@ -125,7 +125,7 @@ class FixedCBAMConnector(nn.Module):
     """
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:
-        """Return the levels (N, C, H, W) refined."""
+        """Return the refined levels (N, C, H, W)."""
         return [_refine_fixed(level) for level in levels]
 
 

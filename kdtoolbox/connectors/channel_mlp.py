@@ -1,7 +1,7 @@
-"""Align channels with a small network per position (arXiv:2303.13212).
+"""Align channels by a multilayer perceptron per position (arXiv:2303.13212).
 
-The paper compares what it returns with the teacher by the squared error, which is
-`MGDLoss` (summed) or `FitNetLoss` (averaged).
+The paper compares the output with the teacher by the squared error, which is `MGDLoss`
+(summed) or `FitNetLoss` (averaged).
 """
 
 from collections.abc import Sequence
@@ -15,21 +15,21 @@ from kdtoolbox.registry import MODELS
 
 @MODELS.register_module()
 class ChannelMLPConnector(nn.Module):
-    r"""Transform the channels of each position by two layers.
+    r"""Transform the channels of each position by a two-layer perceptron.
 
     .. math:: Y_{h,w} = W_2 \, ReLU(W_1 X_{h,w} + b_1) + b_2
 
-    Unverified: there is no published code. The width of the hidden layer and the biases
-    are ours.
+    Unverified: the authors published no code. The width of the hidden layer and the
+    biases are our choice.
 
     Args:
-        in_channels: Channels of the wire; a list makes one network per level, a number
-            one that all levels share.
+        in_channels: Channels of the wire; a list creates one perceptron per level, a
+            number one perceptron for all levels.
         out_channels: Channels of the new wire.
-        hidden_channels: Width between the layers, by default ``out_channels``.
+        hidden_channels: Width of the hidden layer, by default `out_channels`.
 
     Raises:
-        ValueError: If a number is not in the range of its argument.
+        ValueError: If an argument is out of range.
 
     Example:
         >>> import torch
@@ -57,9 +57,9 @@ class ChannelMLPConnector(nn.Module):
         self.out = ConvConnector(widths, out_channels)
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:
-        """Return the levels (N, in_channels, H, W) as (N, out_channels, H, W).
+        """Transform levels (N, in_channels, H, W) to (N, out_channels, H, W).
 
         Raises:
-            ValueError: If the wire's levels or channels are not those of the config.
+            ValueError: If the levels or channels of the wire do not match the config.
         """
         return self.out(self.hidden(levels))

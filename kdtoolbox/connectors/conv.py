@@ -11,18 +11,20 @@ from kdtoolbox.registry import MODELS
 
 @MODELS.register_module()
 class ConvConnector(nn.Module):
-    """Project each level of a wire to other channels.
+    """Project each level of a wire to other channels by a convolution.
 
     Args:
-        in_channels: Channels of the wire; a list makes one convolution per level, a
-            number one that all levels share.
+        in_channels: Channels of the wire; a list creates one convolution per level, a
+            number one convolution for all levels.
         out_channels: Channels of the new wire.
-        norm_cfg: Norm behind the convolution, such as ``dict(type='BN')``.
-        act_cfg: Activation behind it, such as ``dict(type='ReLU')``.
+        norm_cfg: Norm after the convolution, such as ``dict(type='BN')``.
+        act_cfg: Activation after the norm, such as ``dict(type='ReLU')``.
         kernel_size: Size of the kernel, odd; the maps keep their size.
+        bias: Whether the convolution has a bias. By default it has one unless a norm
+            follows.
 
     Raises:
-        ValueError: If a number is not in the range of its argument.
+        ValueError: If an argument is out of range.
 
     Example:
         >>> import torch
@@ -39,6 +41,7 @@ class ConvConnector(nn.Module):
         norm_cfg: dict | None = None,
         act_cfg: dict | None = None,
         kernel_size: int = 1,
+        bias: bool | None = None,
     ) -> None:
         super().__init__()
         check_counts(
@@ -53,6 +56,7 @@ class ConvConnector(nn.Module):
                 out_channels,
                 kernel_size,
                 padding=kernel_size // 2,
+                bias='auto' if bias is None else bias,
                 norm_cfg=norm_cfg,
                 act_cfg=act_cfg,
             )
@@ -60,10 +64,10 @@ class ConvConnector(nn.Module):
         )
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:
-        """Return the levels (N, in_channels, H, W) as (N, out_channels, H, W).
+        """Project levels (N, in_channels, H, W) to (N, out_channels, H, W).
 
         Raises:
-            ValueError: If the wire's levels or channels are not those of the config.
+            ValueError: If the levels or channels of the wire do not match the config.
         """
         convs = list(self.convs) * (len(levels) if self.shared else 1)
         found = [level.shape[1] for level in levels]

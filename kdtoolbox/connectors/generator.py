@@ -1,4 +1,4 @@
-"""Hide positions of a map and generate them anew (MGD, arXiv:2205.01529)."""
+"""Mask positions of a map and regenerate the map (MGD, arXiv:2205.01529)."""
 
 from typing import Any
 
@@ -13,21 +13,21 @@ from kdtoolbox.registry import MODELS
 
 @MODELS.register_module()
 class MGDConnector(nn.Module):
-    r"""Generate a whole map from a random part of its positions.
+    r"""Mask random positions of each level and regenerate the level.
 
     .. math:: G(M X), \quad M = [u \le 1 - ratio], \quad
         G = conv_{3 \times 3} \circ ReLU \circ conv_{3 \times 3}
 
-    with u uniform in [0, 1), drawn anew in every call for each position of each image
-    and the same for all channels, and a generator G for each level.
+    with u uniform in [0, 1) and one generator G per level. u is drawn anew in every
+    call for each position of each image; all channels share it.
 
-    Channels stay as they are: where the student has others than the teacher, a
-    `ConvConnector` comes before.
+    The number of channels does not change. If the student and the teacher differ in
+    channels, put a `ConvConnector` before.
 
     Args:
         channels: Channels of the wire.
-        num_levels: Levels of the wire.
-        mask_ratio: Share of the positions that are hidden, at least 0 and below 1. The
+        num_levels: Number of levels of the wire.
+        mask_ratio: Share of the positions that are masked, at least 0 and below 1. The
             paper uses 0.65 for one-stage detectors, 0.45 for two-stage detectors and
             0.75 for segmentation.
 
@@ -57,10 +57,10 @@ class MGDConnector(nn.Module):
         )
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:
-        """Return the levels (N, channels, H, W) generated anew.
+        """Return the regenerated levels (N, channels, H, W).
 
         Raises:
-            ValueError: If the wire's levels or channels are not those of the config.
+            ValueError: If the levels or channels of the wire do not match the config.
         """
         found = [level.shape[1] for level in levels]
         expected = [self.channels] * len(self.generators)
@@ -68,7 +68,7 @@ class MGDConnector(nn.Module):
             raise ValueError(
                 f'expected levels of {expected} channels, the wire has {found}; set '
                 f'num_levels={len(found)} and channels to those of the teacher, and '
-                'put a ConvConnector before if the student has others'
+                'put a ConvConnector before if the student has other channels'
             )
         return [
             _Generate.apply(level, self._visible(level), *generator.parameters())
@@ -82,10 +82,10 @@ class MGDConnector(nn.Module):
 
 
 class _Generate(torch.autograd.Function):
-    """A generator on the visible positions of a map.
+    """A generator applied to the visible positions of a map.
 
-    Plain autograd makes two more maps in its backward pass, behind the ReLU and behind
-    the mask; here both work in place on what the convolutions return.
+    The backward passes of the ReLU and of the mask work in place on the gradients of
+    the convolutions. Plain autograd allocates a map for each.
     """
 
     @staticmethod
@@ -100,7 +100,8 @@ class _Generate(torch.autograd.Function):
     ) -> Tensor:
         masked = level * visible
         hidden = functional.conv2d(masked, first, first_bias, padding=1).relu_()
-        # Under autocast the convolutions choose the precision, also of their backward.
+        # Under autocast the convolutions run in lower precision, and their backward
+        # pass needs its tensors in the same precision.
         kept = (tensor.to(hidden.dtype) for tensor in (masked, first, last))
         ctx.save_for_backward(hidden, visible, *kept)
         return functional.conv2d(hidden, last, last_bias, padding=1)
@@ -118,7 +119,7 @@ class _Generate(torch.autograd.Function):
 def _convolution_backward(
     grad: Tensor, maps: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of a 3 x 3 convolution's maps, weight and bias."""
+    """Compute the gradients of a 3 x 3 convolution for its input, weight and bias."""
     pair = [1, 1]
     return torch.ops.aten.convolution_backward(
         grad,

@@ -1,4 +1,4 @@
-"""Normalise the channels of a wire by the batch, without anything to learn."""
+"""Normalise the channels of a wire by batch statistics, without parameters."""
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -8,10 +8,10 @@ from kdtoolbox.registry import MODELS
 
 @MODELS.register_module()
 class NormConnector(nn.Module):
-    """Bring each channel of each level to mean 0 and variance 1.
+    """Normalise each channel of each level to mean 0 and variance 1.
 
-    The statistics run over N, H and W of this process, in training and in evaluation. A
-    channel with a single value becomes 0.
+    The statistics are taken over N, H and W of this process, in training and in
+    evaluation mode. A channel with a single value becomes 0.
 
     Example:
         >>> import torch
@@ -21,7 +21,7 @@ class NormConnector(nn.Module):
     """
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:
-        """Return the levels (N, C, H, W) normalised."""
+        """Return the normalised levels (N, C, H, W)."""
         return [_normalize(level) for level in levels]
 
 

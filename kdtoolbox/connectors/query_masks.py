@@ -1,4 +1,4 @@
-"""Make the masks of Mask2Former's queries (arXiv:2112.01527)."""
+"""Compute the masks of Mask2Former's queries (arXiv:2112.01527)."""
 
 import torch
 from torch import Tensor, nn
@@ -10,48 +10,47 @@ from kdtoolbox.registry import MODELS
 
 @MODELS.register_module()
 class QueryMaskConnector(nn.Module):
-    """Multiply the queries' mask embeddings with the map of mask features.
+    """Multiply the mask embeddings of queries with the map of mask features.
 
-    Mask2Former makes its mask logits inside a method of its head, where they cannot be
-    recorded; both factors can. The embeddings of each call, one per layer of the
-    decoder, give a level of the new wire. Nothing is trained.
+    Mask2Former computes its mask logits inside a method of its head, so they cannot be
+    recorded, but both factors can. The embeddings of each decoder layer give one level
+    of the new wire. There are no parameters.
 
-    The features are averaged before the product. By its linearity that is the same as
-    averaging the mask logits, at a fraction of the time and memory.
+    The features are average-pooled before the product. The product is linear, so this
+    equals pooling the mask logits, but needs less time and memory.
 
     Args:
-        pool: Height and width of the cells that are averaged. The features of
-            Mask2Former have stride 4, which 2 makes a stride of 8.
+        pool_size: Height and width of the cells that are averaged. The features of
+            Mask2Former have stride 4; 2 gives masks of stride 8.
 
     Raises:
-        ValueError: If `pool` is not at least 1.
+        ValueError: If `pool_size` is not at least 1.
 
     Example:
         >>> layers, features = [torch.ones(2, 100, 16)] * 3, torch.ones(2, 16, 8, 10)
-        >>> masks = QueryMaskConnector(pool=2)(layers, [features])
+        >>> masks = QueryMaskConnector(pool_size=2)(layers, [features])
         >>> [tuple(level.shape) for level in masks]
         [(2, 100, 4, 5), (2, 100, 4, 5), (2, 100, 4, 5)]
     """
 
-    def __init__(self, pool: int = 1) -> None:
+    def __init__(self, pool_size: int = 1) -> None:
         super().__init__()
-        check_counts('QueryMaskConnector', pool=pool)
-        self.pool = pool
+        check_counts('QueryMaskConnector', pool_size=pool_size)
+        self.pool_size = pool_size
 
     def forward(self, embeddings: list[Tensor], features: list[Tensor]) -> list[Tensor]:
-        """Return mask logits (N, Q, H / pool, W / pool), one per layer.
+        """Return mask logits (N, Q, H / pool_size, W / pool_size), one per layer.
 
         Args:
-            embeddings: For each layer those of its queries (N, Q, C).
-            features: The one map of mask features (N, C, H, W).
+            embeddings: Mask embeddings (N, Q, C) of each decoder layer.
+            features: A list with one map of mask features (N, C, H, W).
 
         Raises:
-            ValueError: If these are no such tensors, or N or C differ.
+            ValueError: If a shape is wrong, or N or C differ.
         """
         _check_factors(embeddings, features)
-        # The last row and column of cells may be smaller: their mean is over what is
-        # there.
-        pooled = functional.avg_pool2d(features[0], self.pool, ceil_mode=True)
+        # With ceil_mode the cells at the border average only positions inside the map.
+        pooled = functional.avg_pool2d(features[0], self.pool_size, ceil_mode=True)
         return [torch.einsum('nqc,nchw->nqhw', x, pooled) for x in embeddings]
 
 
@@ -67,5 +66,5 @@ def _check_factors(embeddings: list[Tensor], features: list[Tensor]) -> None:
             raise ValueError(
                 f'expected mask embeddings (N, Q, C) for features {shapes[0]}, got '
                 f"{tuple(level.shape)}; record 'decode_head.mask_embed' of the same "
-                'side and name it as `input`'
+                'model as `features` and name it as `input`'
             )

@@ -1,4 +1,4 @@
-"""Predict the teacher's features by a small network (VID, arXiv:1904.05835)."""
+"""Predict the teacher's features by three convolutions (VID, arXiv:1904.05835)."""
 
 from torch import Tensor, nn
 
@@ -8,14 +8,16 @@ from kdtoolbox.registry import MODELS
 
 @MODELS.register_module()
 class RegressorConnector(nn.Module):
-    """Three 1x1 convolutions without bias, with ReLUs between, for all levels.
+    """Apply three 1x1 convolutions without bias, with ReLUs between them.
+
+    All levels share the layers.
 
     Args:
         in_channels: Channels of the wire.
         out_channels: Channels of the new wire and of the hidden layers.
 
     Raises:
-        ValueError: If a number is not in the range of its argument.
+        ValueError: If an argument is out of range.
 
     Example:
         >>> import torch
@@ -39,10 +41,10 @@ class RegressorConnector(nn.Module):
         )
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:
-        """Return the levels (N, in_channels, H, W) as (N, out_channels, H, W).
+        """Project levels (N, in_channels, H, W) to (N, out_channels, H, W).
 
         Raises:
-            ValueError: If the wire has other channels.
+            ValueError: If a level does not have `in_channels` channels.
         """
         found = [level.shape[1] for level in levels]
         if set(found) != {self.in_channels}:

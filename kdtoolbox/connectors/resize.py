@@ -1,4 +1,4 @@
-"""Align the spatial size of one side with the other's."""
+"""Resize maps to the size of another wire."""
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -10,7 +10,8 @@ from kdtoolbox.registry import MODELS
 class ResizeConnector(nn.Module):
     """Resize each level of a wire to the size of the wire named by ``like``.
 
-    Bilinear with ``align_corners=False``; a level that fits already passes unchanged.
+    The interpolation is bilinear with ``align_corners=False``. A level that already has
+    the size is returned unchanged.
 
     Example:
         >>> import torch
@@ -21,7 +22,7 @@ class ResizeConnector(nn.Module):
     """
 
     def forward(self, levels: list[Tensor], like: list[Tensor]) -> list[Tensor]:
-        """Return the levels (N, C, h, w) as (N, C, H, W), the sizes of ``like``.
+        """Resize levels (N, C, h, w) to the sizes (H, W) of ``like``.
 
         Raises:
             ValueError: If the two wires have different numbers of levels.

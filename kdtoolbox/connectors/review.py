@@ -1,4 +1,4 @@
-"""Fuse the levels of a wire from the deepest up (ReviewKD, arXiv:2104.09044)."""
+"""Fuse the levels of a wire, from deep to shallow (ReviewKD, arXiv:2104.09044)."""
 
 from collections.abc import Sequence
 
@@ -12,24 +12,24 @@ from kdtoolbox.registry import MODELS
 
 @MODELS.register_module()
 class ABFConnector(nn.Module):
-    """Attention-based fusion: each level takes in what the deeper ones hold.
+    """Fuse each level with the deeper levels by attention (ABF).
 
-    From the deepest level to the first a 1x1 convolution brings the level to
-    ``mid_channels``; the fused map of the deeper level, resized to it, is mixed in by
-    two learned gates per position, and a 3x3 convolution makes the new level. A batch
-    norm follows each of these convolutions, but not that of the gates; in training it
-    needs more than one value per channel, thus no 1x1 map of a single image.
+    The levels are processed from the deepest to the first. A 1x1 convolution projects
+    the level to `mid_channels`. The fused map of the deeper level is resized to it, and
+    two learned gates per position mix the two. A 3x3 convolution gives the new level.
+    A batch norm follows each convolution except that of the gates. In training it needs
+    more than one value per channel, so a 1x1 map of a single image is not possible.
 
-    Deviation: the authors also resize the fused map to the teacher's; here a level
-    keeps its size, and where the teacher's is another a `ResizeConnector` follows.
+    Deviation: the authors also resize the fused map to the teacher's size. Here a level
+    keeps its size; if the teacher's differs, put a `ResizeConnector` after.
 
     Args:
-        in_channels: Channels of each level, from the shallow to the deep.
-        out_channels: Channels of the new wire, or those of each level.
-        mid_channels: Channels inside; the authors use 256 for detection.
+        in_channels: Channels of each level, from shallow to deep.
+        out_channels: Channels of the new wire; a list gives those of each level.
+        mid_channels: Channels of the fused maps; the authors use 256 for detection.
 
     Raises:
-        ValueError: If a number is not in the range of its argument.
+        ValueError: If an argument is out of range.
 
     Example:
         >>> connector = ABFConnector([8, 8], out_channels=16, mid_channels=4)
@@ -58,7 +58,7 @@ class ABFConnector(nn.Module):
         if len(widths) != len(self.in_channels):
             raise ValueError(
                 f'ABFConnector: {len(self.in_channels)} in_channels and {len(widths)} '
-                'out_channels; give as many of both, or one number as out_channels'
+                'out_channels; set lists of equal length, or one number as out_channels'
             )
         self.inner = nn.ModuleList(
             _conv(width, mid_channels, 1) for width in in_channels
@@ -69,10 +69,10 @@ class ABFConnector(nn.Module):
         )
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:
-        """Return the levels (N, C, H, W) fused, with `out_channels`.
+        """Return the fused levels (N, out_channels, H, W).
 
         Raises:
-            ValueError: If the wire's levels or channels are not those of the config.
+            ValueError: If the levels or channels of the wire do not match the config.
         """
         found = [level.shape[1] for level in levels]
         if found != self.in_channels:

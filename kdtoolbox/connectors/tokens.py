@@ -1,4 +1,4 @@
-"""Lay the tokens of a transformer out as maps."""
+"""Reshape the tokens of a transformer into maps."""
 
 import math
 from collections.abc import Sequence
@@ -13,22 +13,23 @@ Size = tuple[int, int]
 
 @MODELS.register_module()
 class TokenConnector(nn.Module):
-    """Turn tokens (N, L, C), row by row as images are flattened, into maps.
+    """Reshape tokens (N, L, C), in row-major order, into maps (N, C, H, W).
 
-    With the wire ``like`` the maps have its heights and widths: a single tensor that
-    holds the tokens of all levels one after the other, as the encoder of a DETR gives
-    it, is cut into the levels of ``like``, and several tensors become a map each.
-    Without it each tensor is a square of its own, as in a ViT or in a block of a Swin
-    on a square image. Nothing is copied.
+    With the wire ``like`` the maps have its heights and widths. A single tensor with
+    the concatenated tokens of all levels, such as the output of a DETR encoder, is
+    split into the levels of ``like``. Several tensors become one map each. Without
+    ``like`` each tensor becomes a square map, as in a ViT, or in a block of a Swin on a
+    square image. Nothing is copied.
 
     Args:
-        levels: Which of the maps make the new wire, in this order; all by default. A
-            DINO of five scales has one before those of a DINO of four.
-        skip: Tokens of each tensor that come before the image, such as the class token
-            of a ViT.
+        levels: Indices of the maps that form the new wire, in this order; all by
+            default. A DINO of five scales has one more level, the first, than a DINO of
+            four.
+        skip: Number of tokens at the start of each tensor that are not positions, such
+            as the class token of a ViT.
 
     Raises:
-        ValueError: If a number is not in the range of its argument.
+        ValueError: If an argument is out of range.
 
     Example:
         >>> import torch
@@ -49,15 +50,15 @@ class TokenConnector(nn.Module):
     def forward(
         self, tokens: list[Tensor], like: list[Tensor] | None = None
     ) -> list[Tensor]:
-        """Return tokens (N, L, C) as maps (N, C, H, W).
+        """Reshape tokens (N, L, C) into maps (N, C, H, W).
 
         Args:
             tokens: The tokens of all levels in one tensor, or one tensor per level.
             like: Maps (N, D, H, W) of the same levels, of any number of channels.
 
         Raises:
-            ValueError: If these are no tokens, they are not as many as the maps have
-                positions or as a square has, or there is no such level.
+            ValueError: If the tokens are not 3-D, their number is not that of the
+                positions of ``like`` or of a square, or a level does not exist.
         """
         for level in tokens:
             if level.dim() != 3:
@@ -88,7 +89,7 @@ class TokenConnector(nn.Module):
         if missing:
             raise ValueError(
                 f'levels={list(self.levels)}: there is no level {missing[0]}, the wire '
-                f'has {len(maps)}; name those from 0 to {len(maps) - 1}'
+                f'has {len(maps)}; use indices from 0 to {len(maps) - 1}'
             )
         return [maps[index] for index in self.levels]
 
@@ -97,9 +98,9 @@ def _cut(tokens: Tensor, sizes: Sequence[Size]) -> list[Tensor]:
     counts = [height * width for height, width in sizes]
     if sum(counts) != tokens.shape[1]:
         raise ValueError(
-            f'there are {tokens.shape[1]} tokens, but `like` has maps of '
-            f'{list(sizes)}, {sum(counts)} positions; name as `like` the maps that the '
-            "transformer reads, such as the record of 'neck'"
+            f'got {tokens.shape[1]} tokens, but `like` has maps of {list(sizes)}, '
+            f'{sum(counts)} positions; set `like` to the maps that the transformer '
+            "reads, such as the record of 'neck'"
         )
     return list(tokens.split(counts, dim=1))
 
@@ -109,7 +110,7 @@ def _check_counts(tokens: Sequence[Tensor], sizes: Sequence[Size]) -> None:
     expected = [height * width for height, width in sizes]
     if found != expected:
         raise ValueError(
-            f'there are tensors of {found} tokens, but `like` has maps of '
+            f'got tensors of {found} tokens, but `like` has maps of '
             f'{list(sizes)}; record the same levels for both wires'
         )
 
@@ -118,7 +119,7 @@ def _square(count: int, skip: int) -> Size:
     side = math.isqrt(count)
     if side**2 != count:
         raise ValueError(
-            f'{count} tokens are no square; name the maps whose size they have as '
-            f'`like`, or set `skip` (now {skip}) to the number of class tokens'
+            f'{count} tokens do not form a square; set `like` to maps of the same '
+            f'size, or `skip` (now {skip}) to the number of class tokens'
         )
     return side, side

@@ -1,25 +1,26 @@
-"""Turn features into factors (FT, arXiv:1802.04977)."""
+"""Translate features into factors (FT, arXiv:1802.04977)."""
 
 from torch import Tensor, nn
 
 from kdtoolbox.losses.arguments import check_counts
-from kdtoolbox.losses.features.ft import factor_layers
+from kdtoolbox.losses.features.paraphraser import factor_layers
 from kdtoolbox.registry import MODELS
 
 
 @MODELS.register_module()
 class TranslatorConnector(nn.Module):
-    """Translate a student's features into factors, the same layers for all levels.
+    """Translate the student's features into factors.
 
-    Three 3x3 convolutions, the second of which changes the width, each with a batch
-    norm and a leaky ReLU. `FTLoss` compares them with the factors of the teacher.
+    Three 3x3 convolutions, each followed by a batch norm and a leaky ReLU; the second
+    changes the width. All levels share the layers. `FTLoss` compares the factors with
+    those of the teacher.
 
     Args:
         in_channels: Channels of the wire.
         out_channels: Channels of the factors.
 
     Raises:
-        ValueError: If a number is not in the range of its argument.
+        ValueError: If an argument is out of range.
 
     Example:
         >>> import torch
@@ -38,10 +39,10 @@ class TranslatorConnector(nn.Module):
         self.layers = factor_layers(widths)
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:
-        """Return the levels (N, in_channels, H, W) as (N, out_channels, H, W).
+        """Translate levels (N, in_channels, H, W) to (N, out_channels, H, W).
 
         Raises:
-            ValueError: If the wire has other channels.
+            ValueError: If a level does not have `in_channels` channels.
         """
         found = [level.shape[1] for level in levels]
         if set(found) != {self.in_channels}:

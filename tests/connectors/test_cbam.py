@@ -18,9 +18,9 @@ def build() -> CBAMConnector:
 def naive_gates(
     level: Tensor, channel: list, spatial: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """One image, value by value: `channel` weighs the two pools, `spatial` is 7x7.
+    """Compute both gates of one image; `channel` is the first, `spatial` a 7x7 kernel.
 
-    Returns the image under the first gate, and the logits (H, W) of the second.
+    Returns the image after the first gate, and the logits (H, W) of the second.
     """
     level = torch.stack(
         [x * torch.sigmoid(g) for x, g in zip(level, channel, strict=True)]
@@ -44,14 +44,14 @@ def naive_gates(
 
 
 def naive_norm(maps: Tensor, norm: torch.nn.Module) -> Tensor:
-    """A batch norm in training, over all axes but the channels."""
+    """Compute a batch norm in training mode."""
     mean = maps.mean((0, 2, 3), keepdim=True)
     variance = maps.var((0, 2, 3), unbiased=False, keepdim=True)
     normalized = (maps - mean) / (variance + norm.eps).sqrt()
     return normalized * norm.weight[:, None, None] + norm.bias[:, None, None]
 
 
-def test_fixed_gates_are_those_of_the_formula() -> None:
+def test_fixed_attention_matches_the_formula() -> None:
     [level] = maps((2, 4, 5, 3))
     [found] = FixedCBAMConnector()([level])
     for image, refined in zip(level, found, strict=True):
@@ -61,7 +61,7 @@ def test_fixed_gates_are_those_of_the_formula() -> None:
     assert not list(FixedCBAMConnector().state_dict())
 
 
-def test_learned_gates_are_those_of_the_formula() -> None:
+def test_learned_attention_matches_the_formula() -> None:
     connector = build()
     for _, norm in connector.spatial_gates:
         torch.nn.init.constant_(norm.weight, 1.7)
@@ -84,7 +84,7 @@ def test_learned_gates_are_those_of_the_formula() -> None:
         torch.testing.assert_close(found[index], naive_norm(expected, norm))
 
 
-def test_every_weight_and_the_wire_get_a_gradient() -> None:
+def test_all_parameters_and_inputs_get_a_gradient() -> None:
     connector = build()
     levels = [level.requires_grad_() for level in maps((2, 4, 5, 3), (2, 6, 2, 3))]
     sum(
@@ -93,13 +93,13 @@ def test_every_weight_and_the_wire_get_a_gradient() -> None:
     assert all(x.grad.any() for x in [*levels, *connector.parameters()])
 
 
-def test_a_narrow_level_keeps_one_hidden_unit() -> None:
+def test_hidden_layer_has_at_least_one_unit() -> None:
     connector = CBAMConnector([8], [8])
     assert connector.channel_gates[0][0].out_features == 1
 
 
-def test_refusals() -> None:
-    with pytest.raises(ValueError, match=r'got \[4, 6\] and \[8\]; write the widths'):
+def test_invalid_inputs_raise() -> None:
+    with pytest.raises(ValueError, match=r'got \[4, 6\] and \[8\]; write one width'):
         CBAMConnector([4, 6], [8])
     with pytest.raises(ValueError, match=r'\[4, 6\].*has \[4\]; set in_channels=\[4\]'):
         build()(maps((2, 4, 5, 3)))

@@ -10,7 +10,7 @@ def maps(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0)).double()
 
 
-def test_each_position_goes_through_both_layers() -> None:
+def test_output_matches_the_formula_at_each_position() -> None:
     connector = ChannelMLPConnector(3, 5, hidden_channels=4).double()
     level = maps(2, 3, 2, 3)
     [output] = connector([level])
@@ -22,7 +22,7 @@ def test_each_position_goes_through_both_layers() -> None:
         torch.testing.assert_close(output[n, :, y, x], expected)
 
 
-def test_a_list_makes_one_network_per_level() -> None:
+def test_list_creates_one_perceptron_per_level() -> None:
     connector = ChannelMLPConnector([3, 6], 5).double()
     first, second = connector([maps(2, 3, 4, 4), maps(2, 6, 2, 2)])
     assert (first.shape, second.shape) == ((2, 5, 4, 4), (2, 5, 2, 2))
@@ -33,7 +33,7 @@ def test_a_list_makes_one_network_per_level() -> None:
 
 
 @pytest.mark.parametrize('loss', [MGDLoss(loss_weight=1.0), FitNetLoss()])
-def test_both_layers_learn(loss: torch.nn.Module) -> None:
+def test_both_layers_get_a_gradient(loss: torch.nn.Module) -> None:
     connector = ChannelMLPConnector(3, 5).double()
     level = maps(2, 3, 4, 4).requires_grad_()
     [output] = connector([level])
@@ -42,6 +42,6 @@ def test_both_layers_learn(loss: torch.nn.Module) -> None:
     assert level.grad.any()
 
 
-def test_refuses_other_channels() -> None:
+def test_wrong_channels_raise() -> None:
     with pytest.raises(ValueError, match=r'of \[3\] channels.*\[4\].*in_channels=4'):
         ChannelMLPConnector(3, 5)([maps(2, 4, 4, 4).float()])

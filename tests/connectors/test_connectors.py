@@ -11,7 +11,7 @@ def maps(*shapes: tuple[int, ...]) -> list[Tensor]:
     return [torch.randn(shape, generator=generator) for shape in shapes]
 
 
-def test_shared_convolution_serves_every_level() -> None:
+def test_one_convolution_is_shared_by_all_levels() -> None:
     connector = ConvConnector(4, 6)
     levels = maps((2, 4, 8, 8), (2, 4, 4, 5))
     projected = connector(levels)
@@ -21,7 +21,7 @@ def test_shared_convolution_serves_every_level() -> None:
         torch.testing.assert_close(output, functional.conv2d(level, weight, bias))
 
 
-def test_list_makes_one_convolution_per_level() -> None:
+def test_list_creates_one_convolution_per_level() -> None:
     connector = ConvConnector([4, 8], 6)
     first, second = connector(maps((2, 4, 8, 8), (2, 8, 4, 4)))
     assert first.shape == (2, 6, 8, 8)
@@ -58,14 +58,14 @@ def test_plain_connector_is_linear() -> None:
         ([4, 8, 8], [(1, 4, 2, 2), (1, 8, 1, 1)], r'set in_channels=\[4, 8\]'),
     ],
 )
-def test_wrong_channels_carry_the_number_to_set(
+def test_error_of_wrong_channels_names_the_value_to_set(
     in_channels: int | list[int], shapes: list[tuple], cure: str
 ) -> None:
     with pytest.raises(ValueError, match=cure):
         ConvConnector(in_channels, 6)(maps(*shapes))
 
 
-def test_resize_follows_the_other_wire() -> None:
+def test_resize_uses_the_sizes_of_the_other_wire() -> None:
     levels, like = maps((1, 3, 4, 4), (1, 3, 2, 2)), maps((1, 7, 8, 6), (1, 7, 2, 2))
     large, same = ResizeConnector()(levels, like)
     expected = functional.interpolate(levels[0], (8, 6), mode='bilinear')
@@ -73,7 +73,7 @@ def test_resize_follows_the_other_wire() -> None:
     assert same is levels[1]
 
 
-def test_resize_passes_gradients_to_its_input_alone() -> None:
+def test_resize_gives_a_gradient_only_to_its_input() -> None:
     [level], [like] = maps((1, 3, 4, 4)), maps((1, 3, 8, 8))
     level.requires_grad_()
     like.requires_grad_()
@@ -82,26 +82,41 @@ def test_resize_passes_gradients_to_its_input_alone() -> None:
     assert like.grad is None
 
 
-def test_resize_of_different_level_counts() -> None:
+def test_resize_raises_for_different_numbers_of_levels() -> None:
     with pytest.raises(ValueError, match='input has 1 levels, like has 2'):
         ResizeConnector()(maps((1, 3, 4, 4)), maps((1, 3, 4, 4), (1, 3, 2, 2)))
 
 
-def test_a_wider_kernel_keeps_the_size() -> None:
+def test_larger_kernel_keeps_the_map_size() -> None:
     connector = ConvConnector(in_channels=4, out_channels=6, kernel_size=3)
     [level] = connector([torch.zeros(2, 4, 5, 7)])
     assert level.shape == (2, 6, 5, 7)
     assert connector.convs[0].conv.weight.shape == (6, 4, 3, 3)
 
 
+@pytest.mark.filterwarnings('ignore:Unnecessary conv bias')
+@pytest.mark.parametrize('norm_cfg', [None, dict(type='BN')])
+def test_bias_follows_the_argument_and_by_default_the_norm(
+    norm_cfg: dict | None,
+) -> None:
+    def has_bias(**arguments: bool) -> bool:
+        connector = ConvConnector([4, 8], 6, norm_cfg, **arguments)
+        [found] = {conv.conv.bias is not None for conv in connector.convs}
+        return found
+
+    assert has_bias(bias=True)
+    assert not has_bias(bias=False)
+    assert has_bias() == (norm_cfg is None)
+
+
 @pytest.mark.parametrize('training', [True, False])
-def test_norm_takes_scale_and_shift_from_each_channel(training: bool) -> None:
+def test_norm_connector_normalises_each_channel(training: bool) -> None:
     connector = NormConnector().train(training)
     [level] = maps((2, 3, 4, 5))
     scaled = level * torch.tensor([1.0, 5.0, 0.1])[:, None, None] + 7
-    # Means of 40 values round, of 7 beside a deviation of 0.1 at the least.
+    # Rounding error of a mean of 40 values near 7, in units of the smallest std of 0.1.
     rounded = 40 * torch.finfo(torch.float32).eps * 7 / 0.1
-    # The variance of 0.01 that goes with it becomes 0.01 / (0.01 + 1e-5).
+    # The variance of 0.01 becomes 0.01 / (0.01 + 1e-5).
     stable = 1e-5 / 0.01
     for output in connector([level, scaled]):
         mean, variance = output.mean((0, 2, 3)), output.var((0, 2, 3), unbiased=False)
@@ -111,7 +126,7 @@ def test_norm_takes_scale_and_shift_from_each_channel(training: bool) -> None:
     assert not list(connector.state_dict())
 
 
-def test_norm_of_a_single_value_is_zero() -> None:
+def test_norm_connector_gives_zero_for_a_single_value() -> None:
     [level] = maps((1, 3, 1, 1))
     [output] = NormConnector()([level.requires_grad_()])
     output.sum().backward()

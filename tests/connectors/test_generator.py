@@ -27,7 +27,7 @@ def draw(ratio: float, level: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
-def test_plain_autograd_agrees(dtype: torch.dtype) -> None:
+def test_output_and_gradients_equal_plain_autograd(dtype: torch.dtype) -> None:
     connector = build().to(dtype)
     plain = copy.deepcopy(connector)
     results = []
@@ -50,7 +50,7 @@ def test_plain_autograd_agrees(dtype: torch.dtype) -> None:
 
 
 def masks_of(connector: MGDConnector, level: Tensor) -> Tensor:
-    """Return the masks as the connector's output shows them, with G = ReLU."""
+    """Return the masks: with G set to a ReLU, ones in give the masks out."""
     for convolution in connector.generators[0][::2]:
         nn.init.dirac_(convolution.weight)
         nn.init.zeros_(convolution.bias)
@@ -58,7 +58,7 @@ def masks_of(connector: MGDConnector, level: Tensor) -> Tensor:
     return output.detach()
 
 
-def test_one_mask_for_all_channels_and_a_fresh_one_each_time() -> None:
+def test_channels_share_a_mask_and_calls_and_images_do_not() -> None:
     connector = build(0.65, num_levels=1)
     [level] = maps((100, 100))
     first, second = masks_of(connector, level), masks_of(connector, level)
@@ -69,7 +69,7 @@ def test_one_mask_for_all_channels_and_a_fresh_one_each_time() -> None:
     assert first.mean().item() == pytest.approx(0.35, abs=0.02)
 
 
-def test_the_seed_decides() -> None:
+def test_same_seed_gives_the_same_masks() -> None:
     connector = build()
     outputs = []
     for _ in range(2):
@@ -80,13 +80,13 @@ def test_the_seed_decides() -> None:
     assert torch.equal(*outputs)
 
 
-def test_nothing_hidden_is_the_generator_alone() -> None:
+def test_mask_ratio_0_applies_only_the_generator() -> None:
     connector = build(0.0, num_levels=1)
     [level] = maps((6, 5))
     torch.testing.assert_close(connector([level])[0], connector.generators[0](level))
 
 
-def test_inputs_stay_as_they_are() -> None:
+def test_inputs_are_not_modified() -> None:
     levels = maps((6, 5), (3, 3))
     before = [level.clone() for level in levels]
     for output in build()(levels):
@@ -109,12 +109,12 @@ def test_autocast() -> None:
         results.append([output.detach().float(), *grads])
     for full, half in zip(*results, strict=True):
         assert half.dtype == torch.float32
-        # Two convolutions and what lies between round forward and back.
+        # Two convolutions, ReLU and mask round in the forward and the backward pass.
         atol = 8 * torch.finfo(torch.bfloat16).eps * float(full.abs().max())
         torch.testing.assert_close(half, full, rtol=0, atol=atol)
 
 
-def test_another_pyramid_is_refused() -> None:
+def test_wrong_levels_or_channels_raise() -> None:
     with pytest.raises(ValueError, match=r'\[4, 4\].*has \[4\]; set num_levels=1'):
         build()(maps((6, 5)))
     with pytest.raises(ValueError, match=r'has \[3, 3\].*ConvConnector before'):

@@ -13,10 +13,10 @@ def factors() -> tuple[list[Tensor], Tensor]:
     return list(layers), torch.randn(2, 7, 5, 6, generator=generator).double()
 
 
-@pytest.mark.parametrize('pool', [1, 2, 4])
-def test_masks_are_products_at_lower_resolution(pool: int) -> None:
+@pytest.mark.parametrize('pool_size', [1, 2, 4])
+def test_masks_are_pooled_products_of_embeddings_and_features(pool_size: int) -> None:
     layers, features = factors()
-    found = QueryMaskConnector(pool)(layers, [features])
+    found = QueryMaskConnector(pool_size)(layers, [features])
     assert len(found) == 3
     for masks, embeddings in zip(found, layers, strict=True):
         full = torch.stack(
@@ -25,18 +25,18 @@ def test_masks_are_products_at_lower_resolution(pool: int) -> None:
                 for image, maps in zip(embeddings, features, strict=True)
             ]
         )
-        expected = functional.avg_pool2d(full, pool, ceil_mode=True)
+        expected = functional.avg_pool2d(full, pool_size, ceil_mode=True)
         torch.testing.assert_close(masks, expected)
 
 
-def test_a_map_smaller_than_a_cell_is_averaged() -> None:
+def test_map_smaller_than_a_cell_is_averaged() -> None:
     [masks] = QueryMaskConnector(4)(
         [torch.ones(1, 2, 1)], [torch.arange(6.0).reshape(1, 1, 2, 3)]
     )
     assert torch.equal(masks, torch.full((1, 2, 1, 1), 2.5))
 
 
-def test_both_factors_get_a_gradient() -> None:
+def test_embeddings_and_features_get_a_gradient() -> None:
     layers, features = factors()
     layers[2].requires_grad_(), features.requires_grad_()
     masks = QueryMaskConnector(2)(layers, [features])
@@ -45,7 +45,7 @@ def test_both_factors_get_a_gradient() -> None:
     assert features.grad.any()
 
 
-def test_masks_are_those_of_mask2former() -> None:
+def test_masks_equal_those_of_mask2former() -> None:
     from mmdet.models.dense_heads import Mask2FormerHead
 
     layers, features = factors()
@@ -59,7 +59,7 @@ def test_masks_are_those_of_mask2former() -> None:
     torch.testing.assert_close(found[1], expected)
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_invalid_inputs_raise() -> None:
     layers, features = factors()
     with pytest.raises(ValueError, match=r'expected one map .*pixel_decoder.mask_fea'):
         QueryMaskConnector()(layers, [features, features])

@@ -30,7 +30,7 @@ def maps(channels: int = 5, count: int = 2) -> list[Tensor]:
 
 
 def load(connector: ABFConnector, golden: dict[str, Tensor]) -> None:
-    """Give the connector the stored weights, whose list starts at the deepest level."""
+    """Load the stored weights, which start at the deepest level."""
     parts = {'conv1': 'inner', 'conv2': 'outer', 'att_conv': 'gates'}
     stored = connector.state_dict()
     for name, value in golden.items():
@@ -69,7 +69,7 @@ def test_naive_loops() -> None:
     levels = [level.double() for level in maps()]
     fused: list[Tensor] = []
     for index in (2, 1, 0):
-        # In evaluation mode a fresh batch norm only divides by the root of 1 + eps.
+        # In evaluation mode a new batch norm divides by sqrt(1 + eps).
         own = functional.conv2d(levels[index], connector.inner[index][0].weight)
         own = own / (1 + 1e-5) ** 0.5
         if fused:
@@ -95,7 +95,7 @@ def test_naive_loops() -> None:
         torch.testing.assert_close(output, expected / (1 + 1e-5) ** 0.5)
 
 
-def test_what_is_deep_reaches_the_shallow_and_not_the_other_way() -> None:
+def test_deep_levels_change_shallow_outputs_but_not_the_reverse() -> None:
     levels = [level.requires_grad_() for level in maps()]
     shallow, _, deep = build()(levels)
     for output, reached in ((shallow, [True] * 3), (deep, [False, False, True])):
@@ -105,27 +105,27 @@ def test_what_is_deep_reaches_the_shallow_and_not_the_other_way() -> None:
         assert [grad is not None and bool(grad.any()) for grad in grads] == reached
 
 
-def test_every_parameter_learns() -> None:
+def test_all_parameters_get_a_gradient() -> None:
     connector = build()
     sum(output.square().mean() for output in connector(maps())).backward()
     assert all(parameter.grad.any() for parameter in connector.parameters())
 
 
-def test_one_image_and_the_levels_own_sizes() -> None:
+def test_single_image_keeps_the_sizes_of_the_levels() -> None:
     outputs = build()(maps(count=1))
     assert [tuple(output.shape) for output in outputs] == [
         (1, 6, *size) for size in SIZES
     ]
 
 
-def test_levels_may_have_channels_of_their_own() -> None:
+def test_out_channels_may_differ_between_levels() -> None:
     outputs = ABFConnector([5, 5, 5], [6, 7, 8], mid_channels=4)(maps())
     assert [output.shape[1] for output in outputs] == [6, 7, 8]
-    with pytest.raises(ValueError, match=r'3 in_channels and 2 out_channels; give as'):
+    with pytest.raises(ValueError, match=r'3 in_channels and 2 out_channels; set li'):
         ABFConnector([5, 5, 5], [6, 7], mid_channels=4)
 
 
-def test_another_pyramid_is_refused() -> None:
+def test_wrong_levels_or_channels_raise() -> None:
     with pytest.raises(
         ValueError, match=r'\[5, 5, 5\].*has \[7, 7, 7\]; set in_ch.*7\]'
     ):

@@ -14,11 +14,11 @@ def maps(channels: int = 5) -> list[Tensor]:
 
 
 def flatten(level: Tensor) -> Tensor:
-    """Return the tokens of a map as mmdet's transformers make them."""
+    """Flatten a map into tokens as mmdet's transformers do."""
     return level.flatten(2).permute(0, 2, 1)
 
 
-def test_memory_of_all_levels_is_cut_into_them() -> None:
+def test_concatenated_tokens_are_split_into_levels() -> None:
     levels = maps()
     memory = torch.cat([flatten(level) for level in levels], 1)
     found = TokenConnector()([memory], maps(channels=7))
@@ -34,20 +34,20 @@ def test_one_tensor_per_level() -> None:
         assert torch.equal(level, expected)
 
 
-def test_a_single_level_of_another_shape_than_a_square() -> None:
+def test_single_level_that_is_not_square() -> None:
     level = maps()[0]
     [found] = TokenConnector()([flatten(level)], [level])
     assert torch.equal(found, level)
 
 
-def test_squares_need_no_other_wire() -> None:
+def test_square_maps_need_no_other_wire() -> None:
     level = torch.arange(32.0).reshape(1, 2, 4, 4)
     found = TokenConnector()([flatten(level), flatten(level[..., :2, :2])])
     assert torch.equal(found[0], level)
     assert torch.equal(found[1], level[..., :2, :2])
 
 
-def test_class_tokens_are_left_out() -> None:
+def test_class_tokens_are_skipped() -> None:
     level = torch.arange(32.0).reshape(1, 2, 4, 4)
     tokens = torch.cat([torch.full((1, 2, 2), -1.0), flatten(level)], 1)
     for like in ([], [[level]]):
@@ -55,7 +55,7 @@ def test_class_tokens_are_left_out() -> None:
         assert torch.equal(found, level)
 
 
-def test_levels_are_chosen_in_order() -> None:
+def test_levels_are_selected_in_the_given_order() -> None:
     levels = maps()
     memory = torch.cat([flatten(level) for level in levels], 1)
     found = TokenConnector(levels=[-1, 1])([memory], levels)
@@ -84,7 +84,7 @@ def test_blocks_of_a_swin_and_a_vit() -> None:
         outputs = swin(torch.randn(1, 3, 64, 96))
     found = TokenConnector()(records['tokens'], list(outputs))
     for index, (level, output) in enumerate(zip(found, outputs, strict=True)):
-        # Behind the stage there is nothing more than a norm of its channels.
+        # After the stage the backbone applies only a layer norm.
         norm = swin.get_submodule(f'norm{index}')
         normed = norm(level.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         torch.testing.assert_close(normed, output)
@@ -95,7 +95,7 @@ def test_blocks_of_a_swin_and_a_vit() -> None:
     assert torch.equal(level, output)
 
 
-def test_gradient_reaches_the_tokens_of_the_chosen_level() -> None:
+def test_only_tokens_of_the_selected_level_get_a_gradient() -> None:
     memory = torch.zeros(2, 32, 5, requires_grad=True)
     [level] = TokenConnector(levels=[1])([memory], maps())
     level.sum().backward()
@@ -104,7 +104,7 @@ def test_gradient_reaches_the_tokens_of_the_chosen_level() -> None:
     assert torch.equal(memory.grad, expected)
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_invalid_inputs_raise() -> None:
     levels = maps()
     tokens = [flatten(level) for level in levels]
     memory = torch.cat(tokens, 1)
@@ -114,7 +114,7 @@ def test_what_does_not_fit_is_refused() -> None:
         TokenConnector()([memory], levels[:2])
     with pytest.raises(ValueError, match=r'tensors of \[24, 6\] .* same levels'):
         TokenConnector()(tokens[:2], levels)
-    with pytest.raises(ValueError, match=r'32 tokens are no square; .* `skip`'):
+    with pytest.raises(ValueError, match=r'32 tokens do not form a square; .* `skip`'):
         TokenConnector()([memory])
     with pytest.raises(ValueError, match='there is no level 3, the wire has 3'):
         TokenConnector(levels=[3])([memory], levels)

@@ -22,7 +22,7 @@ def test_translator_is_three_convolutions_with_norm_and_leaky_relu() -> None:
     torch.testing.assert_close(connector([maps()])[0], expected)
 
 
-def test_translator_takes_a_single_value_per_channel() -> None:
+def test_translator_accepts_a_single_value_per_channel() -> None:
     connector = TranslatorConnector(4, 6)
     [factor] = connector([maps(count=1)[..., :1, :1]])
     assert factor.shape == (1, 6, 1, 1)
@@ -40,7 +40,7 @@ def test_regressor_is_three_convolutions_with_relus_between() -> None:
 
 
 @pytest.mark.parametrize('kind', [TranslatorConnector, RegressorConnector])
-def test_wrong_channels_carry_the_number_to_set(kind: type) -> None:
+def test_error_of_wrong_channels_names_the_value_to_set(kind: type) -> None:
     with pytest.raises(
         ValueError, match=r'levels of 5 .*has \[4, 4\]; set in_chan.*=4'
     ):

@@ -14,8 +14,8 @@ LOSS = dict(
     features='student.features',
     classifier='student.classifier',
     num_classes=4,
-    channels=8,
-    ramp_iters=1,
+    student_channels=8,
+    ramp_iterations=1,
 )
 RECORDERS = dict(
     student=dict(logits=LAYER, features=dict(source=LAYER, what='input')),

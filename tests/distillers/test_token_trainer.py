@@ -181,8 +181,11 @@ def test_its_checkpoint_is_what_the_loss_reads(
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
-        (dict(channels=4), r"model: 'neck': .*channels=4 and maps of 8; set chan.*=8"),
-        (dict(num_levels=2), r"model: 'neck': .*num_levels=2 and not for level 2"),
+        (
+            dict(channels=4),
+            r"model: 'neck': .*channels=4, the maps have 8; set channels=8",
+        ),
+        (dict(num_levels=2), r"model: 'neck': .*num_levels=2, got level 2"),
         (dict(num_levels=4), r"num_levels is 4, and 'neck' gave 3 maps"),
         (dict(source='data_preprocessor'), 'gave 0 maps to the loss; .*`source`'),
         (dict(source='bbox_head'), "'bbox_head' gives other things.*set `source`"),

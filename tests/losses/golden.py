@@ -1,4 +1,4 @@
-"""Reference vectors: values and gradients that the authors' code gave in float64."""
+"""Golden cases: losses and gradients computed with the authors' code in float64."""
 
 import json
 import os
@@ -21,7 +21,7 @@ TOLERANCES = {
 
 @dataclass
 class Golden:
-    """One case. Levels such as `student_0`, `student_1` are lists under `student`."""
+    """One case. Levels `student_0`, `student_1`, ... become the list `student`."""
 
     name: str
     inputs: dict[str, Any]
@@ -34,12 +34,12 @@ class Golden:
 
 
 def load_golden(method: str, case: str, dtype: torch.dtype = torch.float64) -> Golden:
-    """Read tests/golden/<method>/<case>.npz with floats as `dtype`."""
+    """Load tests/golden/<method>/<case>.npz and cast floats to `dtype`."""
     parts: dict[str, dict] = {'inputs': {}, 'params': {}, 'grads': {}, 'outputs': {}}
     with np.load(FOLDER / method / f'{case}.npz') as arrays:
         meta = json.loads(str(arrays['meta']))
         for name in sorted(set(arrays.files) - {'meta'}):
-            # Inputs and parameters are stored in single precision, results in double.
+            # Inputs and parameters are stored as float32, results as float64.
             is_result = arrays[name].dtype == np.float64
             part = 'outputs' if is_result else 'inputs'
             for prefix in ('param_', 'grad_'):
@@ -70,7 +70,7 @@ def _levels(tensors: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def assert_golden(loss: Tensor, students: list[Tensor], golden: Golden) -> None:
-    """Compare a loss and, after `backward`, the gradients of its students."""
+    """Assert that a loss and the gradients of its students equal the golden ones."""
     rtol, atol, share = TOLERANCES[loss.dtype]
     torch.testing.assert_close(loss.detach(), golden.loss, rtol=rtol, atol=atol)
     loss.backward()
@@ -87,7 +87,7 @@ def assert_golden(loss: Tensor, students: list[Tensor], golden: Golden) -> None:
 def report_parity(
     loss: Tensor, students: list[Tensor], grads: list[Tensor], golden: Golden
 ) -> None:
-    """Append the errors to the file that tools/parity.py names, for the docs."""
+    """Append the errors to the file set by tools/parity.py, for the docs."""
     target = os.environ.get('KDTOOLBOX_PARITY')
     if not target:
         return
@@ -106,6 +106,6 @@ def report_parity(
 
 
 def waves(shape: tuple[int, ...], a: float, b: float, phase: float = 0.0) -> Tensor:
-    """Deterministic float32 input in closed form: sin(a k + phase) + cos(b k) / 2."""
+    """Return a float32 input in closed form: sin(a k + phase) + cos(b k) / 2."""
     k = torch.arange(int(np.prod(shape)), dtype=torch.float64)
     return ((a * k + phase).sin() + 0.5 * (b * k).cos()).reshape(shape).float()

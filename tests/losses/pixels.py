@@ -1,4 +1,4 @@
-"""Logits of rows and maps in closed form, and labels of the maps' pixels."""
+"""Logits of rows and maps in closed form, and pixel labels of the maps."""
 
 from types import SimpleNamespace
 
@@ -14,13 +14,13 @@ LABELS[0, 1:3], LABELS[1, :, 2] = 255, 255
 
 
 def samples_of(labels: Tensor) -> list:
-    """Return images with the labels (N, H, W)."""
+    """Return one sample per image with the labels (N, H, W)."""
     return [
         SimpleNamespace(gt_sem_seg=SimpleNamespace(data=label[None]))
         for label in labels
     ]
 
 
-def counted(maps: Tensor, labels: Tensor = LABELS) -> Tensor:
-    """Return the pixels (R, K) of maps (N, K, H, W) that are not ignored."""
+def valid_pixels(maps: Tensor, labels: Tensor = LABELS) -> Tensor:
+    """Return the R pixels (R, K) of maps (N, K, H, W) that are not ignored."""
     return maps.movedim(1, -1)[labels != 255]

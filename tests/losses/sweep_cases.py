@@ -129,7 +129,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     'CWDLoss': dict(scale=16, **TAUS),
     'CrossKDBoxLoss': either({}, dict(mode='iou')),
     'DISTLoss': THREE | either({}, dict(use_sigmoid=True, tau=2.0)),
-    'DKDLoss': LOGITS | either({}, dict(beta=8.0, tau=4.0)),
+    'DKDLoss': LOGITS | either({}, dict(non_target_weight=8.0, tau=4.0)),
     'DiffKDLoss': dict(random=True, cost=2, **either(dict(steps=2))),
     'FBKDLoss': dict(
         fit=doubled_channels,
@@ -180,7 +180,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     'SPLoss': either({}, dict(grid=2), dict(grid=None)),
     'SRDLoss': dict(signed='a logarithm', **either({}, dict(exponent=1.0))),
     'SSIMLoss': either({}, dict(window=5, max_val=4.0)),
-    'SemCKDLoss': either(dict(pool=1), dict(pool=2)),
+    'SemCKDLoss': either(dict(pool_size=1), dict(pool_size=2)),
     'SphericalKDLoss': THREE,
     'TTMLoss': LOGITS | either({}, dict(weighted=True), dict(use_sigmoid=True)),
     'VIDLoss': dict(signed='a code length'),

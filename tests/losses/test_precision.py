@@ -8,10 +8,10 @@ from kdtoolbox.losses.precision import full_precision
 
 
 @full_precision
-def seen(
+def received(
     student: Tensor, teacher: Tensor | list[Tensor], labels: Tensor, tau: float = 1.0
 ) -> tuple:
-    """Return what the body of a decorated function is given.
+    """Return the arguments that the decorated body receives.
 
     Example:
         >>> 1 + 1
@@ -29,32 +29,32 @@ def seen(
         (torch.float64, torch.float16, torch.float64),
     ],
 )
-def test_tensors_have_the_widest_dtype_and_float32_at_least(
+def test_tensors_are_cast_to_the_widest_dtype_of_at_least_float32(
     student: torch.dtype, teacher: torch.dtype, expected: torch.dtype
 ) -> None:
     ones, labels = torch.ones(2, dtype=student), torch.tensor([1])
     with torch.autocast('cpu', torch.bfloat16):
-        result = seen(ones, teacher=[ones.to(teacher)] * 2, labels=labels, tau=2.0)
+        result = received(ones, teacher=[ones.to(teacher)] * 2, labels=labels, tau=2.0)
     assert result[0].dtype == expected
     assert [x.dtype for x in result[1]] == [expected] * 2
     assert result[2] is labels
     assert result[3:] == (2.0, False)
 
 
-def test_gradient_reaches_the_student_alone_in_its_own_dtype() -> None:
+def test_only_the_student_gets_a_gradient_in_its_own_dtype() -> None:
     student, teacher = (torch.ones(2).half().requires_grad_() for _ in range(2))
-    result = seen(student, teacher, torch.tensor([1]))
+    result = received(student, teacher, torch.tensor([1]))
     assert not result[1].requires_grad
     result[0].sum().backward()
     assert student.grad.dtype == torch.float16
-    assert not any(x.requires_grad for x in seen(student, [teacher], student)[1])
+    assert not any(x.requires_grad for x in received(student, [teacher], student)[1])
 
 
-def test_signature_and_examples_stay() -> None:
-    assert list(inspect.signature(seen).parameters) == [
+def test_signature_and_docstring_are_kept() -> None:
+    assert list(inspect.signature(received).parameters) == [
         'student',
         'teacher',
         'labels',
         'tau',
     ]
-    assert '>>> 1 + 1' in seen.__doc__
+    assert '>>> 1 + 1' in received.__doc__

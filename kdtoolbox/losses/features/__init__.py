@@ -1,1 +1,1 @@
-"""Losses on feature maps of any task."""
+"""Losses on feature maps, for detection and segmentation."""

@@ -1,29 +1,31 @@
 """Distillation of activation boundaries (AB, arXiv:1811.03233)."""
 
-import torch
 from torch import Tensor, nn
 
 from kdtoolbox.losses.arguments import check_above, check_at_least
-from kdtoolbox.losses.inputs import at_least_float32, check_maps
+from kdtoolbox.losses.inputs import check_maps
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 
+@full_precision
 def activation_boundary_error(
     student: Tensor, teacher: Tensor, margin: float = 1.0
 ) -> Tensor:
-    r"""Ask the student to be active where the teacher is, by a squared hinge.
+    r"""Compute a squared hinge on the signs of the teacher's pre-activations.
 
     .. math:: \frac{1}{N} \sum_{n,c,h,w}
         \max(0, \, m - S)^2 \, [T > 0] + \max(0, \, m + S)^2 \, [T \le 0]
 
-    How active the teacher is does not matter, only whether: its features before a ReLU
-    and behind it give the same. It is a sum over all but the images, which weights
-    have to allow for.
+    Only the sign of the teacher's features matters, so features before and after a
+    ReLU give the same loss. The errors are summed over channels and positions, so the
+    loss grows with the size of the map.
 
     Args:
-        student: Features (N, C, H, W) before the ReLU, through the connector.
+        student: Features (N, C, H, W) before the ReLU, projected by a connector.
         teacher: The same shape; receives no gradient.
-        margin: How far from 0 is far enough.
+        margin: Distance from 0, on the teacher's side, from which the student is not
+            penalised.
 
     Returns:
         A scalar, float32 or wider.
@@ -38,26 +40,25 @@ def activation_boundary_error(
         tensor(2.5000)
     """
     check_maps(student, teacher)
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = at_least_float32(student, teacher)
-        outward = student.where(teacher > 0, -student)
-        return (margin - outward).relu().square().sum() / len(student)
+    outward = student.where(teacher > 0, -student)
+    return (margin - outward).relu().square().sum() / len(student)
 
 
 @MODELS.register_module()
 class ABLoss(nn.Module):
     """AB on one level; see `activation_boundary_error`.
 
-    Deviation: the paper trains on the boundaries first and on the task afterwards;
-    here they are one of the losses throughout.
+    Deviation: the paper trains on this loss first and on the task afterwards; here both
+    are trained together.
 
     Args:
-        margin: How far from 0 the student is to be, above 0.
-        loss_weight: Factor on the loss. Published codes multiply by 3 / 1000 for small
-            images; larger maps need less.
+        margin: Distance from 0, on the teacher's side, from which the student is not
+            penalised; above 0.
+        loss_weight: Factor on the loss. Published codes use 3 / 1000 for small images;
+            larger maps need a smaller factor.
 
     Raises:
-        ValueError: If ``margin`` is not above 0.
+        ValueError: If `margin` is not above 0.
 
     Example:
         >>> ABLoss().margin

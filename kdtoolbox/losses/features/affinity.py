@@ -1,7 +1,7 @@
 """Knowledge adaptation: affinity and adaptation of features (arXiv:1903.04688).
 
-The paper first trains an auto-encoder on the teacher and adapts the student to its
-code. That stage is left out: the student is adapted to the features themselves.
+Deviation: the paper first trains an auto-encoder on the teacher and compares the
+student with its code. Here the student is compared with the teacher's features.
 """
 
 import math
@@ -12,20 +12,22 @@ from torch.linalg import vector_norm
 
 from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.examples import Example
-from kdtoolbox.losses.inputs import at_least_float32, check_maps, check_positions
+from kdtoolbox.losses.inputs import check_maps, check_positions
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 
+@full_precision
 def affinity_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    r"""Compare how alike any two positions of an image are.
+    r"""Compare the cosine similarities of all pairs of positions of an image.
 
     .. math:: \frac{1}{N (HW)^2} \sum_n \sum_{p,q}
         (\cos(S_p, S_q) - \cos(T_p, T_q))^2
 
     With unit vectors as rows of S and T the inner sum is
-    :math:`\|S^T S\|^2 - 2 \|S^T T\|^2 + \|T^T T\|^2`, so that nothing of size (HW)^2 is
-    made and nothing needs to be pooled: the cost is HW * C^2. In float32 the value is
-    right to about 1e-7. A vector of zeros is like none.
+    :math:`\|S^T S\|^2 - 2 \|S^T T\|^2 + \|T^T T\|^2`. This form costs HW * C^2
+    and allocates nothing of size (HW)^2, so no pooling is needed. In float32 its
+    absolute error is about 1e-7. The similarity of a zero vector to any other is 0.
 
     Args:
         student: Features (N, C, H, W).
@@ -43,16 +45,15 @@ def affinity_loss(student: Tensor, teacher: Tensor) -> Tensor:
         tensor(0.5000)
     """
     check_positions(student, teacher)
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = at_least_float32(student, teacher)
-        mine, theirs = (_unit(maps.flatten(2), dim=1) for maps in (student, teacher))
-        positions = mine.shape[2]
-        if max(mine.shape[1], theirs.shape[1]) < positions:
-            errors = _gram(mine, mine) - 2 * _gram(mine, theirs) + _gram(theirs, theirs)
-        else:
-            difference = mine.mT @ mine - theirs.mT @ theirs
-            errors = difference.square().sum((1, 2))
-        return errors.mean() / positions**2
+    student, teacher = (_unit(maps.flatten(2), dim=1) for maps in (student, teacher))
+    positions = student.shape[2]
+    if max(student.shape[1], teacher.shape[1]) < positions:
+        errors = _gram(student, student) - 2 * _gram(student, teacher)
+        errors = errors + _gram(teacher, teacher)
+    else:
+        difference = student.mT @ student - teacher.mT @ teacher
+        errors = difference.square().sum((1, 2))
+    return errors.mean() / positions**2
 
 
 def _gram(first: Tensor, second: Tensor) -> Tensor:
@@ -64,15 +65,16 @@ def _unit(values: Tensor, dim: int) -> Tensor:
     return values / norms.where(norms > 0, math.inf)
 
 
+@full_precision
 def channel_affinity_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    r"""Compare, channel by channel, how two positions go together.
+    r"""Compare the products of positions within each channel.
 
     .. math:: \frac{1}{N \, HW} \sum_{n,c}
         \lVert s_c s_c^T - t_c t_c^T \rVert_F
 
-    with each channel a unit vector over the positions, as in torchdistill's
-    ``AffinityLoss``. It is another loss than the paper's `affinity_loss`, not a
-    multiple of it. The norms are had without the matrices:
+    where each channel is normalised to a unit vector over the positions, as in
+    torchdistill's ``AffinityLoss``. It is not a multiple of the paper's
+    `affinity_loss`. The norms are computed without the matrices:
     :math:`\|ss^T - tt^T\|^2 = \frac{1}{2}(\|s - t\|^2 \|s + t\|^2 + (s^2 - t^2)^2)`.
 
     Args:
@@ -91,18 +93,17 @@ def channel_affinity_loss(student: Tensor, teacher: Tensor) -> Tensor:
         tensor(0.)
     """
     check_maps(student, teacher)
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = at_least_float32(student, teacher)
-        mine, theirs = (_unit(maps.flatten(2), dim=2) for maps in (student, teacher))
-        product = vector_norm(mine - theirs, dim=2) * vector_norm(mine + theirs, dim=2)
-        # Not 0 where a channel of one side is dead.
-        lengths = mine.square().sum(2) - theirs.square().sum(2)
-        norms = vector_norm(torch.stack([product, lengths]), dim=0) / math.sqrt(2)
-        return norms.sum(1).mean() / mine.shape[2]
+    s, t = (_unit(maps.flatten(2), dim=2) for maps in (student, teacher))
+    product = vector_norm(s - t, dim=2) * vector_norm(s + t, dim=2)
+    # A channel of zeros has length 0, every other channel length 1.
+    lengths = s.square().sum(2) - t.square().sum(2)
+    norms = vector_norm(torch.stack([product, lengths]), dim=0) / math.sqrt(2)
+    return norms.sum(1).mean() / s.shape[2]
 
 
+@full_precision
 def adaptation_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    r"""Compare the directions of two maps by their absolute difference.
+    r"""Compute the mean absolute difference of two maps normalised per image.
 
     .. math:: mean_{n,c,h,w} \left|
         \frac{S_n}{\lVert S_n \rVert_2} - \frac{T_n}{\lVert T_n \rVert_2} \right|
@@ -123,23 +124,21 @@ def adaptation_loss(student: Tensor, teacher: Tensor) -> Tensor:
         tensor(1.)
     """
     check_maps(student, teacher)
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = at_least_float32(student, teacher)
-        mine, theirs = (_unit(maps.flatten(1), dim=1) for maps in (student, teacher))
-        return (mine - theirs).abs().mean()
+    student, teacher = (_unit(maps.flatten(1), dim=1) for maps in (student, teacher))
+    return (student - teacher).abs().mean()
 
 
 @MODELS.register_module()
 class AffinityLoss(nn.Module):
-    """The affinity of positions on one level; see `affinity_loss`.
+    """Affinity of positions on one level; see `affinity_loss`.
 
     Args:
-        legacy_channels: Take torchdistill's `channel_affinity_loss`, which needs the
-            teacher's width.
+        legacy_channels: Use torchdistill's `channel_affinity_loss`, which needs a
+            student with the teacher's number of channels.
         loss_weight: Factor on the loss.
 
     Raises:
-        ValueError: If `loss_weight` is no finite number of at least 0.
+        ValueError: If `loss_weight` is negative or not finite.
 
     Example:
         >>> AffinityLoss()(torch.ones(2, 4, 8, 8), torch.ones(2, 6, 8, 8)) < 1e-6
@@ -162,13 +161,13 @@ class AffinityLoss(nn.Module):
 
 @MODELS.register_module()
 class AdaptationLoss(nn.Module):
-    """The adaptation to the teacher on one level; see `adaptation_loss`.
+    """Adaptation to the teacher on one level; see `adaptation_loss`.
 
     Args:
         loss_weight: Factor on the loss.
 
     Raises:
-        ValueError: If `loss_weight` is no finite number of at least 0.
+        ValueError: If `loss_weight` is negative or not finite.
 
     Example:
         >>> AdaptationLoss(loss_weight=50.0).loss_weight

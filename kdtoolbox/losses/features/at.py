@@ -1,25 +1,26 @@
 """Attention transfer (AT, arXiv:1612.03928)."""
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.examples import Example
-from kdtoolbox.losses.inputs import at_least_float32, check_positions
+from kdtoolbox.losses.inputs import check_positions
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 
+@full_precision
 def attention_transfer(student: Tensor, teacher: Tensor) -> Tensor:
-    r"""Compare where two maps are strong, whatever their channels.
+    r"""Compute the attention transfer loss of two maps.
 
     .. math:: mean((Q(S) - Q(T))^2), \quad
         Q(X) = \frac{mean_c X^2}{\lVert mean_c X^2 \rVert_2}
 
-    with the norm over the positions of each image and the mean over N * H * W.
+    The norm is over the positions of each image, the mean over N * H * W.
 
-    Deviation: the paper takes the norm of the difference and no mean; here, as in the
-    published codes, its square is averaged. The paper's weights do not carry over.
+    Deviation: the paper takes the norm of the difference; here, as in the published
+    codes, the squared difference is averaged. The paper's loss weights do not apply.
 
     Args:
         student: Features (N, C, H, W).
@@ -38,9 +39,7 @@ def attention_transfer(student: Tensor, teacher: Tensor) -> Tensor:
         tensor(0.2500)
     """
     check_positions(student, teacher)
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = at_least_float32(student, teacher)
-        return functional.mse_loss(_energy(student), _energy(teacher))
+    return functional.mse_loss(_energy(student), _energy(teacher))
 
 
 def _energy(maps: Tensor) -> Tensor:
@@ -57,7 +56,7 @@ class ATLoss(nn.Module):
             and 10000 for segmentation.
 
     Raises:
-        ValueError: If `loss_weight` is no finite number of at least 0.
+        ValueError: If `loss_weight` is negative or not finite.
 
     Example:
         >>> ATLoss().loss_weight

@@ -1,7 +1,7 @@
 """Attention-guided feature distillation (AttnFD, arXiv:2403.05451): its loss.
 
-The refinement by attention is `kdtoolbox.connectors.CBAMConnector` for the student and
-`kdtoolbox.connectors.FixedCBAMConnector` for the teacher.
+`kdtoolbox.connectors.CBAMConnector` refines the student's maps by attention,
+`kdtoolbox.connectors.FixedCBAMConnector` the teacher's.
 """
 
 import math
@@ -10,25 +10,27 @@ import torch
 from torch import Tensor, nn
 
 from kdtoolbox.losses.arguments import check_at_least
-from kdtoolbox.losses.inputs import at_least_float32, check_maps
+from kdtoolbox.losses.inputs import check_maps
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 
+@full_precision
 def attnfd_loss(
     student: Tensor, teacher: Tensor, legacy_batch_norm: bool = False
 ) -> Tensor:
-    r"""Compare the directions of two refined maps.
+    r"""Compute the squared distance of two refined maps normalised per image.
 
     .. math:: \frac{1}{N} \sum_n \left\lVert
         \frac{S_n}{\lVert S_n \rVert_2} - \frac{T_n}{\lVert T_n \rVert_2}
         \right\rVert_2^2
 
-    which is 2 - 2 cos of the two maps, averaged over the images. A map of zeros has no
-    direction; it stays 0 and gets no gradient.
+    This equals 2 - 2 cos(S_n, T_n), averaged over the images. A map of zeros stays 0
+    and gets no gradient.
 
-    Deviation: the authors' code takes one norm over the whole batch and still divides
-    by N, so that images weigh by their magnitude and the value is about N times
-    smaller; `legacy_batch_norm` does so.
+    Deviation: the authors' code takes one norm over the whole batch and also divides by
+    N. Images are then weighted by their magnitude, and the value is about N times
+    smaller. Set `legacy_batch_norm` for this behaviour.
 
     Args:
         student: Features (N, C, H, W).
@@ -47,18 +49,14 @@ def attnfd_loss(
         tensor(2.)
     """
     check_maps(student, teacher)
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = at_least_float32(student, teacher)
-        difference = _unit(student, legacy_batch_norm) - _unit(
-            teacher, legacy_batch_norm
-        )
-        rows = torch.linalg.vector_norm(difference, dim=3)
-        return rows.square().sum() / len(student)
+    difference = _unit(student, legacy_batch_norm) - _unit(teacher, legacy_batch_norm)
+    rows = torch.linalg.vector_norm(difference, dim=3)
+    return rows.square().sum() / len(student)
 
 
 def _unit(maps: Tensor, whole_batch: bool) -> Tensor:
     norms = maps
-    # Axis by axis: one norm over millions of values is right to three digits.
+    # Axis by axis: one norm over millions of values has only three correct digits.
     for dim in (3, 2, 1, 0) if whole_batch else (3, 2, 1):
         norms = torch.linalg.vector_norm(norms, dim=dim, keepdim=True)
     return maps / norms.where(norms > 0, math.inf)
@@ -69,12 +67,13 @@ class AttnFDLoss(nn.Module):
     """AttnFD on one level of refined maps; see `attnfd_loss`.
 
     Args:
-        legacy_batch_norm: Take the norm over the whole batch, as the authors' code.
+        legacy_batch_norm: Take the norm over the whole batch, as the authors' code
+            does.
         loss_weight: Factor on the loss. The authors use 2 with the norm over a batch of
-            6 images, which is as strong as 2 / 6 with one norm per image.
+            6 images, which corresponds to 2 / 6 with one norm per image.
 
     Raises:
-        ValueError: If `loss_weight` is no finite number of at least 0.
+        ValueError: If `loss_weight` is negative or not finite.
 
     Example:
         >>> AttnFDLoss()(torch.ones(2, 8, 4, 4), torch.full((2, 8, 4, 4), 2.0))

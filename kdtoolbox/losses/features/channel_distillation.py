@@ -3,20 +3,20 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.examples import LABELLED_CLASS_LOGITS, Example
-from kdtoolbox.losses.inputs import at_least_float32
 from kdtoolbox.losses.logits.class_logits import check_tau, read_logits, require_labels
 from kdtoolbox.losses.logits.kd import kd_divergence
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 
+@full_precision
 def channel_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    r"""Compare how strong each channel is on average over the positions.
+    r"""Compute the mean squared error of the channels' spatial means.
 
     .. math:: mean_{n,c}((mean_{h,w}(S) - mean_{h,w}(T))^2)
 
@@ -28,7 +28,7 @@ def channel_distance(student: Tensor, teacher: Tensor) -> Tensor:
         A scalar, float32 or wider.
 
     Raises:
-        ValueError: If a map is not 4-D, or the images or channels differ in number.
+        ValueError: If a map is not 4-D, or N or C differ.
 
     Example:
         >>> channel_distance(torch.ones(1, 2, 4, 4), torch.full((1, 2, 3, 3), 4.0))
@@ -42,11 +42,10 @@ def channel_distance(student: Tensor, teacher: Tensor) -> Tensor:
             f'{shapes} differ in images or channels; put a ConvConnector under '
             '`connectors` and name it as the input of this loss'
         )
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = at_least_float32(student, teacher)
-        return functional.mse_loss(student.mean((2, 3)), teacher.mean((2, 3)))
+    return functional.mse_loss(student.mean((2, 3)), teacher.mean((2, 3)))
 
 
+@full_precision
 def guided_divergence(
     student: Tensor,
     teacher: Tensor,
@@ -54,39 +53,37 @@ def guided_divergence(
     data_samples: Sequence[Any] = (),
     tau: float = 1.0,
 ) -> Tensor:
-    r"""Average `kd_divergence` over the rows on which the teacher is right.
+    r"""Average `kd_divergence` over the rows that the teacher classifies correctly.
 
     .. math:: \frac{\sum_r [argmax(T_r) = y_r] \, \tau^2 KL(T_r \,\|\, S_r)}
         {\sum_r [argmax(T_r) = y_r]}
 
-    Deviation: 0 if the teacher is right nowhere, where the authors' code divides by 0;
-    ignored pixels do not count.
+    Deviation: if the teacher is correct nowhere the loss is 0, where the authors' code
+    divides by 0. Ignored pixels are excluded.
 
     Args:
         student: Logits (R, K) or (N, K, H, W).
         teacher: The same shape; receives no gradient.
-        labels: The classes (R,) of rows, long.
-        data_samples: The batch's samples with the labels of maps, as `read_logits`
-            takes them.
+        labels: Classes (R,) of the rows, long. Only for logits (R, K).
+        data_samples: Samples of the batch with the labels of maps; see `read_logits`.
         tau: Temperature of both softmaxes, above 0.
 
     Returns:
         A scalar, float32 or wider.
 
     Raises:
-        ValueError: If the logits or labels do not fit, or there are no labels.
+        ValueError: If the shapes of logits and labels differ, or labels are missing.
 
     Example:
         >>> student, teacher = torch.zeros(2, 2), torch.tensor([[0.0, 4.0], [9.0, 0]])
         >>> guided_divergence(student, teacher, torch.tensor([1, 1]))
         tensor(0.6031)
     """
-    with torch.autocast(student.device.type, enabled=False):
-        logits = read_logits(student, teacher, data_samples, labels)
-        labels = require_labels('GuidedKDLoss', logits)
-        right = logits.valid & (logits.teacher.argmax(1) == labels)
-        values = kd_divergence(logits.student, logits.teacher, tau)
-        return values.where(right, 0).sum() / right.sum().clamp(min=1)
+    logits = read_logits(student, teacher, data_samples, labels)
+    labels = require_labels('GuidedKDLoss', logits)
+    right = logits.valid & (logits.teacher.argmax(1) == labels)
+    values = kd_divergence(logits.student, logits.teacher, tau)
+    return values.where(right, 0).sum() / right.sum().clamp(min=1)
 
 
 @MODELS.register_module()
@@ -97,7 +94,7 @@ class ChannelDistillationLoss(nn.Module):
         loss_weight: Factor on the loss. The authors use 6 for classification.
 
     Raises:
-        ValueError: If `loss_weight` is no finite number of at least 0.
+        ValueError: If `loss_weight` is negative or not finite.
 
     Example:
         >>> loss = ChannelDistillationLoss(loss_weight=6.0)
@@ -119,17 +116,17 @@ class ChannelDistillationLoss(nn.Module):
 
 @MODELS.register_module()
 class GuidedKDLoss(nn.Module):
-    """KD where the teacher is right; see `guided_divergence`.
+    """KD where the teacher is correct; see `guided_divergence`.
 
-    Deviation: the authors' early decay of the weight is left out; a
-    `kdtoolbox.LossWeightHook` can stop the loss.
+    Deviation: the authors decay the weight early in training. Here the weight is
+    constant; a `kdtoolbox.LossWeightHook` can change it.
 
     Args:
         tau: Temperature.
         loss_weight: Factor on the loss.
 
     Raises:
-        ValueError: If `tau` is not a finite number above 0, or a weight is below 0.
+        ValueError: If `tau` is not above 0, or `loss_weight` is negative.
 
     Example:
         >>> loss, logits = GuidedKDLoss(tau=4.0), torch.eye(3)

@@ -17,15 +17,15 @@ from kdtoolbox.registry import MODELS
 def channel_wise_divergence(
     student: Tensor, teacher: Tensor, tau: float = 1.0
 ) -> Tensor:
-    r"""Compare where each channel looks: a KL divergence over positions.
+    r"""Compute the channel-wise distillation loss.
 
-    Every channel becomes a probability distribution over its H * W positions:
+    A softmax turns each channel into a distribution over its H * W positions:
 
     .. math:: \frac{\tau^2}{N C} \sum_{n,c}
         KL(softmax_{hw}(T_{nc} / \tau) \,\|\, softmax_{hw}(S_{nc} / \tau))
 
-    Summed over positions, averaged over N and C, as in the paper
-    (arXiv:2011.13256). The entropy of the teacher is kept, so that equal maps give 0.
+    The KL divergence is summed over positions and averaged over N and C, as in the
+    paper. Equal maps give 0.
 
     Args:
         student: Logits or features (N, C, H, W).
@@ -48,16 +48,16 @@ def channel_wise_divergence(
 
 
 class _ChannelWiseDivergence(torch.autograd.Function):
-    """The divergence with its closed gradient, on maps (N, C, H * W).
+    """The divergence with its closed-form gradient, on maps (N, C, H * W).
 
-    dL/dS = tau / (N C) (softmax(S / tau) - softmax(T / tau)): one map is kept for the
-    backward pass where plain autograd keeps three.
+    The gradient dL/dS = tau / (N C) (softmax(S / tau) - softmax(T / tau)) needs one
+    saved map, where plain autograd saves three.
     """
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, tau: float) -> Tensor:
         ctx.scale = tau / (student.shape[0] * student.shape[1])
-        # A fresh map costs as much as the maths on it, so one scratch map is reused.
+        # Allocating a map costs as much as computing it, so one buffer is reused.
         scratch = torch.empty_like(student)
         log_p = _log_softmax(student, tau, scratch)
         log_q = _log_softmax(teacher, tau, scratch)
@@ -90,7 +90,7 @@ class CWDLoss(nn.Module):
             50 on features.
 
     Raises:
-        ValueError: If `tau` is not a finite number above 0, or a weight is below 0.
+        ValueError: If `tau` is not above 0, or `loss_weight` is negative.
 
     Example:
         >>> loss = CWDLoss(tau=4.0, loss_weight=3.0)

@@ -3,93 +3,45 @@
 The paper has no arXiv id: https://openreview.net/forum?id=uKhGRvM8QNH
 """
 
-import torch
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 
 from kdtoolbox.losses.arguments import check_at_least, check_counts
 from kdtoolbox.losses.examples import Example
-from kdtoolbox.losses.inputs import at_least_float32, check_maps
+from kdtoolbox.losses.features.non_local import NonLocal
+from kdtoolbox.losses.inputs import check_maps
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
-
-
-class NonLocal(nn.Module):
-    """A non-local block by dot products, without a map of all pairs of positions.
-
-    Without a softmax the product with the values can be taken first: the same sum,
-    with C / 2 x C / 2 numbers in the place of (H W)^2. The block starts as the
-    identity, and its layers as those of mmcv's ``NonLocal2d``.
-
-    Deviation: keys and values are not pooled, as mmrazor does to bear the map of all
-    pairs. Each position sees all others.
-
-    Args:
-        channels: Channels C of the map, even.
-
-    Example:
-        >>> maps = torch.ones(2, 8, 4, 5)
-        >>> torch.equal(NonLocal(8)(maps), maps)
-        True
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.query, self.key, self.value = (
-            nn.Conv2d(channels, channels // 2, 1) for _ in range(3)
-        )
-        self.out = nn.Conv2d(channels // 2, channels, 1, bias=False)
-        # Nothing reads running statistics of a loss.
-        self.norm = nn.BatchNorm2d(channels, track_running_stats=False)
-        for layer in (self.query, self.key, self.value):
-            weight, bias = layer.parameters()
-            nn.init.normal_(weight, std=0.01)
-            nn.init.zeros_(bias)
-        nn.init.kaiming_normal_(self.out.weight, mode='fan_out')
-        nn.init.zeros_(self.norm.weight)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Return maps (N, C, H, W) with what all positions add to each."""
-        query, key, value = (
-            layer(maps).flatten(2) for layer in (self.query, self.key, self.value)
-        )
-        mixed = value @ key.mT / key.shape[2] @ query
-        return maps + self._normalize(self.out(mixed.unflatten(2, maps.shape[2:])))
-
-    def _normalize(self, added: Tensor) -> Tensor:
-        if added.numel() > added.shape[1]:
-            return self.norm(added)
-        # PyTorch refuses the norm of one value per channel: 0 before scale and bias.
-        scale, bias = (x[:, None, None] for x in (self.norm.weight, self.norm.bias))
-        return 0 * added * scale + bias
 
 
 @MODELS.register_module()
 class FBKDLoss(nn.Module):
-    r"""Four norms of differences on each level, all over the whole batch.
+    r"""Sum four L2 norms of differences per level, each over the whole batch.
 
-    - feature: :math:`\lVert \sqrt{M} (T - \phi(S)) \rVert`, with M the mean of both
-      sides' spatial attention :math:`H W \, softmax(mean_c |X| / 0.5)`, detached;
-    - channel: of the means over the positions, the student's through a linear layer;
-    - spatial: of the means over the channels, the student's through a 3x3 convolution;
-    - nonlocal: of the outputs of a non-local block for each side.
+    - feature: :math:`\lVert \sqrt{M} (T - \phi(S)) \rVert`, where M is the mean
+      of the student's and the teacher's spatial attention
+      :math:`H W \, softmax(mean_c |X| / 0.5)`, detached;
+    - channel: of the means over positions, the student's after a linear layer;
+    - spatial: of the means over channels, the student's after a 3x3 convolution;
+    - nonlocal: of the outputs of one non-local block per side.
 
-    A norm is no mean of squares: its value grows with the root of the batch and its
-    gradient does not shrink towards equality, where it is 0.
+    The terms are norms, not mean squared errors. Their values grow with the square root
+    of the batch size, and their gradients do not shrink as the difference approaches 0.
 
-    Unverified: read from mmrazor, as the authors published no code. There the mask of
-    the channels is computed and not used.
+    Unverified: the authors published no code; this follows mmrazor, which computes a
+    channel mask and does not use it.
 
     Args:
         channels: Channels of both maps.
-        num_levels: Levels of the wires.
-        feature_weight: Factor on the features.
-        channel_weight: Factor on the channels.
-        spatial_weight: Factor on the positions.
-        nonlocal_weight: Factor on the non-local relations.
+        num_levels: Number of levels of the wires.
+        feature_weight: Factor on the feature term.
+        channel_weight: Factor on the channel term.
+        spatial_weight: Factor on the spatial term.
+        nonlocal_weight: Factor on the nonlocal term.
         loss_weight: Factor on all terms.
 
     Raises:
-        ValueError: If a number is not in the range of its argument.
+        ValueError: If an argument is out of range.
 
     Example:
         >>> loss = FBKDLoss(channels=8, num_levels=1)
@@ -133,14 +85,15 @@ class FBKDLoss(nn.Module):
         self.loss_weight = loss_weight
         self.levels = nn.ModuleList(_adapters(channels) for _ in range(num_levels))
 
+    @full_precision
     def forward(
         self, student: Tensor, teacher: Tensor, level: int
     ) -> dict[str, Tensor]:
         """Return the weighted terms of two maps (N, C, H, W).
 
         Raises:
-            ValueError: If the maps differ in shape, or have other channels or more
-                levels than the config says.
+            ValueError: If the maps differ in shape, or their channels or level do not
+                match the config.
         """
         check_maps(student, teacher)
         if student.shape[1] != self.channels or level >= len(self.levels):
@@ -148,11 +101,9 @@ class FBKDLoss(nn.Module):
                 f'FBKDLoss has channels={self.channels} and '
                 f'num_levels={len(self.levels)}, level {level} has '
                 f'{student.shape[1]} channels; set channels={student.shape[1]} and '
-                'num_levels to the levels of its wires'
+                'num_levels to the number of levels of its wires'
             )
-        with torch.autocast(student.device.type, enabled=False):
-            student, teacher = at_least_float32(student, teacher)
-            terms = _distances(self.levels[level], student, teacher)
+        terms = _distances(self.levels[level], student, teacher)
         return {
             name: self.loss_weight * weight * terms[name]
             for name, weight in self.weights.items()
@@ -193,7 +144,7 @@ def _attention(maps: Tensor) -> Tensor:
 
 
 def _norm(difference: Tensor) -> Tensor:
-    # One norm over the millions of values of a P2 in float32 is wrong by a percent.
+    # Axis by axis: one float32 norm over millions of values is off by a percent.
     while difference.dim():
         difference = vector_norm(difference, dim=-1)
     return difference

@@ -1,4 +1,4 @@
-"""Hints: the plain mean squared error of features (FitNets, arXiv:1412.6550).
+"""Hints: the mean squared error of features (FitNets, arXiv:1412.6550).
 
 The regressor is a `kdtoolbox.connectors.ConvConnector`.
 """
@@ -11,12 +11,13 @@ from kdtoolbox.registry import MODELS
 
 
 def mean_squared_error(student: Tensor, teacher: Tensor) -> Tensor:
-    r"""Average the squared errors over everything.
+    r"""Compute the mean squared error of two maps.
 
     .. math:: mean_{n,c,h,w}((S - T)^2)
 
-    Deviation: the paper halves the sum of the squares and trains up to the hint before
-    anything else; here, as in the published codes, it is a mean among the other losses.
+    Deviation: the paper takes half the sum of squares, and trains the layers up to the
+    hint in a first stage. Here, as in the published codes, it is a mean, trained
+    together with the other losses.
 
     Args:
         student: Features (N, C, H, W).
@@ -45,7 +46,7 @@ class FitNetLoss(nn.Module):
             10 for segmentation.
 
     Raises:
-        ValueError: If `loss_weight` is no finite number of at least 0.
+        ValueError: If `loss_weight` is negative or not finite.
 
     Example:
         >>> FitNetLoss(loss_weight=10.0).loss_weight

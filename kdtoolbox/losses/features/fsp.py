@@ -1,28 +1,27 @@
-"""The flow of the solution procedure (FSP, Yim et al., CVPR 2017).
+"""Flow of the solution procedure (FSP, Yim et al., CVPR 2017).
 
 The paper has no arXiv id; its title is *A Gift from Knowledge Distillation*.
 """
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.examples import Example
-from kdtoolbox.losses.inputs import at_least_float32
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 
 def flow_matrix(start: Tensor, end: Tensor) -> Tensor:
-    r"""Average the products of two layers' channels over the positions.
+    r"""Compute the Gram matrix between the channels of two layers.
 
     .. math:: G_{n, i, j} = mean_{h, w}(A_{n, i, h, w} \, B_{n, j, h, w})
 
     The larger map is max-pooled to the size of the smaller one.
 
     Args:
-        start: Features (N, C, H, W) of a layer.
-        end: Features (N, C', H', W') of a later layer of the same model.
+        start: Features (N, C, H, W) of the earlier layer.
+        end: Features (N, C', H', W') of the later layer of the same model.
 
     Returns:
         The matrices (N, C, C').
@@ -45,22 +44,22 @@ def _pool(maps: Tensor, size: list[int]) -> Tensor:
 
 @MODELS.register_module()
 class FSPLoss(nn.Module):
-    r"""The squared error of the flow between two layers; see `flow_matrix`.
+    r"""Mean squared error of the flow matrices of two layers; see `flow_matrix`.
 
     .. math:: mean_{n, i, j}((G^S - G^T)^2)
 
-    A pair of layers costs C C' H W multiplications and C C' numbers for each image and
-    side. The two sides may differ in size, but not in channels.
+    A pair of layers costs C C' H W multiplications and C C' numbers per image, for each
+    of student and teacher. Student and teacher may differ in size, but not in channels.
 
-    Deviation: the paper sums where the published codes average, so that a weight does
-    not depend on the widths; it also trains the flow before the task, here it is one
-    loss among the others.
+    Deviation: the paper sums the errors and trains this loss before the task. Here, as
+    in the published codes, the errors are averaged, so that the weight does not depend
+    on the widths, and the loss is trained together with the others.
 
     Args:
         loss_weight: Factor on the loss. RepDistiller uses 50 for classification.
 
     Raises:
-        ValueError: If `loss_weight` is no finite number of at least 0.
+        ValueError: If `loss_weight` is negative or not finite.
 
     Example:
         >>> loss, maps = FSPLoss(), torch.ones(1, 2, 4, 4)
@@ -83,6 +82,7 @@ class FSPLoss(nn.Module):
         check_at_least('FSPLoss', 0, loss_weight=loss_weight)
         self.loss_weight = loss_weight
 
+    @full_precision
     def forward(
         self, student: Tensor, teacher: Tensor, student_end: Tensor, teacher_end: Tensor
     ) -> Tensor:
@@ -90,21 +90,18 @@ class FSPLoss(nn.Module):
 
         Args:
             student: The student's earlier layer (N, C, H, W).
-            teacher: The teacher's, with as many channels.
+            teacher: The teacher's earlier layer, with the same N and C.
             student_end: The student's later layer (N, C', H', W').
-            teacher_end: The teacher's, with as many channels.
+            teacher_end: The teacher's later layer, with the same N and C'.
 
         Raises:
-            ValueError: If a map is not 4-D, or images or channels differ in number.
+            ValueError: If a map is not 4-D, or N or C differ.
         """
         _check_pair(student, teacher)
         _check_pair(student_end, teacher_end)
-        with torch.autocast(student.device.type, enabled=False):
-            student, teacher = at_least_float32(student, teacher)
-            student_end, teacher_end = at_least_float32(student_end, teacher_end)
-            mine = flow_matrix(student, student_end)
-            theirs = flow_matrix(teacher, teacher_end)
-            return self.loss_weight * functional.mse_loss(mine, theirs)
+        student_flow = flow_matrix(student, student_end)
+        teacher_flow = flow_matrix(teacher, teacher_end)
+        return self.loss_weight * functional.mse_loss(student_flow, teacher_flow)
 
 
 def _check_pair(student: Tensor, teacher: Tensor) -> None:

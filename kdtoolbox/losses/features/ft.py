@@ -1,32 +1,31 @@
-"""Factor transfer (FT, arXiv:1802.04977): its loss and the paraphraser.
+"""Factor transfer (FT, arXiv:1802.04977): its loss.
 
 The student's translator is `kdtoolbox.connectors.TranslatorConnector`.
 """
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least, check_counts
 from kdtoolbox.losses.examples import Example
-from kdtoolbox.losses.inputs import at_least_float32, check_maps
+from kdtoolbox.losses.features.paraphraser import Paraphraser
+from kdtoolbox.losses.inputs import check_maps
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
-SLOPE = 0.1
-"""Of the leaky ReLU below zero."""
 
-
+@full_precision
 def factor_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    r"""Compare factors as directions, whatever their size.
+    r"""Compute the mean absolute difference of factors normalised per image.
 
     .. math:: mean_{n,c,h,w} \left|
         \frac{S_n}{\lVert S_n \rVert_2} - \frac{T_n}{\lVert T_n \rVert_2} \right|
 
-    with the norms over all values of an image.
+    The norms are over all values of an image.
 
-    Deviation: the paper takes the norm of the difference for each image; here, as in
-    the published codes, it is the mean over all values, which shrinks as they grow in
-    number.
+    Deviation: the paper takes the norm of the difference of each image. Here, as in the
+    published codes, the absolute difference is averaged over all values, so the loss
+    shrinks as their number grows.
 
     Args:
         student: Factors (N, K, H, W).
@@ -44,90 +43,35 @@ def factor_distance(student: Tensor, teacher: Tensor) -> Tensor:
         tensor(0.2000)
     """
     check_maps(student, teacher)
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = (
-            functional.normalize(maps.flatten(1))
-            for maps in at_least_float32(student, teacher)
-        )
-        return functional.l1_loss(student, teacher)
-
-
-class _BatchNorm(nn.BatchNorm2d):
-    """A batch norm that falls back on its running statistics for a single value."""
-
-    def forward(self, maps: Tensor) -> Tensor:
-        if maps.numel() > maps.shape[1]:
-            return super().forward(maps)
-        mean, variance = self.running_mean, self.running_var
-        return functional.batch_norm(
-            maps, mean, variance, self.weight, self.bias, eps=self.eps
-        )
-
-
-def factor_layers(widths: list[int]) -> nn.Sequential:
-    """Return 3x3 convolutions between these widths, with norm and leaky ReLU each.
-
-    Example:
-        >>> len(factor_layers([8, 8, 4, 4]))
-        9
-    """
-    layers: list[nn.Module] = []
-    for width, out in zip(widths[:-1], widths[1:], strict=True):
-        layers += [
-            nn.Conv2d(width, out, 3, padding=1),
-            _BatchNorm(out),
-            nn.LeakyReLU(SLOPE),
-        ]
-    return nn.Sequential(*layers)
-
-
-class Paraphraser(nn.Module):
-    """An autoencoder whose code, the factor, stands for the teacher's features.
-
-    Args:
-        channels: Channels of the teacher.
-        factor_channels: Channels of the factors.
-
-    Example:
-        >>> factor, again = Paraphraser(8, 4)(torch.zeros(2, 8, 5, 6))
-        >>> tuple(factor.shape), tuple(again.shape)
-        ((2, 4, 5, 6), (2, 8, 5, 6))
-    """
-
-    def __init__(self, channels: int, factor_channels: int) -> None:
-        super().__init__()
-        widths = [channels, channels, factor_channels, factor_channels]
-        self.encoder = factor_layers(widths)
-        self.decoder = factor_layers(widths[::-1])
-
-    def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the factors (N, K, H, W) and the maps (N, C, H, W) they stand for."""
-        factor = self.encoder(maps)
-        return factor, self.decoder(factor)
+    student, teacher = (
+        functional.normalize(maps.flatten(1)) for maps in (student, teacher)
+    )
+    return functional.l1_loss(student, teacher)
 
 
 @MODELS.register_module()
 class FTLoss(nn.Module):
-    """FT on one level: `factor_distance`, and what trains the `Paraphraser`.
+    """FT on one level: `factor_distance` and the loss of the `Paraphraser`.
 
-    The term ``factor`` trains the student and its translator, ``reconstruction``, the
-    mean squared error of the paraphrased teacher, the paraphraser alone.
+    The term ``factor`` trains the student and its translator. The term
+    ``reconstruction``, the mean squared error of the decoded teacher features, trains
+    only the paraphraser.
 
-    Deviation: the paper trains the paraphraser before the student; here it learns along
-    with it, on the teacher's features of the same batches, so that its factors move in
-    the beginning.
+    Deviation: the paper trains the paraphraser before the student. Here both are
+    trained together, so the factors change early in training.
 
     Args:
-        channels: Channels of the teacher.
-        factor_channels: Channels of the factors; the paper uses half of ``channels``.
-        reconstruction_weight: Factor on the reconstruction, beside ``loss_weight``.
-        loss_weight: Factor on both. Published codes use 200.
+        teacher_channels: Channels of the teacher.
+        factor_channels: Channels of the factors; the paper uses half of
+            ``teacher_channels``.
+        reconstruction_weight: Factor on the reconstruction term.
+        loss_weight: Factor on both terms. Published codes use 200.
 
     Raises:
-        ValueError: If a number is not in the range of its argument.
+        ValueError: If an argument is out of range.
 
     Example:
-        >>> FTLoss(channels=8, factor_channels=4).loss_weight
+        >>> FTLoss(teacher_channels=8, factor_channels=4).loss_weight
         200.0
     """
 
@@ -136,50 +80,54 @@ class FTLoss(nn.Module):
             'map',
             'map of other channels',
             arguments=lambda s: dict(
-                channels=s.teacher_channels, factor_channels=s.channels
+                teacher_channels=s.teacher_channels, factor_channels=s.channels
             ),
         ),
     )
 
     def __init__(
         self,
-        channels: int,
+        teacher_channels: int,
         factor_channels: int,
         reconstruction_weight: float = 0.005,
         loss_weight: float = 200.0,
     ) -> None:
         super().__init__()
-        check_counts('FTLoss', channels=channels, factor_channels=factor_channels)
+        check_counts(
+            'FTLoss',
+            teacher_channels=teacher_channels,
+            factor_channels=factor_channels,
+        )
         check_at_least(
             'FTLoss',
             0,
             reconstruction_weight=reconstruction_weight,
             loss_weight=loss_weight,
         )
-        self.paraphraser = Paraphraser(channels, factor_channels)
-        self.channels = channels
+        self.paraphraser = Paraphraser(teacher_channels, factor_channels)
+        self.teacher_channels = teacher_channels
         self.factor_channels = factor_channels
         self.reconstruction_weight = reconstruction_weight
         self.loss_weight = loss_weight
 
+    @full_precision
     def forward(self, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
-        """Compare a student's factors (N, K, H, W) with a teacher's map (N, C, H, W).
+        """Return the weighted terms of factors (N, K, H, W) and maps (N, C, H, W).
 
         Raises:
-            ValueError: If either has other channels than the config says.
+            ValueError: If the channels of either do not match the config.
         """
         found = student.shape[1], teacher.shape[1]
-        if found != (self.factor_channels, self.channels):
+        if found != (self.factor_channels, self.teacher_channels):
             raise ValueError(
                 f'expected factors of {self.factor_channels} channels and a teacher of '
-                f'{self.channels}, got {found[0]} and {found[1]}; set factor_channels='
-                f'{found[0]}, channels={found[1]}, or put a TranslatorConnector with '
-                f'out_channels={self.factor_channels} before this loss'
+                f'{self.teacher_channels}, got {found[0]} and {found[1]}; set '
+                f'factor_channels={found[0]}, teacher_channels={found[1]}, or put a '
+                f'TranslatorConnector with out_channels={self.factor_channels} before '
+                'this loss'
             )
-        with torch.autocast(student.device.type, enabled=False):
-            _, teacher = at_least_float32(student, teacher)
-            factor, again = self.paraphraser(teacher)
-            reconstruction = functional.mse_loss(again, teacher)
+        factor, decoded = self.paraphraser(teacher)
+        reconstruction = functional.mse_loss(decoded, teacher)
         return dict(
             factor=self.loss_weight * factor_distance(student, factor),
             reconstruction=(

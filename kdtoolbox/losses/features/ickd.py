@@ -1,6 +1,6 @@
 """Inter-channel correlation (ICKD, arXiv:2202.03680).
 
-The embedding of the student is a `kdtoolbox.connectors.ConvConnector` with a norm.
+A `kdtoolbox.connectors.ConvConnector` with a norm embeds the student's features.
 """
 
 import torch
@@ -8,25 +8,26 @@ from torch import Tensor, nn
 
 from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.examples import Example
-from kdtoolbox.losses.inputs import at_least_float32
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 EPS = 1e-12
-"""The least norm of a row that has a direction."""
+"""Rows with a norm up to this value are treated as zero."""
 
 
+@full_precision
 def inter_channel_correlation(student: Tensor, teacher: Tensor) -> Tensor:
-    r"""Compare how alike the channels of each side are.
+    r"""Compare the normalised Gram matrices of the channels.
 
     .. math:: \frac{1}{N C} \sum_n \lVert R(S_n) - R(T_n) \rVert_F^2, \quad
         R(X) = norm_{rows}(X X^\top)
 
-    with X of C x (H W), and each of the C rows of its Gram matrix brought to length 1.
-    Both sides may have positions of their own, as the matrices know only channels.
-    One image costs 2 C^2 H W multiplications and C^2 numbers for each side.
+    X is C x (H W), and each of the C rows of its Gram matrix is normalised to length 1.
+    The matrices are C x C, so student and teacher may differ in size. One image costs
+    2 C^2 H W multiplications and C^2 numbers, for each of student and teacher.
 
-    Deviation: the row of a channel that is 0 everywhere gets no gradient, where the
-    authors' code divides by 1e-12.
+    Deviation: a channel that is 0 everywhere gets no gradient through its row, where
+    the authors' code divides by 1e-12.
 
     Args:
         student: Features (N, C, H, W).
@@ -36,7 +37,7 @@ def inter_channel_correlation(student: Tensor, teacher: Tensor) -> Tensor:
         A scalar, float32 or wider.
 
     Raises:
-        ValueError: If a map is not 4-D, or the images or channels differ in number.
+        ValueError: If a map is not 4-D, or N or C differ.
 
     Example:
         >>> student = torch.eye(2).reshape(1, 2, 2, 1)
@@ -44,10 +45,8 @@ def inter_channel_correlation(student: Tensor, teacher: Tensor) -> Tensor:
         tensor(0.5858)
     """
     _check_channels(student, teacher)
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = at_least_float32(student, teacher)
-        difference = _correlation(student) - _correlation(teacher)
-        return difference.square().sum() / max(difference.shape[:2].numel(), 1)
+    difference = _correlation(student) - _correlation(teacher)
+    return difference.square().sum() / max(difference.shape[:2].numel(), 1)
 
 
 def _correlation(maps: Tensor) -> Tensor:
@@ -72,14 +71,14 @@ def _check_channels(student: Tensor, teacher: Tensor) -> None:
 class ICKDLoss(nn.Module):
     """ICKD on one level; see `inter_channel_correlation`.
 
-    Unverified: the grid of patches of the paper's segmentation variant is not in any
-    published code and is left out; the whole map is one patch.
+    Unverified: the paper's segmentation variant divides the map into patches. No
+    published code contains it; here the whole map is one patch.
 
     Args:
         loss_weight: Factor on the loss. Published values are for classification.
 
     Raises:
-        ValueError: If `loss_weight` is no finite number of at least 0.
+        ValueError: If `loss_weight` is negative or not finite.
 
     Example:
         >>> ICKDLoss(loss_weight=2.5)(torch.ones(1, 2, 4, 4), torch.ones(1, 2, 3, 3))

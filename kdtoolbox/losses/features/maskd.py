@@ -1,7 +1,7 @@
 """Masked distillation with receptive tokens (MasKD, arXiv:2205.14589): its loss.
 
-The tokens are those of `receptive_tokens`. They are trained before the student, by
-`kdtoolbox.distillers.TokenTrainer`.
+`kdtoolbox.distillers.TokenTrainer` trains the tokens of `receptive_tokens` before the
+student.
 """
 
 import torch
@@ -11,7 +11,8 @@ from kdtoolbox.checkpoints.weights import load_checkpoint, load_strictly
 from kdtoolbox.losses.arguments import check_at_least, check_counts
 from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.features.receptive_tokens import ReceptiveTokens, token_masks
-from kdtoolbox.losses.inputs import at_least_float32, check_maps
+from kdtoolbox.losses.inputs import check_maps
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 HOW_TO_TRAIN = (
@@ -20,6 +21,7 @@ HOW_TO_TRAIN = (
 )
 
 
+@full_precision
 def masked_error(
     student: Tensor,
     teacher: Tensor,
@@ -28,23 +30,23 @@ def masked_error(
     eps: float = 1e-5,
     legacy_squared_mask: bool = False,
 ) -> Tensor:
-    r"""Average the squared errors under each mask.
+    r"""Compute the weighted mean squared errors within masks.
 
     .. math:: mean_n \sum_k p_k \, mean_c
         \frac{\sum_{hw} m_k (S_c - T_c)^2}{\sum_{hw} m_k + \epsilon}
 
-    Deviation: the authors' code multiplies the features by the mask before it squares
-    them, so that the mask enters squared above the line and not below
-    (`legacy_squared_mask`).
+    Deviation: the authors' code multiplies the features by the mask and then squares
+    them. The mask is then squared in the numerator, but not in the denominator. Set
+    `legacy_squared_mask` for this behaviour.
 
     Args:
         student: Features (N, C, H, W).
         teacher: The same shape; receives no gradient.
         masks: Masks (N, T, H, W); receive no gradient.
-        weights: Weight of each mask (N, T), 1 in sum; receives no gradient.
+        weights: Weights (N, T) of the masks, which sum to 1; receive no gradient.
         eps: Added to the sum of each mask. The authors use 1e-5 for segmentation and 0
             for detection.
-        legacy_squared_mask: Square the mask as the authors' code does.
+        legacy_squared_mask: Square the mask in the numerator, as the authors do.
 
     Returns:
         A scalar, float32 or wider.
@@ -61,44 +63,41 @@ def masked_error(
         tensor(0.5000)
     """
     check_maps(student, teacher)
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = at_least_float32(student, teacher)
-        masks = masks.detach().to(student.dtype)
-        shares = masks.square() if legacy_squared_mask else masks
-        scales = weights.detach() / (masks.sum((2, 3)) + eps)
-        # One map for all masks, because the error under each is linear in it.
-        focus = torch.einsum('nt,nthw->nhw', scales.to(student.dtype), shares)
-        error = (student - teacher).square().sum(1)
-        return (focus * error).sum() / (len(student) * student.shape[1])
+    masks, weights = masks.detach(), weights.detach()
+    shares = masks.square() if legacy_squared_mask else masks
+    scales = weights / (masks.sum((2, 3)) + eps)
+    # The error is linear in the mask, so one weighted sum replaces T errors.
+    focus = torch.einsum('nt,nthw->nhw', scales, shares)
+    error = (student - teacher).square().sum(1)
+    return (focus * error).sum() / (len(student) * student.shape[1])
 
 
 @MODELS.register_module()
 class MasKDLoss(nn.Module):
     """MasKD on one level; see `token_masks` and `masked_error`.
 
-    The tokens look at the teacher's map and stay as they were trained.
+    The masks are computed from the teacher's map. The tokens are frozen.
 
     Args:
         channels: Channels of both maps.
-        num_levels: Levels of the wires.
-        num_tokens: Tokens of each level. The paper has 6 for detection and 8 for
+        num_levels: Number of levels of the wires.
+        num_tokens: Tokens per level. The paper uses 6 for detection and 8 for
             segmentation.
-        tokens: Path or https URL of a checkpoint of `TokenTrainer`.
-        weighted: Whether the tokens were trained with networks that weigh the masks.
-            The authors' loss has them for detection and not for segmentation.
-        student_mask_warmup: After so many training steps of this loss, which its
-            checkpoint counts, multiply the masks by those of the student's map. The
-            authors use 5,000 to 8,500; None never does.
-        eps: As `masked_error` takes it.
-        legacy_squared_mask: As `masked_error` takes it. The authors' weights belong to
-            it.
-        allow_random: Accept tokens that nobody has trained.
+        tokens: Path or https URL of a checkpoint of a `TokenTrainer` run.
+        weighted: Whether the tokens were trained with networks that predict weights
+            for the masks. The authors use them for detection, not for segmentation.
+        student_mask_warmup: Number of training steps after which the masks are
+            multiplied by the masks of the student's map. The step count is saved in
+            the checkpoint. The authors use 5,000 to 8,500. None disables it.
+        eps: See `masked_error`.
+        legacy_squared_mask: See `masked_error`. The authors' loss weights assume True.
+        allow_random: Accept untrained tokens.
         loss_weight: Factor on the loss. The authors use 1 for two-stage detectors, 7
             for RetinaNet, 10 for FCOS and RepPoints, and halve the loss for
             segmentation.
 
     Raises:
-        ValueError: If there are no tokens, or they do not fit.
+        ValueError: If `tokens` is missing or does not match the other arguments.
 
     Example:
         >>> loss = MasKDLoss(256, num_levels=5, num_tokens=6, allow_random=True)
@@ -143,13 +142,8 @@ class MasKDLoss(nn.Module):
             check_counts('MasKDLoss', least=0, student_mask_warmup=student_mask_warmup)
         check_at_least('MasKDLoss', 0, eps=eps, loss_weight=loss_weight)
         self.tokens = ReceptiveTokens(channels, num_levels, num_tokens, weighted)
-        if tokens is not None:
+        if tokens is not None or not allow_random:
             self._load(tokens)
-        elif not allow_random:
-            raise ValueError(
-                'tokens=None: tokens that nobody has trained mask at random; '
-                f'{HOW_TO_TRAIN}, or set `allow_random=True`'
-            )
         self.tokens.requires_grad_(False)
         self.student_mask_warmup = student_mask_warmup
         if student_mask_warmup is not None:
@@ -162,8 +156,8 @@ class MasKDLoss(nn.Module):
         """Return the weighted error of two maps (N, C, H, W) as a scalar.
 
         Raises:
-            ValueError: If the maps differ in shape, or have other channels or more
-                levels than the config says.
+            ValueError: If the maps differ in shape, or their channels or level do not
+                match the config.
         """
         check_maps(student, teacher)
         with torch.no_grad():
@@ -177,12 +171,17 @@ class MasKDLoss(nn.Module):
         return self.loss_weight * error
 
     def _student_masks(self, student: Tensor, level: int, warmup: int) -> Tensor:
-        # A buffer, so that a resumed run goes on counting, and read without a sync.
+        # A buffer, so that a resumed run continues the count; `where` avoids a sync.
         self.calls[level] += int(self.training)
         masks = token_masks(self.tokens.vectors[level], student)
         return masks.where(self.calls[level] > warmup, 1)
 
-    def _load(self, source: str) -> None:
+    def _load(self, source: str | None) -> None:
+        if source is None:
+            raise ValueError(
+                'tokens=None: the masks of untrained tokens are random; '
+                f'{HOW_TO_TRAIN}, or set `allow_random=True`'
+            )
         try:
             state = load_checkpoint(source)['state_dict']
         except ValueError as error:
@@ -193,5 +192,5 @@ class MasKDLoss(nn.Module):
         except ValueError as error:
             raise ValueError(
                 f'tokens: {error}: set channels, num_levels, num_tokens and weighted '
-                'as they were there'
+                'to the values of that checkpoint'
             ) from error

@@ -1,6 +1,6 @@
 """Masked generative distillation (MGD, arXiv:2205.01529): its loss.
 
-The masks and the generators are `kdtoolbox.connectors.MGDConnector`.
+`kdtoolbox.connectors.MGDConnector` contains the masks and the generators.
 """
 
 from typing import Any
@@ -11,16 +11,18 @@ from torch.autograd.function import once_differentiable
 
 from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.examples import Example
-from kdtoolbox.losses.inputs import at_least_float32, check_maps
+from kdtoolbox.losses.inputs import check_maps
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 
+@full_precision
 def summed_squared_error(student: Tensor, teacher: Tensor) -> Tensor:
-    r"""Sum the squared errors over everything but the images.
+    r"""Compute the squared error per image, summed over channels and positions.
 
     .. math:: \frac{1}{N} \sum_{n,c,h,w} (S - T)^2
 
-    It is C * H * W times the mean of the squares, which weights have to allow for.
+    This is C * H * W times the mean squared error, so it needs a smaller loss weight.
 
     Args:
         student: Features (N, C, H, W).
@@ -37,23 +39,21 @@ def summed_squared_error(student: Tensor, teacher: Tensor) -> Tensor:
         tensor(128.)
     """
     check_maps(student, teacher)
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = at_least_float32(student, teacher)
-        return _SquaredError.apply(student, teacher) / len(student)
+    return _SquaredError.apply(student, teacher) / len(student)
 
 
 class _SquaredError(torch.autograd.Function):
-    """The sum of squares, whose difference turns into the gradient in place.
+    """The sum of squared differences; its backward pass reuses the difference in place.
 
-    A fresh map costs as much as the maths on it. Only a second backward pass over a
-    retained graph makes another.
+    Allocating a map costs as much as computing it. Only a second backward pass over a
+    retained graph allocates another one.
     """
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor) -> Tensor:
         ctx.save_for_backward(student, teacher)
         ctx.difference = student - teacher
-        # Row by row: one norm over millions of values is right to three digits.
+        # Row by row: one norm over millions of values has only three correct digits.
         return torch.linalg.vector_norm(ctx.difference, dim=3).square().sum()
 
     @staticmethod
@@ -70,14 +70,14 @@ class _SquaredError(torch.autograd.Function):
 class MGDLoss(nn.Module):
     """MGD on one level of generated maps; see `summed_squared_error`.
 
-    All positions count, the hidden ones and the others.
+    The error covers all positions, hidden and visible.
 
     Args:
         loss_weight: Factor on the loss. The paper uses 2e-5 for one-stage detectors and
             segmentation, and 5e-7 for two-stage detectors.
 
     Raises:
-        ValueError: If `loss_weight` is no finite number of at least 0.
+        ValueError: If `loss_weight` is negative or not finite.
 
     Example:
         >>> loss = MGDLoss(loss_weight=0.5)

@@ -1,4 +1,4 @@
-"""Raw features without their magnitude: normalised features and angles.
+"""Normalised features and their angles (NFD, arXiv:2207.05256).
 
 NFD: Liu et al., "Normalized Feature Distillation for Semantic Segmentation"
 (arXiv:2207.05256). Angles: Liu et al., "Rethinking Knowledge Distillation with Raw
@@ -12,26 +12,29 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least
-from kdtoolbox.losses.inputs import at_least_float32, check_maps
+from kdtoolbox.losses.inputs import check_maps
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 EPS = 1e-5
 """Added to the variance, as in norm layers."""
 
 AXES = {'spatial': (2, 3), 'channel': (1,), 'both': (1, 2, 3)}
-"""What mean and variance run over, within each image."""
+"""Axes of the mean and the variance, within each image."""
 
 
+@full_precision
 def nfd_loss(student: Tensor, teacher: Tensor, axes: str = 'spatial') -> Tensor:
-    r"""Compare two maps that are brought to mean 0 and variance 1.
+    r"""Compute the mean squared error of two standardised maps.
 
     .. math:: mean_{n,c,h,w}((z(S) - z(T))^2), \quad
         z(X) = \frac{X - mean(X)}{\sqrt{var(X) + 10^{-5}}}
 
-    Mean and variance run over one of `AXES`: over the positions of each channel
-    ('spatial'), over the channels at each position ('channel') or over both.
+    Mean and variance are taken over the positions of each channel ('spatial'), over the
+    channels at each position ('channel'), or over both ('both').
 
-    Unverified: no code is public, and which axes the paper takes is not known to us.
+    Unverified: the authors published no code, and we do not know which axes the paper
+    uses.
 
     Args:
         student: Features (N, C, H, W).
@@ -42,7 +45,7 @@ def nfd_loss(student: Tensor, teacher: Tensor, axes: str = 'spatial') -> Tensor:
         A scalar, float32 or wider.
 
     Raises:
-        ValueError: If a map is not 4-D, the shapes differ, or `axes` is another.
+        ValueError: If a map is not 4-D, the shapes differ, or `axes` is unknown.
 
     Example:
         >>> student = torch.arange(4.0).reshape(1, 1, 2, 2)
@@ -50,10 +53,8 @@ def nfd_loss(student: Tensor, teacher: Tensor, axes: str = 'spatial') -> Tensor:
         4.0
     """
     check_maps(student, teacher)
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = at_least_float32(student, teacher)
-        dims = AXES[_check_axes(axes)]
-        return functional.mse_loss(_standard(student, dims), _standard(teacher, dims))
+    dims = AXES[_check_axes(axes)]
+    return functional.mse_loss(_standard(student, dims), _standard(teacher, dims))
 
 
 def _standard(maps: Tensor, dims: tuple[int, ...]) -> Tensor:
@@ -70,16 +71,17 @@ def _check_axes(axes: str) -> str:
     return axes
 
 
+@full_precision
 def angular_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    r"""Compare the directions of the feature vectors, position by position.
+    r"""Compute the mean cosine distance of the feature vectors at each position.
 
     .. math:: mean_{n,h,w} \, \tfrac{1}{2} \left\lVert
         \frac{S_p}{\lVert S_p \rVert_2} - \frac{T_p}{\lVert T_p \rVert_2}
         \right\rVert_2^2 = mean_{n,h,w}(1 - \cos(S_p, T_p))
 
-    A vector of zeros has no direction; it stays 0 and gets no gradient.
+    A vector of zeros stays 0 and gets no gradient.
 
-    Unverified: no code is public.
+    Unverified: the authors published no code.
 
     Args:
         student: Features (N, C, H, W).
@@ -97,11 +99,7 @@ def angular_loss(student: Tensor, teacher: Tensor) -> Tensor:
         tensor(1.)
     """
     check_maps(student, teacher)
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = at_least_float32(student, teacher)
-        return (
-            functional.mse_loss(_unit(student), _unit(teacher)) * student.shape[1] / 2
-        )
+    return functional.mse_loss(_unit(student), _unit(teacher)) * student.shape[1] / 2
 
 
 def _unit(maps: Tensor) -> Tensor:
@@ -114,11 +112,11 @@ class NFDLoss(nn.Module):
     """NFD on one level; see `nfd_loss`. Unverified.
 
     Args:
-        axes: What mean and variance run over: 'spatial', 'channel' or 'both'.
+        axes: Axes of mean and variance: 'spatial', 'channel' or 'both'.
         loss_weight: Factor on the loss.
 
     Raises:
-        ValueError: If `axes` is another.
+        ValueError: If `axes` is unknown.
 
     Example:
         >>> NFDLoss()(torch.eye(4).expand(2, 8, 4, 4), torch.eye(4).expand(2, 8, 4, 4))
@@ -138,13 +136,13 @@ class NFDLoss(nn.Module):
 
 @MODELS.register_module()
 class AngularLoss(nn.Module):
-    """The angles of feature vectors on one level; see `angular_loss`. Unverified.
+    """Angular loss on one level; see `angular_loss`. Unverified.
 
     Args:
         loss_weight: Factor on the loss.
 
     Raises:
-        ValueError: If `loss_weight` is no finite number of at least 0.
+        ValueError: If `loss_weight` is negative or not finite.
 
     Example:
         >>> AngularLoss()(torch.ones(2, 4, 8, 8), torch.full((2, 4, 8, 8), 2.0))

@@ -1,46 +1,44 @@
 """N-to-one representation matching (NORM, arXiv:2305.13803).
 
-What expands the student's channels is a `kdtoolbox.connectors.ConvConnector` without
-an activation.
+A `kdtoolbox.connectors.ConvConnector` without an activation expands the student's
+channels.
 """
 
-import torch
 from torch import Tensor, nn
 
 from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.examples import Example
-from kdtoolbox.losses.inputs import at_least_float32
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 
+@full_precision
 def many_to_one_error(student: Tensor, teacher: Tensor) -> Tensor:
-    r"""Add up the mean squared errors of several student maps to one teacher map.
+    r"""Sum the mean squared errors between K student maps and one teacher map.
 
     .. math:: \sum_{k=1}^{K} mean_{n,c,h,w}((S_k - T)^2)
 
-    which is K times the mean of the errors to K copies of the teacher, without making
-    the copies.
+    This equals K times the mean squared error to K copies of the teacher, without
+    allocating the copies.
 
     Args:
-        student: Features (N, K * C, H, W), the K maps one after the other.
+        student: Features (N, K * C, H, W), K maps concatenated along the channels.
         teacher: Features (N, C, H, W); receives no gradient.
 
     Returns:
         A scalar, float32 or wider.
 
     Raises:
-        ValueError: If a map is not 4-D, the student's channels are no multiple of the
-            teacher's, or images or sizes differ.
+        ValueError: If a map is not 4-D, the student's channels are not a multiple of
+            the teacher's, or N, H or W differ.
 
     Example:
         >>> many_to_one_error(torch.ones(1, 6, 4, 4), torch.zeros(1, 2, 4, 4))
         tensor(3.)
     """
     _check_multiple(student, teacher)
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = at_least_float32(student, teacher)
-        copies = student.unflatten(1, (-1, teacher.shape[1]))
-        return (copies - teacher[:, None]).square().mean((0, 2, 3, 4)).sum()
+    copies = student.unflatten(1, (-1, teacher.shape[1]))
+    return (copies - teacher[:, None]).square().mean((0, 2, 3, 4)).sum()
 
 
 def _check_multiple(student: Tensor, teacher: Tensor) -> None:
@@ -65,16 +63,16 @@ def _check_multiple(student: Tensor, teacher: Tensor) -> None:
 class NORMLoss(nn.Module):
     """NORM on one level of expanded maps; see `many_to_one_error`.
 
-    Deviation: the authors put the expansion and a contraction into the student itself,
-    where they are folded into its next layer after training; here the student stays as
-    it is, and the expansion is a connector that is dropped. Their layer norm of the
+    Deviation: the authors add an expansion and a contraction to the student and fold
+    them into its next layer after training. Here the student is unchanged; the
+    expansion is a connector, which is dropped after training. Their layer norm of the
     logits is left out.
 
     Args:
         loss_weight: Factor on the loss.
 
     Raises:
-        ValueError: If `loss_weight` is no finite number of at least 0.
+        ValueError: If `loss_weight` is negative or not finite.
 
     Example:
         >>> NORMLoss(2.0)(torch.ones(1, 6, 4, 4), torch.zeros(1, 2, 4, 4))

@@ -6,20 +6,22 @@ from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.examples import Example
-from kdtoolbox.losses.inputs import at_least_float32, check_positions
+from kdtoolbox.losses.inputs import check_positions
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 
+@full_precision
 def channel_discrepancy(student: Tensor, teacher: Tensor) -> Tensor:
-    r"""Compare two sets of channels by their maximum mean discrepancy.
+    r"""Compute the squared maximum mean discrepancy between two sets of channels.
 
     .. math:: k(T, T) + k(S, S) - 2 k(S, T), \quad
         k(A, B) = mean_{n,i,j} \left(
         \frac{a_{n,i} \cdot b_{n,j}}{\lVert a_{n,i} \rVert \, \lVert b_{n,j} \rVert}
         \right)^2
 
-    where :math:`a_{n,i}` is channel i of image n over its positions. Only the products
-    (N, C, C') are held, beside the normalised maps.
+    where :math:`a_{n,i}` is channel i of image n, flattened over its positions. Besides
+    the normalised maps only the products (N, C, C') are stored.
 
     Args:
         student: Features (N, C, H, W).
@@ -37,12 +39,8 @@ def channel_discrepancy(student: Tensor, teacher: Tensor) -> Tensor:
         tensor(1.)
     """
     check_positions(student, teacher)
-    with torch.autocast(student.device.type, enabled=False):
-        s, t = (
-            functional.normalize(maps.flatten(2), dim=2)
-            for maps in at_least_float32(student, teacher)
-        )
-        return _kernel(t, t) + _kernel(s, s) - 2 * _kernel(s, t)
+    s, t = (functional.normalize(maps.flatten(2), dim=2) for maps in (student, teacher))
+    return _kernel(t, t) + _kernel(s, s) - 2 * _kernel(s, t)
 
 
 def _kernel(a: Tensor, b: Tensor) -> Tensor:
@@ -57,7 +55,7 @@ class NSTLoss(nn.Module):
         loss_weight: Factor on the loss. Published codes use 50 for classification.
 
     Raises:
-        ValueError: If `loss_weight` is no finite number of at least 0.
+        ValueError: If `loss_weight` is negative or not finite.
 
     Example:
         >>> NSTLoss().loss_weight

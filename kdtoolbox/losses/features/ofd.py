@@ -1,4 +1,4 @@
-"""A comprehensive overhaul of feature distillation (OFD, arXiv:1904.01866)."""
+"""Overhaul of feature distillation (OFD, arXiv:1904.01866)."""
 
 import math
 
@@ -7,33 +7,35 @@ from torch import Tensor, nn
 
 from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.examples import Example
-from kdtoolbox.losses.inputs import at_least_float32, check_maps
+from kdtoolbox.losses.inputs import check_maps
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 RARE = 1e-3
-"""Share of negative values below which their mean is not worth the division."""
+"""Probability of negative values up to which the margin is -3 standard deviations."""
 
 
+@full_precision
 def expected_negative(mean: Tensor, std: Tensor) -> Tensor:
-    r"""Return the mean of the negative values of normally distributed responses.
+    r"""Compute the mean of the negative part of normal distributions.
 
     .. math:: m = \mu - \sigma \frac{\varphi(\mu / \sigma)}{\Phi(-\mu / \sigma)}
 
-    or :math:`-3 \sigma` where at most 0.1 % are negative.
+    or :math:`-3 \sigma` where at most 0.1 % of the values are negative.
 
     Args:
         mean: Means, such as the biases of a batch norm.
-        std: Standard deviations of the same shape, such as the absolute values of its
-            weights.
+        std: Standard deviations of the same shape, such as the absolute weights of that
+            batch norm.
 
     Returns:
-        The margins, at most 0, in the same shape and at least in float32.
+        The margins, at most 0, of the same shape, float32 or wider, detached.
 
     Example:
         >>> expected_negative(torch.tensor([0.0, 9.0]), torch.tensor([1.0, 1.0]))
         tensor([-0.7979, -3.0000])
     """
-    mean, std = at_least_float32(mean.detach(), std)
+    mean, std = mean.detach(), std.detach()
     ratio = mean / std.clamp(min=torch.finfo(std.dtype).tiny)
     share = torch.special.ndtr(-ratio)
     density = (-ratio.square() / 2).exp() / math.sqrt(2 * math.pi)
@@ -41,31 +43,32 @@ def expected_negative(mean: Tensor, std: Tensor) -> Tensor:
     return margin.where(share > RARE, -3 * std)
 
 
+@full_precision
 def partial_squared_error(
     student: Tensor, teacher: Tensor, margin: Tensor | None = None
 ) -> Tensor:
-    r"""Compare features before a ReLU as far as the ReLU lets one see the difference.
+    r"""Compute the OFD loss on features before a ReLU.
 
     .. math:: \frac{1}{N} \sum_{n,c,h,w} (S - T')^2 \, [S > T' \lor T' > 0], \quad
         T' = \max(T, m_c)
 
-    Where the teacher is not active the student need not be as negative, only not above
-    the margin of the channel. It is a sum over all but the images, which weights have
-    to allow for.
+    Where the teacher is inactive, the student is penalised only above the larger of the
+    teacher's value and the channel's margin. The errors are summed over channels and
+    positions, so the loss grows with the size of the map.
 
     Args:
-        student: Features (N, C, H, W) before the ReLU, through the connector.
+        student: Features (N, C, H, W) before the ReLU, projected by a connector.
         teacher: The same shape; receives no gradient.
-        margin: Margins (C,) below 0; the mean negative response of each channel. By
-            default `expected_negative` of the mean and the standard deviation that
-            each channel of the teacher has in this batch.
+        margin: Margins (C,), the mean negative response of each channel, below 0;
+            receives no gradient. By default they are computed by `expected_negative`
+            from the teacher's mean and standard deviation per channel in this batch.
 
     Returns:
         A scalar, float32 or wider.
 
     Raises:
-        ValueError: If a map is not 4-D, the shapes differ, or there is not one margin
-            per channel.
+        ValueError: If a map is not 4-D, the shapes differ, or the number of margins is
+            not C.
 
     Example:
         >>> student = torch.tensor([-9.0, 2.0]).reshape(1, 1, 1, 2)
@@ -74,38 +77,36 @@ def partial_squared_error(
         tensor(1.)
     """
     check_maps(student, teacher)
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = at_least_float32(student, teacher)
-        if margin is None:
-            std, mean = torch.std_mean(teacher, (0, 2, 3), correction=0)
-            margin = expected_negative(mean, std)
-        elif margin.numel() != teacher.shape[1]:
-            raise ValueError(
-                f'{margin.numel()} margins for {teacher.shape[1]} channels; name the '
-                'wire `margin.<name>` of the same record as `teacher` as `margin`'
-            )
-        margin = margin.detach().to(teacher).reshape(-1, 1, 1)
-        goal = teacher.maximum(margin)
-        seen = (student > goal) | (goal > 0)
-        return (student - goal).where(seen, 0).square().sum() / len(student)
+    if margin is None:
+        std, mean = torch.std_mean(teacher, (0, 2, 3), correction=0)
+        margin = expected_negative(mean, std)
+    elif margin.numel() != teacher.shape[1]:
+        raise ValueError(
+            f'{margin.numel()} margins for {teacher.shape[1]} channels; set `margin` '
+            'to the wire `margin.<name>` of the record that `teacher` names'
+        )
+    margin = margin.detach().to(teacher.device).reshape(-1, 1, 1)
+    goal = teacher.maximum(margin)
+    counts = (student > goal) | (goal > 0)
+    return (student - goal).where(counts, 0).square().sum() / len(student)
 
 
 @MODELS.register_module()
 class OFDLoss(nn.Module):
     """OFD on one level; see `partial_squared_error`.
 
-    A `PreActivationDistiller` records features before their ReLU and gives the margins
-    of the teacher's batch norms.
+    A `PreActivationDistiller` records features before their ReLU and provides the
+    margins of the teacher's batch norms.
 
-    Deviation: without a wire ``margin``, as behind other norms, the margins come from
-    the statistics of the teacher's batch instead of the weights of its norm.
+    Deviation: without a wire ``margin``, for instance after other norms, the margins
+    are computed from the teacher's statistics in the batch.
 
     Args:
         loss_weight: Factor on the loss. The authors divide by 1000 for small images
-            and by 10000 for ImageNet; larger maps need less.
+            and by 10000 for ImageNet; larger maps need a smaller factor.
 
     Raises:
-        ValueError: If `loss_weight` is no finite number of at least 0.
+        ValueError: If `loss_weight` is negative or not finite.
 
     Example:
         >>> OFDLoss().loss_weight

@@ -15,14 +15,14 @@ EPS = 1e-6
 
 
 def pkd_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    r"""Compare two maps up to a shift and a positive scale of each channel.
+    r"""Compute the PKD loss: the squared error of maps standardised per channel.
 
     .. math:: \tfrac{1}{2} \, mean((z(S) - z(T))^2), \quad
         z(X) = (X - mean_c(X)) / (std_c(X) + 10^{-6})
 
-    The statistics of channel c run over N, H and W of this process. With the unbiased
-    standard deviation of the authors' code the value is (n - 1) / n times the
-    1 - Pearson r of the paper (arXiv:2207.02039), n = N * H * W.
+    The statistics of channel c are taken over N, H and W of this process. The standard
+    deviation is unbiased, as in the authors' code, so the value is (n - 1) / n times
+    1 - Pearson r as in the paper, with n = N * H * W.
 
     Deviation: with a single value per channel (n = 1) the loss and its gradient are 0,
     where the authors' code gives NaN.
@@ -43,35 +43,36 @@ def pkd_loss(student: Tensor, teacher: Tensor) -> Tensor:
         tensor(1.5000)
     """
     check_maps(student, teacher)
+    # Without `full_precision`, which would store float32 copies of half-precision maps.
     with torch.autocast(student.device.type, enabled=False):
         return _PearsonDistance.apply(student, teacher.detach())
 
 
 class _PearsonDistance(torch.autograd.Function):
-    """The loss with its closed gradient, which is linear in both maps.
+    """The loss with its closed-form gradient, which is linear in both maps.
 
-    Nothing but the maps and four numbers per channel is kept for the backward pass.
-    Half-precision maps stay as they are: every operation mixes them with statistics of
-    at least float32, and those decide the precision of the result.
+    The backward pass needs only the maps and four numbers per channel. Half-precision
+    maps are not copied: every operation combines them with float32 or wider statistics,
+    which determine the precision of the result.
     """
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor) -> Tensor:
-        # max(): one value per channel has no spread, not a 0 / 0.
+        # One value per channel would give 0 / 0.
         freedom = max(student.numel() // student.shape[1] - 1, 1)
         s_mean, t_mean = _channel_means(student, teacher)
-        # Centred before anything is multiplied: the gain of a constant channel is 1e6
-        # and would blow up the rounding of its mean.
+        # Centre first: the gain of a constant channel is 1e6 and would amplify the
+        # rounding error of its mean.
         s_centred, t_centred = student - s_mean, teacher - t_mean
         s_std = (_channel_squares(s_centred) / freedom).sqrt()
         t_std = (_channel_squares(t_centred) / freedom).sqrt()
         s_gain, t_gain = 1 / (s_std + EPS), 1 / (t_std + EPS)
-        # In place, because a fresh map costs as much as the maths on it.
+        # In place, because allocating a map costs as much as computing it.
         difference = s_centred.mul_(s_gain).addcmul_(t_centred, -t_gain)
         distance = _channel_squares(difference)
 
-        # The share of the step that the student's own std takes back, the projection
-        # <z(S), z(S) - z(T)> / <z(S), S - mean>; a constant channel has none.
+        # The part of the gradient that flows through the student's std: the projection
+        # <z(S), z(S) - z(T)> / <z(S), S - mean>, 0 for a constant channel.
         s_unit, t_unit = s_std * s_gain, t_std * t_gain
         share = (distance / freedom + s_unit.square() - t_unit.square()) / (2 * s_unit)
         share = torch.where(s_std > 0, share, 0)
@@ -100,21 +101,21 @@ def _channel_means(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _channel_squares(maps: Tensor) -> Tensor:
-    # Per image first: a norm over (0, 2, 3) at once is several times slower on a CPU.
+    # Per image first: one norm over (0, 2, 3) is several times slower on a CPU.
     norms = torch.linalg.vector_norm(maps, dim=(2, 3), keepdim=True)
     return norms.square().sum(0, keepdim=True)
 
 
 @MODELS.register_module()
 class PKDLoss(nn.Module):
-    """PKD on one level; the distiller sums the levels. See `pkd_loss`.
+    """PKD on one level; see `pkd_loss`.
 
     Args:
         loss_weight: Factor on the loss. The paper uses 6 for two-stage and 10 for
             one-stage detectors.
 
     Raises:
-        ValueError: If `loss_weight` is no finite number of at least 0.
+        ValueError: If `loss_weight` is negative or not finite.
 
     Example:
         >>> loss = PKDLoss(loss_weight=6.0)

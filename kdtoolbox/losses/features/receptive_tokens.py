@@ -1,4 +1,4 @@
-"""The receptive tokens of MasKD (arXiv:2205.14589): masks that a teacher can learn."""
+"""Receptive tokens of MasKD (arXiv:2205.14589): learned masks of features."""
 
 from typing import Any
 
@@ -6,9 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kdtoolbox.losses.precision import full_precision
 
+
+@full_precision
 def token_masks(tokens: Tensor, features: Tensor) -> Tensor:
-    r"""Let each token look at a map.
+    r"""Compute the mask of each token on a map.
 
     .. math:: m_k = \sigma(\sum_c t_{k,c} F_c)
 
@@ -25,17 +28,14 @@ def token_masks(tokens: Tensor, features: Tensor) -> Tensor:
         >>> token_masks(tokens, features).flatten()
         tensor([0.5000, 1.0000])
     """
-    dtype = torch.promote_types(features.dtype, tokens.dtype)
-    dtype = torch.promote_types(dtype, torch.float32)
-    with torch.autocast(features.device.type, enabled=False):
-        # Expanded, because a matrix times a batch of matrices copies the batch.
-        tokens = tokens.to(dtype).expand(len(features), -1, -1)
-        logits = tokens @ features.to(dtype).flatten(2)
-        return logits.sigmoid().unflatten(2, features.shape[2:])
+    # Without `expand`, PyTorch would copy the features for the product.
+    logits = tokens.expand(len(features), -1, -1) @ features.flatten(2)
+    return logits.sigmoid().unflatten(2, features.shape[2:])
 
 
+@full_precision
 def dice_similarity(masks: Tensor) -> Tensor:
-    r"""Tell how much the masks of an image overlap.
+    r"""Compute the mean Dice similarity of the masks of an image.
 
     .. math:: mean_{n, k \ne l}
         \frac{2 \sum_{hw} m_k m_l}{\sum_{hw} m_k^2 + \sum_{hw} m_l^2}
@@ -53,20 +53,19 @@ def dice_similarity(masks: Tensor) -> Tensor:
         tensor(1.)
     """
     flat, count = masks.flatten(2), masks.shape[1]
-    with torch.autocast(masks.device.type, enabled=False):
-        overlaps = flat @ flat.mT
-        squares = overlaps.diagonal(dim1=1, dim2=2)
-        sizes = squares[:, :, None] + squares[:, None]
-        dice = 2 * overlaps / sizes.clamp(min=torch.finfo(masks.dtype).tiny)
-        others = 1 - torch.eye(count, dtype=masks.dtype, device=masks.device)
-        return (dice * others).sum() / (len(masks) * max(count * (count - 1), 1))
+    overlaps = flat @ flat.mT
+    squares = overlaps.diagonal(dim1=1, dim2=2)
+    sizes = squares[:, :, None] + squares[:, None]
+    dice = 2 * overlaps / sizes.clamp(min=torch.finfo(masks.dtype).tiny)
+    others = 1 - torch.eye(count, dtype=masks.dtype, device=masks.device)
+    return (dice * others).sum() / (len(masks) * max(count * (count - 1), 1))
 
 
 def _mean_of_convolution(features: Tensor, convolution: nn.Conv2d) -> Tensor:
-    """Return the mean (N, C) over the positions of a zero-padded 3 x 3 convolution.
+    """Compute the spatial mean (N, C) of the output of a zero-padded 3 x 3 convolution.
 
-    The mean of a sum is a sum of means: each of the nine taps reads the map without the
-    row and the column that its shift leaves out, and nothing is convolved.
+    The mean is linear, so it is a weighted sum of the nine shifted means of the input.
+    Each shift drops one row and one column at most, and no convolution is needed.
     """
     total = features.sum(2)
     rows = [total - features[:, :, -1], total, total - features[:, :, 0]]
@@ -78,17 +77,17 @@ def _mean_of_convolution(features: Tensor, convolution: nn.Conv2d) -> Tensor:
 
 
 class ReceptiveTokens(nn.Module):
-    """The tokens of a pyramid and the networks that weigh their masks.
+    """Tokens for each level of a pyramid, and networks that weight their masks.
 
-    The weights of the masks of an image are the softmax over a 3 x 3 convolution, a
-    global average and a projection of its features, level by level. Without the
-    networks all masks weigh the same.
+    Per level, a 3 x 3 convolution, global average pooling, a linear layer and a softmax
+    predict the weights of the masks from the features. Without the networks all masks
+    have the same weight.
 
     Args:
         channels: Channels C of the maps.
-        num_levels: Levels of the pyramid.
-        num_tokens: Tokens T of each level.
-        weighted: Whether there are networks.
+        num_levels: Number of levels of the pyramid.
+        num_tokens: Number T of tokens per level.
+        weighted: Whether networks predict the weights of the masks.
 
     Example:
         >>> tokens = ReceptiveTokens(channels=8, num_levels=2, num_tokens=6)
@@ -112,32 +111,30 @@ class ReceptiveTokens(nn.Module):
             nn.Linear(channels, num_tokens) for _ in range(depth)
         )
 
+    @full_precision
     def forward(self, features: Tensor, level: int) -> tuple[Tensor, Tensor]:
         """Return the masks (N, T, H, W) of a map (N, C, H, W) and their weights (N, T).
 
         Raises:
-            ValueError: If the map has other channels, or there are no tokens for the
-                level.
+            ValueError: If the map does not have C channels, or the level has no tokens.
         """
         self._check(features.shape[1], level)
         masks = token_masks(self.vectors[level], features)
         if not self.projections:
             return masks, torch.full_like(masks[:, :, 0, 0], 1 / masks.shape[1])
-        with torch.autocast(features.device.type, enabled=False):
-            convolution: Any = self.convolutions[level]
-            means = _mean_of_convolution(features.to(masks.dtype), convolution)
-            return masks, self.projections[level](means).softmax(1)
+        convolution: Any = self.convolutions[level]
+        means = _mean_of_convolution(features.to(masks.dtype), convolution)
+        return masks, self.projections[level](means).softmax(1)
 
     def _check(self, channels: int, level: int) -> None:
         num_levels, _, expected = self.vectors.shape
         if level >= num_levels:
             raise ValueError(
-                f'there are tokens for num_levels={num_levels} and not for level '
-                f'{level}, counted from 0; set num_levels to the number of levels of '
-                'the maps'
+                f'tokens exist for num_levels={num_levels}, got level {level} (counted '
+                'from 0); set num_levels to the number of levels of the maps'
             )
         if channels != expected:
             raise ValueError(
-                f'there are tokens for channels={expected} and maps of {channels}; set '
+                f'tokens have channels={expected}, the maps have {channels}; set '
                 f'channels={channels}'
             )

@@ -1,29 +1,30 @@
 """Knowledge review (ReviewKD, arXiv:2104.09044): its loss.
 
-The fusion of the levels is `kdtoolbox.connectors.ABFConnector`.
+`kdtoolbox.connectors.ABFConnector` fuses the levels.
 """
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least
-from kdtoolbox.losses.inputs import at_least_float32, check_maps
+from kdtoolbox.losses.inputs import check_maps
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 POOLS = (4, 2, 1)
-"""Sides of the pooled maps, each with half the weight of the one before."""
+"""Side lengths of the pooled maps; each has half the weight of the one before."""
 
 
+@full_precision
 def hierarchical_context_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    r"""Compare two maps and their averages over ever larger regions.
+    r"""Compute the mean squared error of two maps at several resolutions.
 
     .. math:: \frac{mse(S, T) + \sum_k 2^{-k} mse(P_k(S), P_k(T))}{1 + \sum_k 2^{-k}}
 
-    with :math:`P_k` the average pooling to 4 x 4, 2 x 2 and 1 x 1, as far as the map is
-    larger than that.
+    :math:`P_k` is average pooling to 4 x 4, 2 x 2 and 1 x 1. Sizes not smaller
+    than the map are skipped.
 
-    Deviation: the authors' code compares the height alone with the pooled size.
+    Deviation: the authors' code checks only the height against the pooled size.
 
     Args:
         student: Features (N, C, H, W).
@@ -40,18 +41,16 @@ def hierarchical_context_loss(student: Tensor, teacher: Tensor) -> Tensor:
         tensor(1.)
     """
     check_maps(student, teacher)
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = at_least_float32(student, teacher)
-        # Pooling is linear: one difference is pooled instead of two maps.
-        difference = student - teacher
-        loss, total, weight = difference.square().mean(), 1.0, 1.0
-        for side in POOLS:
-            if side < min(student.shape[2:]):
-                weight /= 2
-                pooled = functional.adaptive_avg_pool2d(difference, side)
-                loss = loss + weight * pooled.square().mean()
-                total += weight
-        return loss / total
+    # Pooling is linear, so pooling the difference replaces pooling both maps.
+    difference = student - teacher
+    loss, total, weight = difference.square().mean(), 1.0, 1.0
+    for side in POOLS:
+        if side < min(student.shape[2:]):
+            weight /= 2
+            pooled = functional.adaptive_avg_pool2d(difference, side)
+            loss = loss + weight * pooled.square().mean()
+            total += weight
+    return loss / total
 
 
 @MODELS.register_module()
@@ -63,7 +62,7 @@ class HCLLoss(nn.Module):
             and for RetinaNet.
 
     Raises:
-        ValueError: If `loss_weight` is no finite number of at least 0.
+        ValueError: If `loss_weight` is negative or not finite.
 
     Example:
         >>> HCLLoss().loss_weight

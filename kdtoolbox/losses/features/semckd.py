@@ -9,12 +9,14 @@ from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least, check_counts
 from kdtoolbox.losses.examples import Example
-from kdtoolbox.losses.inputs import at_least_float32, check_maps
+from kdtoolbox.losses.inputs import check_maps
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 
+@full_precision
 def image_errors(student: Tensor, teacher: Tensor) -> Tensor:
-    """Average the squared errors of each image.
+    """Compute the mean squared error of each image.
 
     Args:
         student: Features (N, C, H, W).
@@ -31,18 +33,17 @@ def image_errors(student: Tensor, teacher: Tensor) -> Tensor:
         tensor([1., 1.])
     """
     check_maps(student, teacher)
-    student, teacher = at_least_float32(student, teacher)
     return (student - teacher).square().mean((1, 2, 3))
 
 
 def calibrated_error(errors: Tensor, attention: Tensor) -> Tensor:
-    r"""Weigh what each student layer owes to each teacher layer.
+    r"""Average the errors of all pairs of layers, weighted by attention.
 
     .. math:: \frac{1}{N I} \sum_{n,i,j} a_{n,i,j} \, e_{n,i,j}
 
     Args:
-        errors: Of each image and pair of layers (N, I, J).
-        attention: Of the same shape, with a sum of 1 over the J teacher layers.
+        errors: Errors (N, I, J) of each image, student layer and teacher layer.
+        attention: Weights (N, I, J), which sum to 1 over the J teacher layers.
 
     Returns:
         A scalar.
@@ -57,30 +58,31 @@ def calibrated_error(errors: Tensor, attention: Tensor) -> Tensor:
 
 @MODELS.register_module()
 class SemCKDLoss(nn.Module):
-    r"""Let each student layer learn from which teacher layers it learns.
+    r"""Distil every teacher layer into every student layer, weighted by attention.
 
     .. math:: a_{n,i,j} = softmax_j(\langle q_i(mean_{h,w} S_i), k_j(mean_{h,w} T_j)
         \rangle), \quad e_{n,i,j} = mean_{c,h,w}((P_{ij} S_i - T_j)^2)
 
-    summed by `calibrated_error`. q and k are two linear layers with a ReLU between
-    them, normalised to length 1, and P a 1x1 convolution for each pair of layers. Both
-    maps of a pair are averaged to the smaller size, and that divided by `pool`: the
-    cost is I * J projections at 1 / pool^2 of the positions.
+    These are combined by `calibrated_error`. q and k are two linear layers with a ReLU
+    between them, their output normalised to length 1, and P is a 1x1 convolution for
+    each pair of layers. Both maps of a pair are average-pooled to the smaller of the
+    two sizes, divided by `pool_size`. The cost is I * J projections at
+    1 / `pool_size`^2 of the positions.
 
-    Deviation: the authors' queries and keys read the row of an image in the similarity
-    matrix of its batch, which ties their width to the batch size and says nothing with
-    two images; here they read the mean of each channel. The authors' P has three
-    convolutions and a batch norm.
+    Deviation: the authors compute queries and keys from the image's row in the
+    similarity matrix of the batch. This ties their width to the batch size and carries
+    no information with two images. Here they are computed from the spatial means of the
+    channels. The authors' P has three convolutions and a batch norm.
 
     Args:
         student_channels: Channels of the student's layers, in order.
-        teacher_channels: Channels of the teacher's, as many layers.
-        pool: How many cells of the smaller map are averaged along each side.
+        teacher_channels: Channels of the teacher's layers, in order.
+        pool_size: Height and width of the cells that are averaged.
         width: Width of queries and keys.
         loss_weight: Factor on the loss. The authors use 400 and 50 for classification.
 
     Raises:
-        ValueError: If a number is not in the range of its argument.
+        ValueError: If an argument is out of range.
 
     Example:
         >>> loss = SemCKDLoss([4, 8], [8, 8])
@@ -98,7 +100,7 @@ class SemCKDLoss(nn.Module):
             arguments=lambda s: dict(
                 student_channels=[s.channels] * s.num_levels,
                 teacher_channels=[s.teacher_channels] * s.num_levels,
-                pool=4,
+                pool_size=4,
             ),
         ),
     )
@@ -107,7 +109,7 @@ class SemCKDLoss(nn.Module):
         self,
         student_channels: Sequence[int],
         teacher_channels: Sequence[int],
-        pool: int = 1,
+        pool_size: int = 1,
         width: int = 128,
         loss_weight: float = 1.0,
     ) -> None:
@@ -116,52 +118,51 @@ class SemCKDLoss(nn.Module):
             'SemCKDLoss',
             student_channels=student_channels,
             teacher_channels=teacher_channels,
-            pool=pool,
+            pool_size=pool_size,
             width=width,
         )
         check_at_least('SemCKDLoss', 0, loss_weight=loss_weight)
         self.channels = dict(
             student=list(student_channels), teacher=list(teacher_channels)
         )
-        self.pool = pool
+        self.pool_size = pool_size
         self.loss_weight = loss_weight
         self.queries, self.keys = (
             nn.ModuleList(_embedding(channels, width) for channels in side)
             for side in self.channels.values()
         )
         self.projections = nn.ModuleList(
-            nn.Conv2d(mine, theirs, 1)
-            for mine, theirs in product(student_channels, teacher_channels)
+            nn.Conv2d(width_in, width_out, 1)
+            for width_in, width_out in product(student_channels, teacher_channels)
         )
 
+    @full_precision
     def forward(self, student: list[Tensor], teacher: list[Tensor]) -> Tensor:
-        """Return the weighted loss of lists of maps (N, C, H, W) as a scalar.
+        """Return the weighted loss of two lists of maps (N, C, H, W) as a scalar.
 
         Raises:
-            ValueError: If the layers or channels are others than configured.
+            ValueError: If the layers or channels do not match the config.
         """
         self._check('student', student)
         self._check('teacher', teacher)
-        # Each keeps its own channels; only the precision is shared.
-        pairs = [at_least_float32(s, t) for s, t in zip(student, teacher, strict=True)]
-        student, teacher = map(list, zip(*pairs, strict=True))
-        with torch.autocast(student[0].device.type, enabled=False):
-            errors = [
-                self._error(project, *pair)
-                for project, pair in zip(
-                    self.projections, product(student, teacher), strict=True
-                )
-            ]
-            attention = self._attend(student, teacher)
-            table = torch.stack(errors, 1).reshape(attention.shape)
-            return self.loss_weight * calibrated_error(table, attention)
+        errors = [
+            self._error(project, *pair)
+            for project, pair in zip(
+                self.projections, product(student, teacher), strict=True
+            )
+        ]
+        attention = self._attend(student, teacher)
+        table = torch.stack(errors, 1).reshape(attention.shape)
+        return self.loss_weight * calibrated_error(table, attention)
 
-    def _error(self, project: nn.Module, mine: Tensor, theirs: Tensor) -> Tensor:
-        height, width = map(min, mine.shape[2:], theirs.shape[2:])
-        size = -(-height // self.pool), -(-width // self.pool)
-        # Before the projection, with which averages commute.
-        mine, theirs = (functional.adaptive_avg_pool2d(x, size) for x in (mine, theirs))
-        return image_errors(project(mine), theirs)
+    def _error(self, project: nn.Module, student: Tensor, teacher: Tensor) -> Tensor:
+        height, width = map(min, student.shape[2:], teacher.shape[2:])
+        size = -(-height // self.pool_size), -(-width // self.pool_size)
+        # Averaging commutes with the projection; pooling first is cheaper.
+        student, teacher = (
+            functional.adaptive_avg_pool2d(maps, size) for maps in (student, teacher)
+        )
+        return image_errors(project(student), teacher)
 
     def _attend(self, student: list[Tensor], teacher: list[Tensor]) -> Tensor:
         queries, keys = (

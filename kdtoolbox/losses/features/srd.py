@@ -1,7 +1,8 @@
-"""The logarithm of a distance behind a linear projector (SRD, arXiv:2303.11098).
+"""Log distance of linearly projected features (SRD, arXiv:2303.11098).
 
-The projector is a `kdtoolbox.connectors.ConvConnector` with a norm, the norm of the
-teacher a `kdtoolbox.connectors.NormConnector`; the paper's KL divergence is `KDLoss`.
+A `kdtoolbox.connectors.ConvConnector` with a norm projects the student, and a
+`kdtoolbox.connectors.NormConnector` normalises the teacher. The KL divergence of the
+paper is `KDLoss`.
 """
 
 import torch
@@ -9,27 +10,28 @@ from torch import Tensor, nn
 
 from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.examples import Example
-from kdtoolbox.losses.inputs import at_least_float32
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 
+@full_precision
 def log_distance(student: Tensor, teacher: Tensor, exponent: float = 4.0) -> Tensor:
-    r"""Take the logarithm of a sum of powers over the whole batch.
+    r"""Compute the logarithm of the summed powers of the differences.
 
     .. math:: 2 \log \sum |S - T|^e
 
-    The number of values only adds a constant: the gradient is that of the relative
-    distance, however large the maps. Below a sum of 1 the value is negative.
+    The sum is over the whole batch. Its size only adds a constant, so the gradient does
+    not depend on the number of values. The loss is negative where the sum is below 1.
 
-    Deviation: the sum is at least the smallest normal number of its precision, so that
-    equal features give a finite value without gradient, where published codes give
-    minus infinity.
+    Deviation: the sum is clamped to the smallest normal number of its precision. Equal
+    features then give a finite value and no gradient, where published codes give minus
+    infinity.
 
     Args:
         student: Features of any shape, such as (N, C, H, W) or (R, C).
         teacher: The same shape; receives no gradient.
-        exponent: The power e, at least 1. The greater it is, the more the largest
-            differences count.
+        exponent: The power e, at least 1. A larger power weights large differences
+            more.
 
     Returns:
         A scalar, float32 or wider.
@@ -47,27 +49,25 @@ def log_distance(student: Tensor, teacher: Tensor, exponent: float = 4.0) -> Ten
             'in shape; put a ResizeConnector (height, width) or a ConvConnector '
             '(channels) under `connectors` and name it as the input of this loss'
         )
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = at_least_float32(student, teacher)
-        total = (student - teacher).abs().pow(exponent).sum()
-        return 2 * total.clamp(min=torch.finfo(total.dtype).tiny).log()
+    total = (student - teacher).abs().pow(exponent).sum()
+    return 2 * total.clamp(min=torch.finfo(total.dtype).tiny).log()
 
 
 @MODELS.register_module()
 class SRDLoss(nn.Module):
     """SRD on one level or on rows; see `log_distance`.
 
-    Both sides are to be normalised per channel over the batch.
+    Normalise student and teacher per channel over the batch before this loss.
 
-    Unverified: the default exponent of 4 is recalled from the paper; torchdistill has
-    1 as a default.
+    Unverified: we recall the default exponent of 4 from the paper; the default of
+    torchdistill is 1.
 
     Args:
-        exponent: The power of the differences, at least 1.
+        exponent: Power of the differences, at least 1.
         loss_weight: Factor on the loss.
 
     Raises:
-        ValueError: If `exponent` is no finite number of at least 1.
+        ValueError: If `exponent` is below 1 or not finite.
 
     Example:
         >>> SRDLoss(exponent=1.0)(torch.full((2, 4), 2.0), torch.zeros(2, 4))
@@ -84,5 +84,5 @@ class SRDLoss(nn.Module):
         self.loss_weight = loss_weight
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Return the weighted logarithm for features of one shape as a scalar."""
+        """Return the weighted log distance of features of one shape as a scalar."""
         return self.loss_weight * log_distance(student, teacher, self.exponent)

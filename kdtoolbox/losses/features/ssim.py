@@ -12,36 +12,40 @@ from kdtoolbox.losses.inputs import check_maps
 from kdtoolbox.registry import MODELS
 
 SIGMA = 1.5
+"""Standard deviation of the Gaussian window, in pixels."""
+
 CHUNK = 2**19
-"""Values of a map worked on at once; some fifteen tensors of this size are held."""
+"""Values processed at once; about fifteen tensors of this size are allocated."""
 
 
 def structural_dissimilarity(
     student: Tensor, teacher: Tensor, window: int = 11, max_val: float = 1.0
 ) -> Tensor:
-    r"""Compare mean, spread and pattern of two maps in a window around each position.
+    r"""Compute the mean structural dissimilarity of two maps.
 
     .. math:: mean\left(\frac{1 - SSIM}{2}\right), \quad SSIM =
         \frac{(2 \mu_s \mu_t + c_1)(2 \sigma_{st} + c_2)}
         {(\mu_s^2 + \mu_t^2 + c_1)(\sigma_s^2 + \sigma_t^2 + c_2)}
 
-    with Gaussian windows of deviation 1.5, mirrored borders, :math:`c_1 = (0.01 L)^2`
-    and :math:`c_2 = (0.03 L)^2` for values of the size L. Each channel is on its own.
+    Means, variances and covariances are taken per channel in a Gaussian window of
+    standard deviation 1.5 around each position, with mirrored borders.
+    :math:`c_1 = (0.01 L)^2` and :math:`c_2 = (0.03 L)^2` for values in the range L.
 
-    Deviation: on maps smaller than the window it is the largest odd one that fits.
+    Deviation: on maps smaller than the window, the largest odd window that fits is
+    used.
 
-    Deviation: kornia, whose formula this is, adds 1e-12 to the denominator. Without it
-    equal maps give exactly 0.
+    Deviation: kornia, which has the same formula, adds 1e-12 to the denominator.
+    Without it equal maps give exactly 0.
 
-    Unverified: the paper is said to scale the features to [0, 1] level by level, which
-    is not done here; no code of the authors is known.
+    Unverified: we know of no code by the authors. The paper is said to scale the
+    features of each level to [0, 1]; this is not done here.
 
     Args:
         student: Features (N, C, H, W).
         teacher: The same shape; receives no gradient.
         window: Side of the window, odd.
-        max_val: The size L of the values, above 0. Multiplying both maps and L by one
-            number changes nothing.
+        max_val: Range L of the values, above 0. Scaling both maps and L by the same
+            factor does not change the loss.
 
     Returns:
         A scalar from 0 to 1, float32 or wider.
@@ -55,14 +59,15 @@ def structural_dissimilarity(
         tensor(0.)
     """
     check_maps(student, teacher)
+    # Without `full_precision`: the chunks are cast one by one, which needs less memory.
     with torch.autocast(student.device.type, enabled=False):
         return _MeanDissimilarity.apply(student, teacher.detach(), window, max_val)
 
 
 class _MeanDissimilarity(torch.autograd.Function):
-    """The loss of some channels after the other, with the gradient made on the way.
+    """The loss, computed in chunks of channels together with its gradient.
 
-    All at once would hold a dozen maps until the backward pass; this holds one.
+    Plain autograd would store a dozen maps until the backward pass; this stores one.
     """
 
     @staticmethod
@@ -74,18 +79,19 @@ class _MeanDissimilarity(torch.autograd.Function):
         height, width = student.shape[2:]
         side = min(window, (min(height, width) - 1) // 2 * 2 + 1)
         planes = [maps.reshape(-1, height, width) for maps in (student, teacher)]
-        # Not in half precision, which has no numbers as small as before loss scaling.
+        # In half precision the gradient would underflow before loss scaling.
         step = torch.empty_like(planes[0], dtype=dtype)
         blurs = [_blur(length, side, step) for length in (height, width)]
         total = step.new_zeros(())
         count = max(CHUNK // (height * width), 1)
         chunks = [maps.split(count) for maps in (*planes, step)]
-        for mine, theirs, piece in zip(*chunks, strict=True):
+        for student_part, teacher_part, piece in zip(*chunks, strict=True):
             with torch.enable_grad():
-                mine = mine.detach().to(dtype).requires_grad_()
-                loss = _dissimilarity(mine, theirs.to(dtype), blurs, max_val).sum()
+                leaf = student_part.detach().to(dtype).requires_grad_()
+                other = teacher_part.to(dtype)
+                loss = _dissimilarity(leaf, other, blurs, max_val).sum()
                 loss = loss / student.numel()
-            piece.copy_(torch.autograd.grad(loss, mine)[0])
+            piece.copy_(torch.autograd.grad(loss, leaf)[0])
             total += loss.detach()
         ctx.save_for_backward(step.reshape(student.shape))
         ctx.dtype = student.dtype
@@ -103,11 +109,11 @@ def _dissimilarity(
 ) -> Tensor:
     """Return (1 - SSIM) / 2 at each position of planes (P, H, W).
 
-    The two factors of the SSIM are 1 - level and 1 - pattern; written with what they
-    lack of 1, close maps keep their digits and equal ones give exactly 0.
+    The two factors of the SSIM are 1 - level and 1 - pattern. Computing level and
+    pattern avoids cancellation for close maps and gives exactly 0 for equal maps.
     """
     c1, c2 = (0.01 * max_val) ** 2, (0.03 * max_val) ** 2
-    # A spread is the difference of two squares: far from 0 it would be all rounding.
+    # A variance is a difference of squares, which cancels for values far from 0.
     s_shift, t_shift = (
         x.detach().mean((1, 2), keepdim=True) for x in (student, teacher)
     )
@@ -125,9 +131,9 @@ def _dissimilarity(
 
 
 def _blur(length: int, side: int, like: Tensor) -> Tensor:
-    """Return what a line of a map is multiplied with, (length, length).
+    """Return the matrix (length, length) that blurs a line of a map.
 
-    A matrix, because a convolution of single channels is a dozen times slower.
+    A matrix product is a dozen times faster than a depthwise convolution.
     """
     steps = torch.arange(side, dtype=like.dtype, device=like.device) - side // 2
     kernel = (-steps.square() / (2 * SIGMA**2)).softmax(0)
@@ -138,15 +144,15 @@ def _blur(length: int, side: int, like: Tensor) -> Tensor:
 
 @MODELS.register_module()
 class SSIMLoss(nn.Module):
-    """SSIM on one level; see `structural_dissimilarity`, also for what is unverified.
+    """SSIM on one level; see `structural_dissimilarity`. Unverified.
 
     Args:
         window: Side of the window, odd.
-        max_val: The size of the features' values.
-        loss_weight: Factor on the loss. Unverified: 2 to 4 is where to start.
+        max_val: Range of the features' values, above 0.
+        loss_weight: Factor on the loss. Unverified: start with 2 to 4.
 
     Raises:
-        ValueError: If `window` is not odd or `max_val` not above 0.
+        ValueError: If `window` is not odd, or `max_val` is not above 0.
 
     Example:
         >>> SSIMLoss(loss_weight=4.0).window

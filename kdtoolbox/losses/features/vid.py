@@ -1,6 +1,6 @@
 """Variational information distillation (VID, arXiv:1904.05835): its loss.
 
-The network that predicts the teacher is `kdtoolbox.connectors.RegressorConnector`.
+`kdtoolbox.connectors.RegressorConnector` predicts the teacher's features.
 """
 
 import math
@@ -11,27 +11,28 @@ from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_above, check_at_least, check_counts
 from kdtoolbox.losses.examples import Example
-from kdtoolbox.losses.inputs import at_least_float32, check_maps
+from kdtoolbox.losses.inputs import check_maps
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 EPS = 1e-5
-"""The least variance, as in the published codes."""
+"""Smallest variance, as in the published codes."""
 
 
+@full_precision
 def gaussian_code_length(mean: Tensor, teacher: Tensor, variance: Tensor) -> Tensor:
-    r"""Return how badly normal distributions foresee the teacher.
+    r"""Compute the negative log-likelihood of the teacher under normal distributions.
 
     .. math:: mean_{n,c,h,w} \tfrac{1}{2} \left(
         \frac{(T - \mu)^2}{v_c} + \log v_c \right)
 
-    The negative logarithm of their density without the constant; the less it is, the
-    higher the bound on the mutual information. It is negative where small variances are
-    earned.
+    The constant of the density is omitted. Minimising the loss maximises a lower bound
+    on the mutual information. It becomes negative for small variances.
 
     Args:
-        mean: Predictions (N, C, H, W) from the student.
+        mean: Predictions (N, C, H, W) of the student.
         teacher: The same shape; receives no gradient.
-        variance: Of each channel (C,), above 0.
+        variance: Variances (C,) of the channels, above 0.
 
     Returns:
         A scalar, float32 or wider.
@@ -45,27 +46,24 @@ def gaussian_code_length(mean: Tensor, teacher: Tensor, variance: Tensor) -> Ten
         tensor(2.)
     """
     check_maps(mean, teacher)
-    with torch.autocast(mean.device.type, enabled=False):
-        mean, teacher = at_least_float32(mean, teacher)
-        variance = variance.to(mean.dtype)
-        errors = (teacher - mean).square().mean((0, 2, 3))
-        return (errors / variance + variance.log()).mean() / 2
+    errors = (teacher - mean).square().mean((0, 2, 3))
+    return (errors / variance + variance.log()).mean() / 2
 
 
 @MODELS.register_module()
 class VIDLoss(nn.Module):
     """VID with a learned variance per channel and level; see `gaussian_code_length`.
 
-    The variances are trained with the student. The loss may become negative.
+    The variances are trained together with the student. The loss may become negative.
 
     Args:
-        channels: Channels of the teacher.
-        num_levels: Levels of the wires.
-        init_variance: Where the variances start.
+        channels: Channels of both maps.
+        num_levels: Number of levels of the wires.
+        init_variance: Initial variance, above 1e-5.
         loss_weight: Factor on the loss. Published codes use 1.
 
     Raises:
-        ValueError: If ``init_variance`` is not above the least variance of 1e-5.
+        ValueError: If `init_variance` is not above the smallest variance of 1e-5.
 
     Example:
         >>> VIDLoss(channels=2).variances(0).detach()
@@ -92,7 +90,7 @@ class VIDLoss(nn.Module):
         self.loss_weight = loss_weight
 
     def variances(self, level: int) -> Tensor:
-        """Return the variances (C,) of a level, at least in float32."""
+        """Return the variances (C,) of a level, float32 or wider."""
         scales = self.scales[level]
         dtype = torch.promote_types(scales.dtype, torch.float32)
         return functional.softplus(scales.to(dtype)) + EPS
@@ -101,12 +99,12 @@ class VIDLoss(nn.Module):
         """Return the weighted code length of a map (N, C, H, W) as a scalar.
 
         Raises:
-            ValueError: If the level or its channels are not those of the config.
+            ValueError: If the level or its channels do not match the config.
         """
         num_levels, channels = self.scales.shape
         if level >= num_levels or teacher.shape[1] != channels:
             raise ValueError(
-                f'VIDLoss has channels={channels}, num_levels={num_levels} and met '
+                f'VIDLoss has channels={channels}, num_levels={num_levels} and got '
                 f'{teacher.shape[1]} channels at level {level}; set channels='
                 f'{teacher.shape[1]} and num_levels to the number of levels'
             )

@@ -1,8 +1,8 @@
-"""Generate hidden tokens of a vision transformer (ViTKD, arXiv:2209.02432).
+"""Generation of hidden tokens of a vision transformer (ViTKD, arXiv:2209.02432).
 
-Its other half, the mimicry of the first blocks, is `MGDLoss`: a squared error summed
-over tokens and channels. A `kdtoolbox.connectors.TokenConnector` lays tokens out as
-maps, a `kdtoolbox.connectors.ConvConnector` aligns their channels.
+The other half of the method, the mimicry of the first blocks, is `MGDLoss`: a squared
+error summed over tokens and channels. A `kdtoolbox.connectors.TokenConnector` reshapes
+tokens into maps, a `kdtoolbox.connectors.ConvConnector` aligns their channels.
 """
 
 import torch
@@ -10,20 +10,22 @@ from torch import Tensor, nn
 
 from kdtoolbox.losses.arguments import check_at_least, check_counts, check_share
 from kdtoolbox.losses.examples import Example
-from kdtoolbox.losses.inputs import at_least_float32, check_maps
+from kdtoolbox.losses.inputs import check_maps
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 
 def hide_positions(maps: Tensor, ratio: float) -> Tensor:
-    """Choose for each image which positions are hidden, at random.
+    """Draw the hidden positions of each image at random.
 
     Args:
         maps: Features (N, C, H, W).
-        ratio: Share of the positions to hide; the number of the visible ones is rounded
-            down.
+        ratio: Share of the positions to hide; the number of visible positions is
+            rounded down.
 
     Returns:
-        A mask (N, 1, H, W) with as many hidden positions for each image.
+        A boolean mask (N, 1, H, W), True at the same number of hidden positions in each
+        image.
 
     Example:
         >>> int(hide_positions(torch.zeros(1, 8, 3, 3), ratio=0.5).sum())
@@ -38,14 +40,14 @@ def hide_positions(maps: Tensor, ratio: float) -> Tensor:
 
 @MODELS.register_module()
 class ViTKDLoss(nn.Module):
-    r"""Compare what is generated at hidden positions with the teacher.
+    r"""Generate the hidden positions and compare them with the teacher.
 
     .. math:: \frac{1}{\lambda N} \sum_{hidden} (G(X) - T)^2
 
-    X is the student's map with a learned token at the hidden positions, a share
-    :math:`\lambda` of them drawn anew for each image, and G two 3x3 convolutions with a
-    ReLU between them. Other than in MGD only what was hidden counts. It costs the two
-    convolutions at the teacher's width.
+    X is the student's map with a learned token at the hidden positions, and G is two
+    3x3 convolutions with a ReLU between them. A share :math:`\lambda` of the positions
+    is hidden, drawn anew for each image and iteration. Unlike in MGD, the error covers
+    only hidden positions. The cost is two convolutions at the teacher's width.
 
     Args:
         channels: Channels of both maps.
@@ -81,11 +83,12 @@ class ViTKDLoss(nn.Module):
             nn.Conv2d(channels, channels, 3, padding=1),
         )
 
+    @full_precision
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Return the weighted error of two maps (N, C, H, W) as a scalar.
 
         Raises:
-            ValueError: If the shapes differ or the channels are others than configured.
+            ValueError: If the shapes differ or the channels do not match the config.
         """
         check_maps(student, teacher)
         if student.shape[1] != self.channels:
@@ -93,10 +96,8 @@ class ViTKDLoss(nn.Module):
                 f'ViTKDLoss has channels={self.channels}, the maps have '
                 f'{student.shape[1]}; set channels={student.shape[1]}'
             )
-        with torch.autocast(student.device.type, enabled=False):
-            student, teacher = at_least_float32(student, teacher)
-            hidden = hide_positions(student, self.mask_ratio)
-            generated = self.generator(torch.where(hidden, self.token, student))
-            error = (generated - teacher).square().sum(1, keepdim=True)
-            error = error.where(hidden, 0).sum() / (self.mask_ratio * len(student))
+        hidden = hide_positions(student, self.mask_ratio)
+        generated = self.generator(torch.where(hidden, self.token, student))
+        error = (generated - teacher).square().sum(1, keepdim=True)
+        error = error.where(hidden, 0).sum() / (self.mask_ratio * len(student))
         return self.loss_weight * error

@@ -1,4 +1,4 @@
-"""What the losses on class logits share: ignored pixels, labels, sigmoid heads."""
+"""Shared input handling of the losses on class logits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,24 +6,23 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_above
-from kdtoolbox.losses.inputs import SAME_CLASSES, at_least_float32
-
-IGNORED = -1
-"""The label here of pixels that the task ignores, whatever its ``ignore_index``."""
+from kdtoolbox.losses.inputs import SAME_CLASSES
+from kdtoolbox.losses.logits.pixel_labels import IGNORED, pixel_labels
+from kdtoolbox.losses.precision import full_precision
 
 
 @dataclass(frozen=True)
 class ClassLogits:
-    """Logits of both sides, with the classes on axis 1.
+    """Class logits of student and teacher, with the classes on axis 1.
 
     Attributes:
         student: (R, K) or (N, K, H, W), float32 or wider.
-        teacher: The same shape, detached. What does not count is finite on both sides.
-        valid: Which rows (R,) or pixels (N, H, W) count.
-        labels: Their classes, long; 0 where nothing counts. None if there are none.
+        teacher: The same shape, detached.
+        valid: Which rows (R,) or pixels (N, H, W) are not ignored. The logits of
+            ignored ones are finite on both sides.
+        labels: The true classes, long, 0 where ignored; or None without labels.
     """
 
     student: Tensor
@@ -32,11 +31,12 @@ class ClassLogits:
     labels: Tensor | None
 
     def mean(self, values: Tensor) -> Tensor:
-        """Average values (R,) or (N, H, W) over what counts; 0 if nothing does."""
-        # Not a product with the mask: what does not count may be infinite.
+        """Average values (R,) or (N, H, W) over the valid ones; 0 without any."""
+        # Not a product with the mask: inf * 0 would be NaN.
         return values.where(self.valid, 0).sum() / self.valid.sum().clamp(min=1)
 
 
+@full_precision
 def read_logits(
     student: Tensor,
     teacher: Tensor,
@@ -44,22 +44,24 @@ def read_logits(
     labels: Tensor | None = None,
     use_sigmoid: bool = False,
 ) -> ClassLogits:
-    """Check logits, lift their precision and find what counts.
+    """Check logits, cast them to float32 or wider and find the valid positions.
 
-    Pixels that the task ignores do not count; all rows do, and all pixels of a batch
-    without ``gt_sem_seg``, such as that of a detector.
+    Pixels with the ``ignore_index`` of the task are not valid. Without ``gt_sem_seg``,
+    as in the batch of a detector, all pixels are valid. Rows are valid unless their
+    label is `IGNORED`.
 
     Args:
         student: Logits (R, K) of RoIs or (N, K, H, W) of maps.
         teacher: The same shape.
-        data_samples: The batch's samples, whose ``gt_sem_seg`` is read for maps.
-        labels: Classes (R,) of rows; those of maps come from the samples.
-        use_sigmoid: Whether each class has a probability of its own. Each logit z then
-            becomes a row (0, z) of two classes, K times as many as before; the label of
-            such a row is 1 if it is that of its class.
+        data_samples: The batch's samples. Maps take their labels from ``gt_sem_seg``.
+        labels: Classes (R,) of rows.
+        use_sigmoid: Whether each class has its own sigmoid. Each logit z then becomes a
+            row (0, z) of two classes, so that there are K times as many rows. The label
+            of such a row is 1 for the true class, else 0.
 
     Raises:
-        ValueError: If the shapes differ or are others, or the labels do not fit.
+        ValueError: If the logits are neither rows nor maps, their shapes differ, there
+            are too few classes, or the labels do not fit.
 
     Example:
         >>> maps = torch.zeros(2, 19, 4, 4)
@@ -76,7 +78,6 @@ def read_logits(
     if labels is not None:
         valid = labels != IGNORED
         labels = labels.where(valid, 0)
-    student, teacher = at_least_float32(student, teacher)
     if labels is not None:
         student, teacher = (_filled(x, valid) for x in (student, teacher))
     if not use_sigmoid:
@@ -91,10 +92,10 @@ def read_logits(
 
 
 def require_labels(owner: str, logits: ClassLogits) -> Tensor:
-    """Return the labels of logits, which must have some.
+    """Return the labels of the logits.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If there are no labels.
 
     Example:
         >>> rows, labels = torch.zeros(2, 5), torch.tensor([3, 0])
@@ -103,18 +104,38 @@ def require_labels(owner: str, logits: ClassLogits) -> Tensor:
     """
     if logits.labels is None:
         raise ValueError(
-            f'{owner} reads true classes, and there are none: maps need samples with '
-            '`gt_sem_seg`, as a segmentor has them; for rows name the wire of their '
-            "labels, such as labels='roi.labels'"
+            f'{owner} reads true classes, and the batch has none: maps need data '
+            'samples with `gt_sem_seg`, as in segmentation; for rows name the wire of '
+            "their labels, such as labels='roi.labels'"
         )
     return logits.labels
 
 
-def _filled(logits: Tensor, valid: Tensor) -> Tensor:
-    """Return the logits with harmless ones in place of what does not count.
+def remove_label(logits: Tensor, labels: Tensor) -> Tensor:
+    """Remove the logit of the true class from each row.
 
-    An infinite one would make the gradient NaN even where its loss is masked; equal
-    ones have no deviation to divide by.
+    Args:
+        logits: (R, K) or (N, K, H, W).
+        labels: The true classes (R,) or (N, H, W), long.
+
+    Returns:
+        The logits of the other classes, (R, K - 1) or (N, K - 1, H, W).
+
+    Example:
+        >>> remove_label(torch.tensor([[5.0, 6.0, 7.0]]), torch.tensor([1]))
+        tensor([[5., 7.]])
+    """
+    classes = torch.arange(logits.shape[1] - 1, device=logits.device)
+    classes = classes.reshape(1, -1, *[1] * (logits.dim() - 2))
+    # Indices from the label on are shifted by one to skip it.
+    return logits.gather(1, classes + (classes >= labels[:, None]))
+
+
+def _filled(logits: Tensor, valid: Tensor) -> Tensor:
+    """Replace the logits of ignored rows or pixels by finite, distinct values.
+
+    An infinite logit makes the gradient NaN even where its loss is masked. Equal logits
+    have a standard deviation of 0, which some losses divide by.
     """
     dtype, device = logits.dtype, logits.device
     ramp = torch.linspace(0, 1, logits.shape[1], dtype=dtype, device=device)
@@ -126,88 +147,28 @@ def _two_classes(logits: Tensor) -> Tensor:
     return torch.stack([torch.zeros_like(flat), flat], 1)
 
 
-def pixel_labels(
-    data_samples: Sequence[Any], size: Sequence[int], device: torch.device
-) -> Tensor | None:
-    """Return the labels of a segmentation batch at the size of a map.
-
-    Args:
-        data_samples: N samples with ``gt_sem_seg.data`` of (1, H, W), all of one size.
-            Their metainfo has the ``ignore_index`` of the task, else it is 255.
-        size: Height and width (h, w) of the map.
-        device: Where the result is to lie.
-
-    Returns:
-        The nearest labels (N, h, w), long, with `IGNORED` for the pixels that the task
-        ignores; or None if the samples have none.
-
-    Example:
-        >>> from types import SimpleNamespace
-        >>> labels = torch.arange(16).reshape(1, 4, 4)
-        >>> sample = SimpleNamespace(gt_sem_seg=SimpleNamespace(data=labels))
-        >>> pixel_labels([sample], (2, 2), labels.device)
-        tensor([[[ 0,  2],
-                 [ 8, 10]]])
-    """
-    if not data_samples or not hasattr(data_samples[0], 'gt_sem_seg'):
-        return None
-    labels = torch.stack([_canonical_labels(sample) for sample in data_samples])
-    labels = labels.to(device=device, dtype=torch.float)
-    return functional.interpolate(labels, size=tuple(size))[:, 0].long()
-
-
-def _canonical_labels(sample: Any) -> Tensor:
-    labels = sample.gt_sem_seg.data.long()
-    ignored = getattr(sample, 'metainfo', {}).get('ignore_index', 255)
-    return labels.where(labels != ignored, IGNORED)
-
-
-def number_classes(labels: Tensor) -> Tensor:
-    """Number the classes that each image shows from 0 on, in their order.
-
-    So that what is held per class depends on the image, not on the data set, whose
-    number of classes no label map tells.
-
-    Args:
-        labels: Classes (N, H, W), long, `IGNORED` for pixels of none.
-
-    Returns:
-        The numbers (N, H, W), long, `IGNORED` where the label is.
-
-    Example:
-        >>> number_classes(torch.tensor([[[7, 900, -1, 7]]]))
-        tensor([[[ 0,  1, -1,  0]]])
-    """
-    ordered, places = labels.flatten(1).sort(1)
-    # What is ignored comes first and keeps the number before 0.
-    first = ordered[:, :1] != IGNORED
-    is_new = torch.cat([first, ordered[:, 1:] != ordered[:, :-1]], 1)
-    numbers = torch.empty_like(places).scatter_(1, places, is_new.cumsum(1) - 1)
-    return numbers.unflatten(1, labels.shape[1:])
-
-
 _FEW_CLASSES = {
     1: 'there is nothing to compare',
-    2: 'a softmax over one class is 1 whatever the logit, and teaches nothing',
-    3: 'of two classes nothing is left but which one is larger',
+    2: 'a softmax over one class is always 1 and carries no information',
+    3: 'with two classes only their order is left after the normalisation',
 }
-"""Why fewer classes than these do not teach."""
+"""Why a loss needs at least this many classes."""
 
 
 def check_logits(
     student: Tensor, teacher: Tensor, axes: tuple[int, ...], least: int = 2
 ) -> None:
-    """Refuse anything but two tensors of one shape with enough classes on axis 1.
+    """Check that both logits have one shape and enough classes on axis 1.
 
     Args:
         student: Logits (R, K) or (N, K, H, W).
         teacher: The same shape.
-        axes: The numbers of axes that the caller can read.
-        least: The least number of classes that teach anything.
+        axes: The numbers of dimensions that the caller supports.
+        least: The least number of classes.
 
     Raises:
-        ValueError: If it is another number of axes, the shapes differ, or there are
-            too few classes.
+        ValueError: If the number of dimensions is not in `axes`, the shapes differ, or
+            there are too few classes.
 
     Example:
         >>> check_logits(torch.ones(6, 5), torch.ones(6, 5), axes=(2,))
@@ -221,7 +182,7 @@ def check_logits(
         )
     if student.shape != teacher.shape:
         cure = (
-            'both sides need the same rows: RoIs are the same under '
+            'both sides need the same rows: both networks get the same RoIs with '
             "type='kdtoolbox.RoIDistiller'; for maps put a ResizeConnector under "
             '`connectors`'
         )
@@ -231,17 +192,17 @@ def check_logits(
     if student.shape[1] < least:
         raise ValueError(
             f'expected logits of at least {least} classes, got {shapes}: '
-            f'{_FEW_CLASSES[least]}; take a loss that compares each class with its '
-            "absence, type='kdtoolbox.KDLoss' with use_sigmoid=True, or name wires of "
-            'a softmax over all classes, the background among them'
+            f'{_FEW_CLASSES[least]}; take a loss that compares each class on its own, '
+            "type='kdtoolbox.KDLoss' with use_sigmoid=True, or name wires of a softmax "
+            'over all classes, including the background'
         )
 
 
 def check_labels(labels: Tensor, rows: int) -> None:
-    """Refuse anything but one class index per row.
+    """Check that there is one class index per row.
 
     Raises:
-        ValueError: If it is another shape or type.
+        ValueError: If the shape is not (rows,) or the dtype is not long.
 
     Example:
         >>> check_labels(torch.tensor([0, 3, 1]), rows=3)
@@ -255,10 +216,10 @@ def check_labels(labels: Tensor, rows: int) -> None:
 
 
 def check_tau(owner: str, tau: float) -> float:
-    """Return a temperature that is a finite number above 0.
+    """Check a temperature and return it.
 
     Raises:
-        ValueError: If it is another.
+        ValueError: If it is not a finite number above 0.
 
     Example:
         >>> check_tau('KDLoss', 4.0)

@@ -12,32 +12,32 @@ from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.examples import CLASS_LOGITS
 from kdtoolbox.losses.logits.class_logits import read_logits
 from kdtoolbox.losses.logits.kd import kd_divergence
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 
 @MODELS.register_module()
 class CTKDLoss(nn.Module):
-    r"""KD at a temperature that learns to make the task harder, step by step.
+    r"""KD with a learned temperature that makes the task harder step by step.
 
     .. math:: \frac{\tau^2}{R} \sum_r KL(softmax(T_r / \tau) \,\|\, softmax(S_r / \tau))
         \qquad \tau = 1 + 20 \, \sigma(\theta)
 
-    The optimizer of the student lowers the loss; the gradient that reaches the one
-    parameter theta is multiplied by :math:`\lambda_i = -(1 - \cos(\pi \, \min(i / I,
-    1))) / 2`, so that theta goes the other way, at step i of the first I with a growing
-    share of its gradient. The factor tau^2 is part of what theta learns from. A row is
-    an RoI or a pixel that is not ignored, and R is their number.
+    theta is the only parameter. Its gradient is multiplied by :math:`\lambda_i = -(1 -
+    \cos(\pi \, \min(i / I, 1))) / 2` at step i: the optimizer lowers the loss for the
+    student and raises it for theta, with a factor that grows over the first I steps.
+    theta also gets a gradient through the factor tau^2. A row is an RoI or a pixel that
+    is not ignored; R is the number of rows.
 
-    The steps are counted in training mode and kept in checkpoints. Steps in which the
-    distillation rests (`loss_weight=0`) do not count.
+    Steps are counted in training mode and saved in checkpoints. Steps in which the
+    distillation is off (`loss_weight=0`) do not count.
 
-    Deviation: the authors raise the share from epoch to epoch, here it is from step to
-    step.
+    Deviation: the factor grows with each step; the authors raise it once per epoch.
 
     Args:
-        ramp_iterations: The steps I until the gradient is reversed in full. The authors
-            take 10 epochs.
-        use_sigmoid: As `read_logits` takes it.
+        ramp_iterations: Number of steps I until the gradient is fully reversed. The
+            authors use 10 epochs.
+        use_sigmoid: Whether each class has its own sigmoid; see `read_logits`.
         loss_weight: Factor on the loss.
 
     Raises:
@@ -85,6 +85,7 @@ class CTKDLoss(nn.Module):
         """Return the temperature, a scalar between 1 and 21."""
         return 1 + 20 * self.theta.sigmoid()
 
+    @full_precision
     def forward(
         self,
         student: Tensor,
@@ -98,20 +99,19 @@ class CTKDLoss(nn.Module):
             ValueError: If the logits are neither rows nor maps, their shapes differ, or
                 there are too few classes.
         """
-        # One step, whatever the number of levels.
+        # Each level calls the loss, but one iteration is one step.
         if self.training and level == 0:
             self.iterations += 1
-        with torch.autocast(student.device.type, enabled=False):
-            logits = read_logits(
-                student, teacher, data_samples, use_sigmoid=self.use_sigmoid
-            )
-            tau = self._reverse(self.temperature())
-            # The division is here because theta learns from it, on both sides.
-            rows = kd_divergence(logits.student / tau, logits.teacher / tau)
-            return self.loss_weight * tau**2 * logits.mean(rows)
+        logits = read_logits(
+            student, teacher, data_samples, use_sigmoid=self.use_sigmoid
+        )
+        tau = self._reverse(self.temperature())
+        # kd_divergence takes tau as a number; theta needs a gradient through it.
+        rows = kd_divergence(logits.student / tau, logits.teacher / tau)
+        return self.loss_weight * tau**2 * logits.mean(rows)
 
     def _reverse(self, value: Tensor) -> Tensor:
-        """Return the same value, with a gradient times that of the schedule."""
+        """Return the value unchanged; multiply its gradient by the scheduled factor."""
         progress = (self.iterations / self.ramp_iterations).clamp(max=1)
         factor = -(1 - (math.pi * progress).cos()) / 2
         constant = value.detach()

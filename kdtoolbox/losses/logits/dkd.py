@@ -9,44 +9,53 @@ from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.examples import LABELLED_CLASS_LOGITS
-from kdtoolbox.losses.logits.class_logits import check_tau, read_logits, require_labels
+from kdtoolbox.losses.logits.class_logits import (
+    check_tau,
+    read_logits,
+    remove_label,
+    require_labels,
+)
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 
+@full_precision
 def dkd_loss(
     student: Tensor,
     teacher: Tensor,
     labels: Tensor | None = None,
-    alpha: float = 1.0,
-    beta: float = 0.25,
+    target_weight: float = 1.0,
+    non_target_weight: float = 0.25,
     tau: float = 1.0,
     data_samples: Sequence[Any] = (),
 ) -> Tensor:
-    r"""Weigh what KD says about the true class and about the others independently.
+    r"""Compute KD with separate weights for the true class and the other classes.
 
     .. math:: \frac{\tau^2}{R} \sum_r \alpha \, KL(b^T_r \,\|\, b^S_r) +
         \beta \, KL(q^T_r \,\|\, q^S_r)
 
-    With p = softmax(logits / tau) and the row's label y, b is (p_y, 1 - p_y) and q the
-    softmax over the classes other than y. A row is an RoI or a pixel that is not
-    ignored, and R is their number. The background of RoIs is a class like any other.
+    With p = softmax(logits / tau) and the row's label y, b is (p_y, 1 - p_y) and q is
+    the softmax over the classes other than y. alpha is `target_weight` and beta is
+    `non_target_weight`. A row is an RoI or a pixel that is not ignored; R is the number
+    of rows. The background of RoIs counts as a class.
 
-    Deviation: class y is taken out of the logits, and b stays a logarithm, where the
-    authors' code subtracts 1000 from its logit and takes the logarithm of b. The values
-    agree until p_y or 1 - p_y underflows; then the authors' code gives infinity or NaN.
+    Deviation: class y is removed from the logits and b is computed as a logarithm. The
+    authors' code subtracts 1000 from the logit of y and takes the logarithm of b. The
+    values agree until p_y or 1 - p_y underflows; then the authors' code gives infinity
+    or NaN.
 
     Args:
         student: Logits (R, K) or (N, K, H, W), K at least 2.
         teacher: The same shape; receives no gradient.
-        labels: The true class of each row (R,), long, in 0..K - 1. Maps read those of
-            their pixels from `data_samples`.
-        alpha: Factor on the divergence of b.
-        beta: Factor on the divergence of q.
+        labels: The true class of each row (R,), long, in 0..K - 1. Maps take the labels
+            of their pixels from `data_samples`.
+        target_weight: Factor on the divergence of b.
+        non_target_weight: Factor on the divergence of q.
         tau: Temperature of all softmaxes, above 0.
-        data_samples: As `read_logits` takes them.
+        data_samples: The batch's samples; see `read_logits`.
 
     Returns:
-        A scalar, float32 or wider; 0 if no row counts.
+        A scalar, float32 or wider; 0 without valid rows.
 
     Raises:
         ValueError: If the logits are neither rows nor maps of at least 2 classes, their
@@ -55,31 +64,26 @@ def dkd_loss(
     Example:
         >>> student, labels = torch.zeros(1, 3), torch.tensor([0])
         >>> teacher = torch.tensor([[0.0, 0.0, 4.0]])
-        >>> dkd_loss(student, teacher, labels, alpha=0.0, beta=1.0)
+        >>> dkd_loss(student, teacher, labels, target_weight=0.0, non_target_weight=1.0)
         tensor(0.6031)
     """
-    with torch.autocast(student.device.type, enabled=False):
-        logits = read_logits(student, teacher, data_samples, labels)
-        true = require_labels('DKDLoss', logits)
-        mine, theirs = (
-            _decouple(x / tau, true) for x in (logits.student, logits.teacher)
-        )
-        target, others = (
-            functional.kl_div(*pair, reduction='none', log_target=True).sum(1)
-            for pair in zip(mine, theirs, strict=True)
-        )
-        return tau**2 * logits.mean(alpha * target + beta * others)
+    logits = read_logits(student, teacher, data_samples, labels)
+    true = require_labels('DKDLoss', logits)
+    student_parts, teacher_parts = (
+        _decouple(x / tau, true) for x in (logits.student, logits.teacher)
+    )
+    target, non_target = (
+        functional.kl_div(*pair, reduction='none', log_target=True).sum(1)
+        for pair in zip(student_parts, teacher_parts, strict=True)
+    )
+    return tau**2 * logits.mean(target_weight * target + non_target_weight * non_target)
 
 
 def _decouple(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the logarithms of b, of 2 classes, and of q, of K - 1."""
-    label = labels[:, None]
-    classes = torch.arange(logits.shape[1] - 1, device=logits.device)
-    classes = classes.reshape(1, -1, *[1] * (logits.dim() - 2))
-    # Those from the label on move up by one.
-    others = logits.gather(1, classes + (classes >= label))
+    """Return the logarithms of b (2 classes) and of q (K - 1 classes)."""
+    others = remove_label(logits, labels)
     rest = others.logsumexp(1, keepdim=True)
-    target = torch.cat([logits.gather(1, label), rest], dim=1)
+    target = torch.cat([logits.gather(1, labels[:, None]), rest], dim=1)
     return target.log_softmax(1), others - rest
 
 
@@ -88,17 +92,18 @@ class DKDLoss(nn.Module):
     """DKD on the class logits of RoIs or pixels. See `dkd_loss`.
 
     Args:
-        alpha: Factor on the divergence of the true class.
-        beta: Factor on the divergence of the others. The authors use 0.25 on the RoIs
-            of Faster R-CNN; their values for classification are 0.5 to 8.
+        target_weight: Factor on the divergence of the true class. The paper's alpha.
+        non_target_weight: Factor on the divergence of the other classes, the paper's
+            beta. The authors use 0.25 on the RoIs of Faster R-CNN and 0.5 to 8 for
+            classification.
         tau: Temperature.
-        loss_weight: Factor on both.
+        loss_weight: Factor on both divergences.
 
     Raises:
         ValueError: If `tau` is not a finite number above 0, or a weight is below 0.
 
     Example:
-        >>> loss = DKDLoss(alpha=1.0, beta=8.0, tau=4.0)
+        >>> loss = DKDLoss(target_weight=1.0, non_target_weight=8.0, tau=4.0)
         >>> loss(torch.ones(6, 5), torch.ones(6, 5), torch.arange(6) % 5)
         tensor(0.)
     """
@@ -109,15 +114,21 @@ class DKDLoss(nn.Module):
 
     def __init__(
         self,
-        alpha: float = 1.0,
-        beta: float = 0.25,
+        target_weight: float = 1.0,
+        non_target_weight: float = 0.25,
         tau: float = 1.0,
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        check_at_least('DKDLoss', 0, alpha=alpha, beta=beta, loss_weight=loss_weight)
-        self.alpha = alpha
-        self.beta = beta
+        check_at_least(
+            'DKDLoss',
+            0,
+            target_weight=target_weight,
+            non_target_weight=non_target_weight,
+            loss_weight=loss_weight,
+        )
+        self.target_weight = target_weight
+        self.non_target_weight = non_target_weight
         self.tau = check_tau('DKDLoss', tau)
         self.loss_weight = loss_weight
 
@@ -129,6 +140,6 @@ class DKDLoss(nn.Module):
         data_samples: Sequence[Any] = (),
     ) -> Tensor:
         """Return the weighted loss of logits (R, K) or (N, K, H, W) as a scalar."""
-        weights = self.alpha, self.beta, self.tau
-        loss = dkd_loss(student, teacher, labels, *weights, data_samples)
+        weights = self.target_weight, self.non_target_weight
+        loss = dkd_loss(student, teacher, labels, *weights, self.tau, data_samples)
         return self.loss_weight * loss

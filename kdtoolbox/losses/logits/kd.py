@@ -14,7 +14,7 @@ from kdtoolbox.registry import MODELS
 
 
 def kd_divergence(student: Tensor, teacher: Tensor, tau: float = 1.0) -> Tensor:
-    r"""KL divergence of softened class posteriors, row by row.
+    r"""Compute the KL divergence of softened class posteriors, row by row.
 
     .. math:: \tau^2 \, KL(softmax_k(T / \tau) \,\|\, softmax_k(S / \tau))
 
@@ -48,25 +48,25 @@ def kd_loss(
     data_samples: Sequence[Any] = (),
     use_sigmoid: bool = False,
 ) -> Tensor:
-    """Average `kd_divergence` over the rows that count.
+    """Compute the KD loss: the mean `kd_divergence` over all valid rows.
 
-    A row is an RoI or a pixel, so that the divisor is N * H * W for maps, as in CIRKD's
+    A row is an RoI or a pixel: the divisor is N * H * W for maps, as in CIRKD's
     segmentation code.
 
-    Deviation: ignored pixels do not count, where all known codes count them.
+    Deviation: ignored pixels do not count; all known codes count them.
 
     Args:
         student: Logits (R, K) or (N, K, H, W).
         teacher: The same shape; receives no gradient.
         tau: Temperature of both softmaxes, above 0.
-        data_samples: As `read_logits` takes them.
-        use_sigmoid: As `read_logits` takes it.
+        data_samples: The batch's samples; see `read_logits`.
+        use_sigmoid: Whether each class has its own sigmoid; see `read_logits`.
 
     Returns:
-        A scalar, float32 or wider; 0 if no row counts.
+        A scalar, float32 or wider; 0 without valid rows.
 
     Raises:
-        ValueError: If the logits have another number of axes, their shapes differ, or
+        ValueError: If the logits are neither rows nor maps, their shapes differ, or
             there are too few classes.
 
     Example:
@@ -83,8 +83,8 @@ class KDLoss(nn.Module):
     """KD on the class logits of RoIs or pixels. See `kd_loss`.
 
     Args:
-        tau: Temperature. 1 is usual on RoIs and pixels.
-        use_sigmoid: Whether each class has a probability of its own, as in the dense
+        tau: Temperature. 1 is common for RoIs and pixels.
+        use_sigmoid: Whether each class has its own sigmoid, as in the dense
             heads of RetinaNet, FCOS, ATSS and GFL.
         loss_weight: Factor on the loss.
 

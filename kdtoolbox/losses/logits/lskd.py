@@ -11,30 +11,31 @@ from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.examples import CLASS_LOGITS
 from kdtoolbox.losses.logits.class_logits import check_logits, check_tau, read_logits
 from kdtoolbox.losses.logits.kd import kd_divergence
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 
-def deviations(logits: Tensor) -> Tensor:
-    """Return the standard deviation of each row over the classes, of divisor K - 1.
+def logit_deviations(logits: Tensor) -> Tensor:
+    """Return the standard deviation of each row over its classes, with divisor K - 1.
 
     Args:
         logits: (R, K) or (N, K, H, W), K at least 2.
 
     Returns:
-        The deviations, with an axis of length 1 for the classes.
+        The deviations (R, 1) or (N, 1, H, W).
 
     Example:
-        >>> deviations(torch.tensor([[1.0, 2.0, 3.0]]))
+        >>> logit_deviations(torch.tensor([[1.0, 2.0, 3.0]]))
         tensor([[1.]])
     """
     centred = logits - logits.mean(1, keepdim=True)
-    # Not `std`, which warns where there are no rows.
+    # Tensor.std would warn about an input without rows.
     norms = torch.linalg.vector_norm(centred, dim=1, keepdim=True)
     return norms / math.sqrt(logits.shape[1] - 1)
 
 
-def standardize(logits: Tensor, eps: float = 1e-7) -> Tensor:
-    """Bring the logits of each row to mean 0 and variance 1 over the classes.
+def _standardize(logits: Tensor, eps: float = 1e-7) -> Tensor:
+    """Standardise the logits of each row to mean 0 and variance 1 over the classes.
 
     Args:
         logits: (R, K) or (N, K, H, W), K at least 2.
@@ -44,36 +45,37 @@ def standardize(logits: Tensor, eps: float = 1e-7) -> Tensor:
         The same shape. The gradient flows through mean and deviation.
 
     Example:
-        >>> standardize(torch.tensor([[1.0, 2.0, 3.0]])).round(decimals=3)
+        >>> _standardize(torch.tensor([[1.0, 2.0, 3.0]])).round(decimals=3)
         tensor([[-1.,  0.,  1.]])
     """
     centred = logits - logits.mean(1, keepdim=True)
-    return centred / (deviations(logits) + eps)
+    return centred / (logit_deviations(logits) + eps)
 
 
+@full_precision
 def lskd_loss(
     student: Tensor,
     teacher: Tensor,
     tau: float = 2.0,
     data_samples: Sequence[Any] = (),
 ) -> Tensor:
-    """Average `kd_divergence` of standardised logits over the rows that count.
+    """Compute the mean `kd_divergence` of standardised logits over all valid rows.
 
-    A student need not be as sure as its teacher: scale and shift of the logits of a
-    row, an RoI or a pixel, change nothing.
+    The loss does not depend on scale and shift of a row (an RoI or a pixel), so that
+    the student need not match the confidence of its teacher.
 
-    Deviation: the classes are axis 1 of maps too, where the authors' code, written for
-    rows, takes the last axis. Ignored pixels do not count.
+    Deviation: the class axis of maps is axis 1; the authors' code was written for rows
+    and takes the last axis. Ignored pixels do not count.
 
     Args:
-        student: Logits (R, K) or (N, K, H, W), K at least 3: two standardised logits
-            say nothing but which one is larger.
+        student: Logits (R, K) or (N, K, H, W). K is at least 3, because only the order
+            of two classes is left after the standardisation.
         teacher: The same shape; receives no gradient.
-        tau: Temperature of both softmaxes, above 0; logits have variance 1 before.
-        data_samples: As `read_logits` takes them.
+        tau: Temperature of both softmaxes on standardised logits, above 0.
+        data_samples: The batch's samples; see `read_logits`.
 
     Returns:
-        A scalar, float32 or wider; 0 if no row counts.
+        A scalar, float32 or wider; 0 without valid rows.
 
     Raises:
         ValueError: If the logits are neither rows nor maps of at least 3 classes, or
@@ -85,21 +87,20 @@ def lskd_loss(
         tensor(True)
     """
     check_logits(student, teacher, (2, 4), least=3)
-    with torch.autocast(student.device.type, enabled=False):
-        logits = read_logits(student, teacher, data_samples)
-        mine, theirs = (standardize(x) for x in (logits.student, logits.teacher))
-        return logits.mean(kd_divergence(mine, theirs, tau))
+    logits = read_logits(student, teacher, data_samples)
+    student, teacher = (_standardize(x) for x in (logits.student, logits.teacher))
+    return logits.mean(kd_divergence(student, teacher, tau))
 
 
 @MODELS.register_module()
 class LSKDLoss(nn.Module):
     """LSKD on the class logits of RoIs or pixels. See `lskd_loss`.
 
-    There is no form for sigmoid heads: each of their classes would be a row of two.
+    Sigmoid heads are not supported: each class would become a row of two logits.
 
     Args:
-        tau: Temperature of both softmaxes. The authors take 2.
-        loss_weight: Factor on the loss. The authors take 9 for classification.
+        tau: Temperature of both softmaxes. The authors use 2.
+        loss_weight: Factor on the loss. The authors use 9 for classification.
 
     Raises:
         ValueError: If `tau` is not a finite number above 0, or a weight is below 0.

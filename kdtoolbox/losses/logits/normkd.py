@@ -1,19 +1,20 @@
-"""KD at the temperature of each row's own spread (NormKD, arXiv:2308.00520)."""
+"""KD with a temperature per row, from its logit spread (NormKD, arXiv:2308.00520)."""
 
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.examples import CLASS_LOGITS
 from kdtoolbox.losses.logits.class_logits import check_logits, check_tau, read_logits
 from kdtoolbox.losses.logits.kd import kd_divergence
-from kdtoolbox.losses.logits.lskd import deviations
+from kdtoolbox.losses.logits.lskd import logit_deviations
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 
+@full_precision
 def normkd_loss(
     student: Tensor,
     teacher: Tensor,
@@ -21,27 +22,28 @@ def normkd_loss(
     data_samples: Sequence[Any] = (),
     eps: float = 1e-7,
 ) -> Tensor:
-    r"""KL divergence of posteriors softened in proportion to the logits' spread.
+    r"""Compute KD with temperatures in proportion to the spread of the logits.
 
     .. math:: \frac{1}{R} \sum_r (\tau \sigma^T_r)^2 \,
         KL(softmax(T_r / \tau \sigma^T_r) \,\|\, softmax(S_r / \tau \sigma^S_r))
 
-    sigma is the standard deviation of a row's K logits, of divisor K - 1; the gradient
-    flows through the student's. A row r is an RoI or a pixel that is not ignored.
+    sigma is the standard deviation of the K logits of a row, with divisor K - 1. The
+    gradient flows through that of the student. A row r is an RoI or a pixel that is not
+    ignored.
 
-    Deviation: a deviation below `eps` counts as `eps`, where the authors' code divides
-    by 0.
+    Deviation: standard deviations are clamped to at least `eps`; the authors' code
+    divides by 0.
 
     Args:
-        student: Logits (R, K) or (N, K, H, W), K at least 3: of two logits divided by
-            their deviation only the sign of their difference is left.
+        student: Logits (R, K) or (N, K, H, W). K is at least 3, because only the order
+            of two classes is left after the normalisation.
         teacher: The same shape; receives no gradient.
-        tau: Temperature of logits of deviation 1, above 0.
-        data_samples: As `read_logits` takes them.
-        eps: The least deviation.
+        tau: Temperature of logits with standard deviation 1, above 0.
+        data_samples: The batch's samples; see `read_logits`.
+        eps: The least standard deviation.
 
     Returns:
-        A scalar, float32 or wider; 0 if no row counts.
+        A scalar, float32 or wider; 0 without valid rows.
 
     Raises:
         ValueError: If the logits are neither rows nor maps of at least 3 classes, or
@@ -53,22 +55,21 @@ def normkd_loss(
         tensor(True)
     """
     check_logits(student, teacher, (2, 4), least=3)
-    with torch.autocast(student.device.type, enabled=False):
-        logits = read_logits(student, teacher, data_samples)
-        pair = logits.student, logits.teacher
-        mine, theirs = (tau * deviations(x).clamp(min=eps) for x in pair)
-        divergence = kd_divergence(pair[0] / mine, pair[1] / theirs)
-        return logits.mean(theirs[:, 0] ** 2 * divergence)
+    logits = read_logits(student, teacher, data_samples)
+    pair = logits.student, logits.teacher
+    student_tau, teacher_tau = (tau * logit_deviations(x).clamp(min=eps) for x in pair)
+    divergence = kd_divergence(pair[0] / student_tau, pair[1] / teacher_tau)
+    return logits.mean(teacher_tau[:, 0] ** 2 * divergence)
 
 
 @MODELS.register_module()
 class NormKDLoss(nn.Module):
     """NormKD on the class logits of RoIs or pixels. See `normkd_loss`.
 
-    There is no form for sigmoid heads: each of their classes would be a row of two.
+    Sigmoid heads are not supported: each class would become a row of two logits.
 
     Args:
-        tau: Temperature of logits of deviation 1. The authors take 2.
+        tau: Temperature of logits with standard deviation 1. The authors use 2.
         loss_weight: Factor on the loss.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Scale decoupled distillation (SDD, arXiv:2403.13512), on the logits of segmentors."""
+"""Scale decoupled distillation (SDD, arXiv:2403.13512) for segmentation logits."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,9 +17,11 @@ from kdtoolbox.losses.logits.class_logits import (
     require_labels,
 )
 from kdtoolbox.losses.logits.kd import kd_divergence
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 
+@full_precision
 def sdd_loss(
     student: Tensor,
     teacher: Tensor,
@@ -27,34 +29,34 @@ def sdd_loss(
     grids: Sequence[int] = (1, 2, 4),
     tau: float = 4.0,
 ) -> Tensor:
-    r"""Compare mean logits of windows, twice as hard where local and global disagree.
+    r"""Compute KD on the mean logits of windows, with more weight on hard windows.
 
-    Each grid g cuts the map into g x g windows. A window's logits are the means of its
-    pixels', its label y the most frequent one. With R windows that hold a counted
-    pixel, over all grids and images:
+    Each grid g cuts the map into g x g windows. The logits of a window are the mean
+    over its pixels; its label y is the most frequent one. With R windows of all grids
+    and images that contain a valid pixel:
 
     .. math:: \frac{\tau^2}{R} \sum_r \omega_r \,
         KL(softmax(T_r / \tau) \,\|\, softmax(S_r / \tau))
 
-    The weight is 2 where the teacher is right about the window (its greatest logit is
-    y) and wrong about the whole map, or the reverse, else 1.
+    The weight is 2 where the teacher is right about either the window or the whole map
+    but not both, else 1. It is right where its largest logit is y.
 
-    Deviation: the paper classifies images, all windows of which have the image's label;
-    pooled maps of a segmentor and a label for each window are this toolbox's own port.
-    Deviation: ignored pixels are in no window.
+    Deviation: the paper classifies images, where every window has the label of its
+    image. Pooling segmentation logits with one label per window is our own adaptation.
+    Deviation: ignored pixels are left out of the windows.
 
     Args:
         student: Logits (N, K, H, W).
         teacher: The same shape; receives no gradient.
         data_samples: N samples with ``gt_sem_seg``.
-        grids: Windows per side, those of the whole map, 1, first.
+        grids: Windows per side. The first grid is 1, the whole map.
         tau: Temperature of both softmaxes, above 0.
 
     Returns:
-        A scalar, float32 or wider; 0 if no pixel counts.
+        A scalar, float32 or wider; 0 without valid pixels.
 
     Raises:
-        ValueError: If the logits are no maps, their shapes differ, there are too few
+        ValueError: If the logits are not maps, their shapes differ, there are too few
             classes, or the samples have no labels.
 
     Example:
@@ -66,18 +68,17 @@ def sdd_loss(
         tensor(0.6031)
     """
     check_logits(student, teacher, (4,))
-    with torch.autocast(student.device.type, enabled=False):
-        logits = read_logits(student, teacher, data_samples)
-        labels = require_labels('SDDLoss', logits)
-        windows = _pool(logits, grids)
-        right = windows.teacher.argmax(1) == _frequent(logits, labels, grids)
-        weights = 1 + (right != right[:, :1]).to(student.dtype)
-        divergence = kd_divergence(windows.student, windows.teacher, tau)
-        return windows.mean(weights * divergence)
+    logits = read_logits(student, teacher, data_samples)
+    labels = require_labels('SDDLoss', logits)
+    windows = _pool(logits, grids)
+    right = windows.teacher.argmax(1) == _frequent(logits, labels, grids)
+    weights = 1 + (right != right[:, :1]).to(student.dtype)
+    divergence = kd_divergence(windows.student, windows.teacher, tau)
+    return windows.mean(weights * divergence)
 
 
 def _pool(logits: ClassLogits, grids: Sequence[int]) -> ClassLogits:
-    """Return the windows of all grids as logits (N, K, R)."""
+    """Return the mean logits (N, K, R) of the windows of all grids."""
     valid = logits.valid[:, None]
     shares = _means(valid.to(logits.student.dtype), grids)
     student, teacher = (
@@ -104,14 +105,14 @@ class SDDLoss(nn.Module):
     """SDD on the logits of a segmentor. See `sdd_loss`.
 
     Args:
-        grids: Windows per side, those of the whole map, 1, first. The authors use 1, 2
-            and 4 on images of one object.
+        grids: Windows per side. The first grid is 1, the whole map. The authors use 1,
+            2 and 4 on images of one object.
         tau: Temperature. The authors use 4 on CIFAR-100.
         loss_weight: Factor on the loss.
 
     Raises:
         ValueError: If `tau` is not a finite number above 0, or `grids` are not integers
-            above 0 that start with 1.
+            above 0 with 1 as the first.
 
     Example:
         >>> from types import SimpleNamespace
@@ -137,7 +138,7 @@ class SDDLoss(nn.Module):
             isinstance(grid, int) and grid > 0 for grid in grids
         ):
             raise ValueError(
-                f'SDDLoss: grids must be integers above 0, and 1 the first, got '
+                f'SDDLoss: grids must be integers above 0 with 1 as the first, got '
                 f'{grids!r}; write for instance grids=(1, 2, 4) in the entry of this '
                 'loss under `losses`'
             )

@@ -1,9 +1,8 @@
-"""KD of logits on a sphere (spherical KD, arXiv:2010.07485)."""
+"""KD on logits projected onto a sphere (spherical KD, arXiv:2010.07485)."""
 
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -11,9 +10,11 @@ from kdtoolbox.losses.arguments import check_above, check_at_least
 from kdtoolbox.losses.examples import CLASS_LOGITS
 from kdtoolbox.losses.logits.class_logits import check_logits, check_tau, read_logits
 from kdtoolbox.losses.logits.kd import kd_divergence
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 
+@full_precision
 def spherical_kd_loss(
     student: Tensor,
     teacher: Tensor,
@@ -21,24 +22,25 @@ def spherical_kd_loss(
     tau: float = 4.0,
     data_samples: Sequence[Any] = (),
 ) -> Tensor:
-    """Average `kd_divergence` of logits of one length over the rows that count.
+    """Compute the mean `kd_divergence` of normalised logits over all valid rows.
 
-    A layer norm without parameters over the classes brings the logits of each row, an
-    RoI or a pixel, to mean 0 and variance 1, of divisor K; `radius` scales them then.
+    A layer norm without parameters normalises the logits of each row (an RoI or a
+    pixel) over the classes to mean 0 and variance 1, with divisor K. Then they are
+    multiplied by `radius`.
 
-    Deviation: the student's own loss is left as it is, where the authors' code gives it
-    the normalised logits too. Ignored pixels do not count.
+    Deviation: the task loss of the student reads its original logits; the authors' code
+    uses the normalised logits there too. Ignored pixels do not count.
 
     Args:
-        student: Logits (R, K) or (N, K, H, W), K at least 3: two normalised logits say
-            nothing but which one is larger.
+        student: Logits (R, K) or (N, K, H, W). K is at least 3, because only the order
+            of two classes is left after the normalisation.
         teacher: The same shape; receives no gradient.
         radius: Standard deviation of a row's logits after the projection.
         tau: Temperature of both softmaxes, above 0.
-        data_samples: As `read_logits` takes them.
+        data_samples: The batch's samples; see `read_logits`.
 
     Returns:
-        A scalar, float32 or wider; 0 if no row counts.
+        A scalar, float32 or wider; 0 without valid rows.
 
     Raises:
         ValueError: If the logits are neither rows nor maps of at least 3 classes, or
@@ -50,10 +52,9 @@ def spherical_kd_loss(
         tensor(True)
     """
     check_logits(student, teacher, (2, 4), least=3)
-    with torch.autocast(student.device.type, enabled=False):
-        logits = read_logits(student, teacher, data_samples)
-        mine, theirs = (radius * _project(x) for x in (logits.student, logits.teacher))
-        return logits.mean(kd_divergence(mine, theirs, tau))
+    logits = read_logits(student, teacher, data_samples)
+    student, teacher = (radius * _project(x) for x in (logits.student, logits.teacher))
+    return logits.mean(kd_divergence(student, teacher, tau))
 
 
 def _project(logits: Tensor) -> Tensor:
@@ -65,11 +66,11 @@ def _project(logits: Tensor) -> Tensor:
 class SphericalKDLoss(nn.Module):
     """Spherical KD on the class logits of RoIs or pixels. See `spherical_kd_loss`.
 
-    There is no form for sigmoid heads: each of their classes would be a row of two.
+    Sigmoid heads are not supported: each class would become a row of two logits.
 
     Args:
         radius: Standard deviation of a row's logits after the projection. The authors
-            take 2 to 3.
+            use 2 to 3.
         tau: Temperature of both softmaxes.
         loss_weight: Factor on the loss.
 

@@ -1,18 +1,19 @@
-"""KD that softens the teacher alone (TTM and WTTM, arXiv:2402.11148)."""
+"""KD with a temperature on the teacher only (TTM and WTTM, arXiv:2402.11148)."""
 
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.examples import CLASS_LOGITS
 from kdtoolbox.losses.logits.class_logits import check_tau, read_logits
 from kdtoolbox.losses.logits.kd import kd_divergence
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 
+@full_precision
 def ttm_loss(
     student: Tensor,
     teacher: Tensor,
@@ -21,30 +22,30 @@ def ttm_loss(
     data_samples: Sequence[Any] = (),
     use_sigmoid: bool = False,
 ) -> Tensor:
-    r"""KL divergence of the student's posteriors from the teacher's softened ones.
+    r"""Compute KD of plain student posteriors with softened teacher posteriors.
 
     .. math:: \frac{1}{R} \sum_r w_r \, KL(softmax(T_r / \tau) \,\|\, softmax(S_r))
 
-    The student has no temperature, and there is no factor of its square. With P =
-    softmax(T), softening is to take the power 1 / tau of P and to normalise it; w is
-    the sum before the normalisation, the larger the less sure the teacher is, or 1 if
-    not `weighted`. Equal logits are not 0: the student is to be as soft as the target.
+    The student has no temperature, so that there is no factor tau^2. Softening raises
+    P = softmax(T) to the power 1 / tau and normalises it. w is the sum before this
+    normalisation, which is larger for a less certain teacher; w is 1 if not `weighted`.
+    Equal logits do not give 0, because the student learns the softened posteriors.
 
-    Deviation: ignored pixels do not count; the authors' code has rows alone.
+    Deviation: ignored pixels do not count; the authors' code handles rows only.
 
     Args:
         student: Logits (R, K) or (N, K, H, W).
         teacher: The same shape; receives no gradient.
         tau: Temperature of the teacher, 1 / gamma in the paper, above 0.
-        weighted: Whether rows have a weight (WTTM) or count equally (TTM).
-        data_samples: As `read_logits` takes them.
-        use_sigmoid: As `read_logits` takes it.
+        weighted: Whether rows are weighted (WTTM) or count equally (TTM).
+        data_samples: The batch's samples; see `read_logits`.
+        use_sigmoid: Whether each class has its own sigmoid; see `read_logits`.
 
     Returns:
-        A scalar, float32 or wider; 0 if no row counts.
+        A scalar, float32 or wider; 0 without valid rows.
 
     Raises:
-        ValueError: If the logits have another number of axes, their shapes differ, or
+        ValueError: If the logits are neither rows nor maps, their shapes differ, or
             there are too few classes.
 
     Example:
@@ -54,13 +55,12 @@ def ttm_loss(
         >>> ttm_loss(student, teacher, tau=10.0, weighted=True)
         tensor(0.4268)
     """
-    with torch.autocast(student.device.type, enabled=False):
-        logits = read_logits(student, teacher, data_samples, use_sigmoid=use_sigmoid)
-        divergence = kd_divergence(logits.student, logits.teacher / tau)
-        if weighted:
-            powers = logits.teacher.log_softmax(1) / tau
-            divergence = powers.logsumexp(1).exp() * divergence
-        return logits.mean(divergence)
+    logits = read_logits(student, teacher, data_samples, use_sigmoid=use_sigmoid)
+    divergence = kd_divergence(logits.student, logits.teacher / tau)
+    if weighted:
+        powers = logits.teacher.log_softmax(1) / tau
+        divergence = powers.logsumexp(1).exp() * divergence
+    return logits.mean(divergence)
 
 
 @MODELS.register_module()
@@ -68,10 +68,10 @@ class TTMLoss(nn.Module):
     """TTM or WTTM on the class logits of RoIs or pixels. See `ttm_loss`.
 
     Args:
-        tau: Temperature of the teacher. The authors take 10 on CIFAR-100.
-        weighted: Whether rows have a weight (WTTM) or count equally (TTM).
-        use_sigmoid: Whether each class has a probability of its own.
-        loss_weight: Factor on the loss. The authors take about 45 on CIFAR-100.
+        tau: Temperature of the teacher. The authors use 10 on CIFAR-100.
+        weighted: Whether rows are weighted (WTTM) or count equally (TTM).
+        use_sigmoid: Whether each class has its own sigmoid.
+        loss_weight: Factor on the loss. The authors use about 45 on CIFAR-100.
 
     Raises:
         ValueError: If `tau` is not a finite number above 0, or a weight is below 0.

@@ -10,9 +10,11 @@ from torch.nn import functional
 from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.examples import LABELLED_CLASS_LOGITS
 from kdtoolbox.losses.logits.class_logits import check_tau, read_logits, require_labels
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 
+@full_precision
 def wsld_loss(
     student: Tensor,
     teacher: Tensor,
@@ -20,48 +22,47 @@ def wsld_loss(
     tau: float = 2.0,
     data_samples: Sequence[Any] = (),
 ) -> Tensor:
-    r"""Heed the teacher less on rows that the student knows better.
+    r"""Compute KD with less weight on rows where the student beats the teacher.
 
     .. math:: \frac{\tau^2}{R} \sum_r \omega_r \, H(softmax(T_r / \tau),
         softmax(S_r / \tau)) \qquad
         \omega_r = 1 - \exp(-\frac{H(y, softmax(S_r))}{H(y, softmax(T_r)) + 10^{-7}})
 
-    H is the cross entropy and y the row's label; the weights receive no gradient. A row
-    is an RoI or a pixel that is not ignored, and R is their number. Equal logits
-    give no gradient, but a value above 0.
+    H is the cross entropy and y the label of the row. The weights receive no gradient.
+    A row is an RoI or a pixel that is not ignored; R is the number of rows. Equal
+    logits give a zero gradient, but a value above 0.
 
     Args:
         student: Logits (R, K) or (N, K, H, W), K at least 2.
         teacher: The same shape; receives no gradient.
-        labels: The true class of each row (R,), long. Those of maps come from the
-            samples.
+        labels: The true class of each row (R,), long. Maps take the labels of their
+            pixels from `data_samples`.
         tau: Temperature of the soft labels, above 0.
-        data_samples: As `read_logits` takes them.
+        data_samples: The batch's samples; see `read_logits`.
 
     Returns:
-        A scalar, float32 or wider; 0 if no row counts.
+        A scalar, float32 or wider; 0 without valid rows.
 
     Raises:
         ValueError: If the logits are neither rows nor maps, their shapes differ, there
-            are too few classes, or the labels lack or do not fit.
+            are too few classes, or the labels are missing or do not fit.
 
     Example:
         >>> rows = torch.zeros(1, 2)
         >>> wsld_loss(rows, rows, torch.tensor([0]), tau=1.0)
         tensor(0.4382)
     """
-    with torch.autocast(student.device.type, enabled=False):
-        logits = read_logits(student, teacher, data_samples, labels)
-        labels = require_labels('WSLDLoss', logits)
-        mine, theirs = (
-            functional.cross_entropy(x, labels, reduction='none')
-            for x in (logits.student.detach(), logits.teacher)
-        )
-        weights = -torch.expm1(-mine / (theirs + 1e-7))
-        soft = functional.cross_entropy(
-            logits.student / tau, (logits.teacher / tau).softmax(1), reduction='none'
-        )
-        return tau**2 * logits.mean(weights * soft)
+    logits = read_logits(student, teacher, data_samples, labels)
+    labels = require_labels('WSLDLoss', logits)
+    student_error, teacher_error = (
+        functional.cross_entropy(x, labels, reduction='none')
+        for x in (logits.student.detach(), logits.teacher)
+    )
+    weights = -torch.expm1(-student_error / (teacher_error + 1e-7))
+    soft = functional.cross_entropy(
+        logits.student / tau, (logits.teacher / tau).softmax(1), reduction='none'
+    )
+    return tau**2 * logits.mean(weights * soft)
 
 
 @MODELS.register_module()

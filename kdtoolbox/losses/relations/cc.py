@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.examples import MAPS_AND_ROWS
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.losses.relations.rows import check_grid, mean_of_pairs, read_rows
 from kdtoolbox.registry import MODELS
 
@@ -18,14 +19,14 @@ ORDER = 2
 
 
 def correlations(rows: Tensor, kernel: Kernel = 'gaussian') -> Tensor:
-    r"""Return how each sample goes with each other.
+    r"""Return the correlation of each pair of samples.
 
     .. math:: e^{-2 \gamma} \sum_{p=0}^{2} \frac{(2 \gamma)^p}{p!} (x_i \cdot x_j)^p,
         \quad \gamma = 0.4
 
-    for rows of length 1, the Taylor series of the Gaussian kernel
-    :math:`e^{-\gamma \lVert x_i - x_j \rVert^2}`, or :math:`x_i \cdot x_j` for rows as
-    they are.
+    for rows normalised to length 1. This is the Taylor series of the Gaussian kernel
+    :math:`e^{-\gamma \lVert x_i - x_j \rVert^2}`. The bilinear kernel is
+    :math:`x_i \cdot x_j` without normalisation.
 
     Args:
         rows: (R, C).
@@ -48,6 +49,7 @@ def correlations(rows: Tensor, kernel: Kernel = 'gaussian') -> Tensor:
     return math.exp(-2 * GAMMA) * torch.stack(terms).sum(0)
 
 
+@full_precision
 def correlation_distance(
     student: Tensor,
     teacher: Tensor,
@@ -55,59 +57,57 @@ def correlation_distance(
     kernel: Kernel = 'gaussian',
     legacy_norm: bool = False,
 ) -> Tensor:
-    r"""Compare the correlations between samples.
+    r"""Compute the squared distance between the correlations of samples.
 
     .. math:: \frac{1}{R^2} \lVert K(S) - K(T) \rVert_F^2
 
-    with the R rows that `read_rows` makes of the maps: R * R correlations are held.
+    with correlations K and the R rows of `read_rows`. R * R correlations are kept.
 
     Args:
         student: Maps (N, C, H, W) or rows (R, C).
-        teacher: As many, whose C may be another; receives no gradient.
-        grid: As `read_rows` takes it.
-        kernel: As `correlations` takes it.
-        legacy_norm: Leave the norm as it is instead of squaring it, as torchdistill
-            does.
+        teacher: As many maps or rows, with any C; receives no gradient.
+        grid: Parts along each side of a map, or None; see `read_rows`.
+        kernel: 'gaussian' or 'bilinear'; see `correlations`.
+        legacy_norm: Whether to leave out the square of the norm, as torchdistill does.
 
     Returns:
         A scalar, float32 or wider.
 
     Raises:
-        ValueError: If they are no rows or maps, or not as many.
+        ValueError: If the inputs are neither rows nor maps, or their numbers differ.
 
     Example:
         >>> student, teacher = torch.eye(2), torch.ones(2, 3)
         >>> correlation_distance(student, teacher, kernel='bilinear')
         tensor(6.5000)
     """
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = read_rows(student, teacher, grid)
-        difference = correlations(student, kernel) - correlations(teacher, kernel)
-        if legacy_norm:
-            norm = torch.linalg.vector_norm(difference)
-            return norm / max(difference.numel(), 1)
-        return mean_of_pairs(difference.square())
+    student, teacher = read_rows(student, teacher, grid)
+    difference = correlations(student, kernel) - correlations(teacher, kernel)
+    if legacy_norm:
+        norm = torch.linalg.vector_norm(difference)
+        return norm / max(difference.numel(), 1)
+    return mean_of_pairs(difference.square())
 
 
 @MODELS.register_module()
 class CCLoss(nn.Module):
     """CC on parts of maps, or on rows. See `correlation_distance`.
 
-    Deviation: the samples are parts of images instead of images, of which a batch of
-    dense prediction has too few; ``grid=None`` goes back to images. The features are
-    compared as they are, without learned embeddings.
+    Deviation: the samples are parts of images, because a batch of dense prediction has
+    too few images. ``grid=None`` compares whole images, as in the paper. Features are
+    compared directly, without learned embeddings.
 
-    Unverified: the square of the norm, which the paper has and the released codes lack.
+    Unverified: the norm is squared in the paper, but not in the released codes.
 
     Args:
-        grid: Parts along each side of a map, each of which is a sample.
-        kernel: 'gaussian', the paper's, on rows of length 1, or 'bilinear' on rows as
-            they are.
-        legacy_norm: As `correlation_distance` takes it.
+        grid: Parts along each side of a map. Each part is one sample.
+        kernel: 'gaussian' as in the paper, on rows of length 1, or 'bilinear' on rows
+            without normalisation.
+        legacy_norm: Whether to leave out the square; see `correlation_distance`.
         loss_weight: Factor on the loss.
 
     Raises:
-        ValueError: If ``grid`` is below 1 or ``kernel`` is another.
+        ValueError: If ``grid`` is below 1 or ``kernel`` is unknown.
 
     Example:
         >>> CCLoss()(torch.ones(2, 8, 4, 4), torch.ones(2, 5, 8, 8))

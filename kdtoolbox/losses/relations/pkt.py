@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.examples import MAPS_AND_ROWS
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.losses.relations.rows import check_grid, mean_of_pairs, read_rows
 from kdtoolbox.registry import MODELS
 
@@ -12,39 +13,40 @@ EPS = 1e-7
 """Added to norms and inside the logarithm, as in the authors' code."""
 
 
+@full_precision
 def neighbour_divergence(
     student: Tensor, teacher: Tensor, grid: int | None = None
 ) -> Tensor:
-    r"""Compare how likely each sample picks each other as its neighbour.
+    r"""Compute the divergence between the neighbour probabilities of samples.
 
     .. math:: \frac{1}{R^2} \sum_{i,j} q_{ij}
         \log \frac{q_{ij} + 10^{-7}}{p_{ij} + 10^{-7}}, \quad
         p_{ij} = \frac{1 + \cos(s_i, s_j)}{\sum_k 1 + \cos(s_i, s_k)}
 
-    and q in the same way from the teacher, with the R rows that `read_rows` makes of
-    the maps: R * R probabilities are held. The mean over all pairs makes it 1 / R of
-    the mean divergence of a row.
+    q is computed from the teacher in the same way, with the R rows of `read_rows`.
+    R * R probabilities are kept. The mean over all pairs is 1 / R of the mean
+    divergence of a row.
 
     Args:
         student: Maps (N, C, H, W) or rows (R, C).
-        teacher: As many, whose C may be another; receives no gradient.
-        grid: As `read_rows` takes it.
+        teacher: As many maps or rows, with any C; receives no gradient.
+        grid: Parts along each side of a map, or None; see `read_rows`.
 
     Returns:
         A scalar, float32 or wider; 0 for fewer than two rows.
 
     Raises:
-        ValueError: If they are no rows or maps, or not as many.
+        ValueError: If the inputs are neither rows nor maps, or their numbers differ.
 
     Example:
         >>> student, teacher = torch.eye(2), torch.tensor([[1.0], [-1.0]])
         >>> neighbour_divergence(student, teacher)
         tensor(0.2027)
     """
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = read_rows(student, teacher, grid)
-        mine, goal = _probabilities(student), _probabilities(teacher)
-        return mean_of_pairs(goal * ((goal + EPS) / (mine + EPS)).log())
+    student, teacher = read_rows(student, teacher, grid)
+    student_p, teacher_p = _probabilities(student), _probabilities(teacher)
+    ratio = (teacher_p + EPS) / (student_p + EPS)
+    return mean_of_pairs(teacher_p * ratio.log())
 
 
 def _probabilities(rows: Tensor) -> Tensor:
@@ -57,11 +59,11 @@ def _probabilities(rows: Tensor) -> Tensor:
 class PKTLoss(nn.Module):
     """PKT on parts of maps, or on rows. See `neighbour_divergence`.
 
-    Deviation: the samples are parts of images instead of images, of which a batch of
-    dense prediction has too few; ``grid=None`` goes back to images.
+    Deviation: the samples are parts of images, because a batch of dense prediction has
+    too few images. ``grid=None`` compares whole images, as in the paper.
 
     Args:
-        grid: Parts along each side of a map, each of which is a sample.
+        grid: Parts along each side of a map. Each part is one sample.
         loss_weight: Factor on the loss. Published codes use 30000 for classification.
 
     Raises:

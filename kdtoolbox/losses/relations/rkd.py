@@ -6,37 +6,42 @@ from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least, check_counts
 from kdtoolbox.losses.examples import MAPS_AND_ROWS
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.losses.relations.rows import check_grid, mean_of_pairs, read_rows
 from kdtoolbox.registry import MODELS
 
 EPS = 1e-12
-"""The least square of a distance, as in the authors' code; below, no direction."""
+"""The least squared distance, as in the authors' code; below it angles are 0."""
 
 
-def rkd_terms(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Compare the distances between samples, and the angles of three.
+def rkd_terms(student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
+    r"""Compare the distances of pairs of samples and the angles of triples.
 
-    .. math:: mean_{i,j} \, l(d^S_{ij}, d^T_{ij}) \quad and \quad
-        mean_{i,j,k} \, l(\cos \angle^S_{ijk}, \cos \angle^T_{ijk})
+    .. math:: distance = mean_{i,j} \, l(d^S_{ij}, d^T_{ij}) \quad
+        angle = mean_{i,j,k} \, l(\cos \angle^S_{ijk}, \cos \angle^T_{ijk})
 
-    with the smooth L1 loss l, and d the Euclidean distance divided by the mean of all
-    distances between different rows. The means include i = j. R * R * C differences and
-    R * R * R cosines are held on each side.
+    with the smooth L1 loss l and the Euclidean distance d divided by the mean distance
+    of different rows. The means include i = j. R * R * C differences and R * R * R
+    cosines are kept for each side.
 
     Args:
         student: Rows (R, C), float32 or wider.
-        teacher: Rows (R, C') of the same type.
+        teacher: Rows (R, C') of the same dtype.
 
     Returns:
-        Two scalars, of the distances and of the angles.
+        The scalars ``distance`` and ``angle``.
 
     Example:
         >>> corner = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
         >>> rkd_terms(corner, 2 * corner)
-        (tensor(0.), tensor(0.))
+        {'distance': tensor(0.), 'angle': tensor(0.)}
     """
-    mine, theirs = _relations(student), _relations(teacher)
-    return _error(mine[0], theirs[0]), _error(mine[1], theirs[1])
+    student_distance, student_angle = _relations(student)
+    teacher_distance, teacher_angle = _relations(teacher)
+    return dict(
+        distance=_error(student_distance, teacher_distance),
+        angle=_error(student_angle, teacher_angle),
+    )
 
 
 def _error(student: Tensor, teacher: Tensor) -> Tensor:
@@ -48,18 +53,18 @@ def _relations(rows: Tensor) -> tuple[Tensor, Tensor]:
     difference = rows - rows[:, None]
     square = difference.square().sum(-1)
     distance = square.clamp(min=EPS).sqrt()
-    # Equal rows have no direction, nor a gradient that divides by their distance.
+    # Equal rows have no direction; their gradient would be divided by 0.
     unit = difference * (1 / distance).where(square > EPS, 0)[..., None]
     distance = distance * ~torch.eye(len(rows), dtype=torch.bool, device=rows.device)
     mean = distance.sum() / max(len(rows) * (len(rows) - 1), 1)
     return distance / mean.clamp(min=EPS), unit @ unit.transpose(1, 2)
 
 
-def spread_rows(rows: Tensor, limit: int) -> Tensor:
-    """Return at most so many rows, at even distances from the first to the last.
+def _spread_rows(rows: Tensor, limit: int) -> Tensor:
+    """Return at most `limit` rows, evenly spaced from the first to the last.
 
     Example:
-        >>> spread_rows(torch.arange(9.0)[:, None], limit=3).flatten()
+        >>> _spread_rows(torch.arange(9.0)[:, None], limit=3).flatten()
         tensor([0., 4., 8.])
     """
     if len(rows) <= limit:
@@ -72,18 +77,19 @@ def spread_rows(rows: Tensor, limit: int) -> Tensor:
 class RKDLoss(nn.Module):
     """RKD on parts of maps, or on rows. See `rkd_terms`.
 
-    Deviation: the samples are parts of images instead of images, of which a batch of
-    dense prediction has too few; ``grid=None`` goes back to images. Of more than
-    ``max_rows`` samples those at even distances count alone, because the angles are
-    cubic in their number.
+    Deviation: the samples are parts of images, because a batch of dense prediction has
+    too few images. ``grid=None`` compares whole images, as in the paper. If
+    there are more than ``max_rows`` samples, only evenly spaced ones are compared,
+    because the number of angles is cubic.
 
     Args:
-        grid: Parts along each side of a map, each of which is a sample.
-        max_rows: The largest number of samples. 128 mean two million cosines.
-        normalize: Bring the samples to length 1 first, as mmrazor does by default.
+        grid: Parts along each side of a map. Each part is one sample.
+        max_rows: The largest number of samples. 128 samples give 2 million cosines.
+        normalize: Whether to normalise the samples to length 1 first, as mmrazor does
+            by default.
         distance_weight: Factor on the distances.
         angle_weight: Factor on the angles.
-        loss_weight: Factor on both.
+        loss_weight: Factor on both terms.
 
     Raises:
         ValueError: If ``grid`` is below 1 or ``max_rows`` below 2.
@@ -120,15 +126,15 @@ class RKDLoss(nn.Module):
         self.angle_weight = angle_weight
         self.loss_weight = loss_weight
 
+    @full_precision
     def forward(self, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
         """Return the weighted terms of maps (N, C, H, W) or rows (R, C)."""
-        with torch.autocast(student.device.type, enabled=False):
-            pair = read_rows(student, teacher, self.grid)
-            mine, theirs = (spread_rows(rows, self.max_rows) for rows in pair)
-            if self.normalize:
-                mine, theirs = functional.normalize(mine), functional.normalize(theirs)
-            distance, angle = rkd_terms(mine, theirs)
+        pair = read_rows(student, teacher, self.grid)
+        rows = [_spread_rows(side, self.max_rows) for side in pair]
+        if self.normalize:
+            rows = [functional.normalize(side) for side in rows]
+        terms = rkd_terms(*rows)
         return dict(
-            distance=self.loss_weight * self.distance_weight * distance,
-            angle=self.loss_weight * self.angle_weight * angle,
+            distance=self.loss_weight * self.distance_weight * terms['distance'],
+            angle=self.loss_weight * self.angle_weight * terms['angle'],
         )

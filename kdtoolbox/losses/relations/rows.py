@@ -1,33 +1,33 @@
-"""What the losses on relations between samples share: maps as rows."""
+"""Shared input handling of the losses on relations between samples."""
 
 from torch import Tensor
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_counts
-from kdtoolbox.losses.inputs import at_least_float32
+from kdtoolbox.losses.precision import full_precision
 
 
+@full_precision
 def read_rows(
     student: Tensor, teacher: Tensor, grid: int | None
 ) -> tuple[Tensor, Tensor]:
-    """Turn both sides into rows, of which relations are made; lift their precision.
+    """Convert maps of student and teacher to rows, one row per sample.
 
-    Maps (N, C, H, W) are averaged over a grid x grid of parts, each of which is a row:
-    N * grid^2 rows of C values, however large the maps are. Where `grid` is None an
-    image is a row, of all its values: the samples of classification. Rows (R, C), such
-    as features or logits of RoIs, stay what they are.
+    Maps (N, C, H, W) are averaged over grid x grid parts per image. Each part is a row:
+    N * grid^2 rows of C values for every map size. If `grid` is None, each image is a
+    row of C * H * W values, as in classification. Rows (R, C), such as features or
+    logits of RoIs, keep their shape.
 
     Args:
         student: Maps (N, C, H, W) or rows (R, C).
-        teacher: As many maps or rows, whose C may be another, and whose H and W, too;
-            receives no gradient.
-        grid: Parts along each side of a map.
+        teacher: As many maps or rows, with any C, H and W; receives no gradient.
+        grid: Parts along each side of a map, or None.
 
     Returns:
-        Rows of the student and of the teacher, float32 or wider.
+        The rows of the student and of the teacher, float32 or wider.
 
     Raises:
-        ValueError: If they have another number of axes or are not as many.
+        ValueError: If the inputs are neither rows nor maps, or their numbers differ.
 
     Example:
         >>> import torch
@@ -42,10 +42,10 @@ def read_rows(
         )
     if len(student) != len(teacher):
         raise ValueError(
-            f'{shapes} are not as many; both sides need the same samples. RoIs of the '
-            "two sides are the same under type='kdtoolbox.RoIDistiller'"
+            f'{shapes} have different numbers of samples; both sides need the same '
+            "samples. For RoIs use type='kdtoolbox.RoIDistiller', which gives both "
+            'networks the same RoIs'
         )
-    student, teacher = at_least_float32(student, teacher)
     return _rows(student, grid), _rows(teacher, grid)
 
 
@@ -57,7 +57,7 @@ def _rows(values: Tensor, grid: int | None) -> Tensor:
 
 
 def check_grid(owner: str, grid: int | None) -> int | None:
-    """Return a number of parts along each side that is at least 1, or None.
+    """Check a number of parts along each side and return it.
 
     Raises:
         ValueError: If it is another.
@@ -72,7 +72,7 @@ def check_grid(owner: str, grid: int | None) -> int | None:
 
 
 def mean_of_pairs(values: Tensor) -> Tensor:
-    """Average values (R, R) or (R, R, R); 0 without rows.
+    """Return the mean of values (R, R) or (R, R, R); 0 without rows.
 
     Example:
         >>> import torch

@@ -1,45 +1,45 @@
 """Similarity-preserving distillation (SP, arXiv:1907.09682)."""
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.examples import MAPS_AND_ROWS
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.losses.relations.rows import check_grid, mean_of_pairs, read_rows
 from kdtoolbox.registry import MODELS
 
 
+@full_precision
 def similarity_distance(
     student: Tensor, teacher: Tensor, grid: int | None = None
 ) -> Tensor:
-    r"""Compare which samples are alike for the student and for the teacher.
+    r"""Compute the squared distance between the similarities of samples.
 
     .. math:: \frac{1}{R^2} \sum_{i,j} (Q(S) - Q(T))_{ij}^2, \quad
         Q(X)_i = \frac{(X X^\top)_i}{\lVert (X X^\top)_i \rVert_2}
 
-    with the R rows that `read_rows` makes of the maps: R * R products are held.
+    with the R rows X of `read_rows`. R * R products are kept.
 
     Args:
         student: Maps (N, C, H, W) or rows (R, C).
-        teacher: As many, whose C may be another; receives no gradient.
-        grid: As `read_rows` takes it.
+        teacher: As many maps or rows, with any C; receives no gradient.
+        grid: Parts along each side of a map, or None; see `read_rows`.
 
     Returns:
         A scalar, float32 or wider; 0 for fewer than two rows.
 
     Raises:
-        ValueError: If they are no rows or maps, or not as many.
+        ValueError: If the inputs are neither rows nor maps, or their numbers differ.
 
     Example:
         >>> student, teacher = torch.eye(2), torch.ones(2, 3)
         >>> similarity_distance(student, teacher)
         tensor(0.2929)
     """
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = read_rows(student, teacher, grid)
-        difference = _similarities(student) - _similarities(teacher)
-        return mean_of_pairs(difference.square())
+    student, teacher = read_rows(student, teacher, grid)
+    difference = _similarities(student) - _similarities(teacher)
+    return mean_of_pairs(difference.square())
 
 
 def _similarities(rows: Tensor) -> Tensor:
@@ -50,11 +50,11 @@ def _similarities(rows: Tensor) -> Tensor:
 class SPLoss(nn.Module):
     """SP on parts of maps, or on rows. See `similarity_distance`.
 
-    Deviation: the samples are parts of images instead of images, of which a batch of
-    dense prediction has too few; ``grid=None`` goes back to images.
+    Deviation: the samples are parts of images, because a batch of dense prediction has
+    too few images. ``grid=None`` compares whole images, as in the paper.
 
     Args:
-        grid: Parts along each side of a map, each of which is a sample.
+        grid: Parts along each side of a map. Each part is one sample.
         loss_weight: Factor on the loss. Published codes use 3000 for classification.
 
     Raises:

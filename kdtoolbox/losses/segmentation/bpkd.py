@@ -11,41 +11,42 @@ from kdtoolbox.losses.arguments import check_at_least, check_counts
 from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.features.cwd import channel_wise_divergence
 from kdtoolbox.losses.logits.class_logits import (
-    IGNORED,
     check_logits,
     check_tau,
-    pixel_labels,
     read_logits,
     require_labels,
 )
 from kdtoolbox.losses.logits.kd import kd_divergence
+from kdtoolbox.losses.logits.pixel_labels import IGNORED, pixel_labels
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 LEFT_OUT = -1e30
-"""A logit without weight in a softmax over positions; infinity would give NaN."""
+"""The logit of ignored positions in a softmax; -inf could give NaN."""
 
 
 @torch.no_grad()
 def edge_shares(
     labels: Tensor, num_classes: int, size: Sequence[int], radius: int = 3
 ) -> Tensor:
-    """Return how much of each cell of a map is the edge of each class.
+    """Return the share of each map cell that lies on the edge of each class.
 
-    A pixel is on the edge of a class if the square of 2 * radius + 1 pixels around it
-    has the class and another label too, ignored pixels being one more: a dilation of
-    the class without its erosion. They are on no edge and are no part of their cell.
+    A pixel is on the edge of a class if the square of side 2 * radius + 1 around it
+    contains the class and another label: the dilation of the class minus its erosion.
+    Ignored pixels count as another label, but are on no edge themselves and are left
+    out of the share of their cell.
 
-    At the size of the labels it holds a float32 map of N * K * H * W and some masks:
+    Memory at the size of the labels: a float32 map of N * K * H * W and some masks,
     about 120 MB for two Cityscapes crops of 512 x 1024.
 
     Args:
-        labels: Classes (N, H, W), long, `IGNORED` for pixels of none.
+        labels: Classes (N, H, W), long, `IGNORED` at pixels without a class.
         num_classes: Number of classes K.
         size: Height and width (h, w) of the map.
-        radius: In pixels of the labels.
+        radius: Radius of the edge, in pixels of the labels.
 
     Returns:
-        Shares (N, K, h, w) from 0 to 1, float32; 0 in cells without counted pixels.
+        Shares (N, K, h, w) from 0 to 1, float32; 0 in cells without valid pixels.
 
     Example:
         >>> labels = torch.tensor([[[0, 0, 0, 1, 1, 1]]])
@@ -53,22 +54,22 @@ def edge_shares(
         tensor([[0., 1., 0.],
                 [0., 1., 0.]])
     """
-    counted = (labels != IGNORED)[:, None]
+    valid = (labels != IGNORED)[:, None]
     classes = torch.arange(num_classes + 1, device=labels.device)[:, None, None]
-    # What is ignored is one label more, beside which a class has an edge.
-    near = _dilate(labels[:, None].where(counted, num_classes) == classes, radius)
-    # In 2 bytes: the default sum would hold 8 per pixel and label.
+    # Ignored pixels get an extra label, so that classes have an edge next to them.
+    near = _dilate(labels[:, None].where(valid, num_classes) == classes, radius)
+    # int16 because the default sum of booleans takes 8 bytes per pixel.
     mixed = near.sum(1, keepdim=True, dtype=torch.int16) > 1
-    edges = near[:, :-1] & mixed & counted
-    shares, counted = (
+    edges = near[:, :-1] & mixed & valid
+    edge_means, valid_means = (
         functional.adaptive_avg_pool2d(mask.float(), (size[0], size[1]))
-        for mask in (edges, counted)
+        for mask in (edges, valid)
     )
-    return shares / counted.where(counted > 0, 1)
+    return edge_means / valid_means.where(valid_means > 0, 1)
 
 
 def _dilate(masks: Tensor, radius: int) -> Tensor:
-    # Pooling does the same, but in floats, and on a CPU it takes ten times as long.
+    # Max pooling gives the same, but needs floats and is ten times slower on a CPU.
     for axis in (2, 3):
         source, masks = masks, masks.clone()
         size = source.shape[axis]
@@ -79,6 +80,7 @@ def _dilate(masks: Tensor, radius: int) -> Tensor:
     return masks
 
 
+@full_precision
 def bpkd_terms(
     student: Tensor,
     teacher: Tensor,
@@ -86,18 +88,19 @@ def bpkd_terms(
     tau: float = 4.0,
     radius: int = 3,
 ) -> dict[str, Tensor]:
-    r"""Compare the insides of classes as shapes and their edges pixel by pixel.
+    r"""Compute CWD on the bodies of classes and KD on their edges.
 
-    With the shares M (N, K, h, w) of `edge_shares`, CWD on maps and the row-wise
-    divergence of KD, both with their factor :math:`\tau^2`:
+    With the shares M (N, K, h, w) of `edge_shares`, the channel-wise divergence CWD and
+    the pixel-wise divergence KD, both with their factor :math:`\tau^2`:
 
     .. math:: body = CWD((1 - M) S, (1 - M) T) \qquad
         edge = \frac{1}{N} \sum_{n,k} \frac{\sum_{hw} M_{nk} \, KD(M S, M T)_n}
             {\max(1, \sum_{hw} M_{nk})}
 
-    Logits outside a mask are 0, so that there each softmax is flat, not empty.
+    Logits outside a mask are set to 0, which makes their softmax uniform.
 
-    Unverified: the authors published no training code. Read from a re-implementation.
+    Unverified: the authors published no training code. The formulas follow a
+    re-implementation.
     Deviation: ignored pixels are left out of both terms.
 
     Args:
@@ -105,13 +108,13 @@ def bpkd_terms(
         teacher: The same shape; receives no gradient.
         data_samples: N samples with ``gt_sem_seg``.
         tau: Temperature of all softmaxes, above 0.
-        radius: Of the edges, in pixels of the labels.
+        radius: Radius of the edges, in pixels of the labels.
 
     Returns:
-        'body' and 'edge', scalars, float32 or wider.
+        ``body`` and ``edge``, scalars, float32 or wider.
 
     Raises:
-        ValueError: If the logits are no maps, their shapes differ, there are too few
+        ValueError: If the logits are not maps, their shapes differ, there are too few
             classes, or the samples have no labels.
 
     Example:
@@ -124,37 +127,38 @@ def bpkd_terms(
         tensor(1.2061)
     """
     check_logits(student, teacher, (4,))
-    with torch.autocast(student.device.type, enabled=False):
-        logits = read_logits(student, teacher, data_samples)
-        require_labels('BPKDLoss', logits)
-        valid = logits.valid[:, None]
-        shares = _shares(logits.student, data_samples, radius).where(valid, 0)
-        # An infinite logit times a share of 0 would be NaN.
-        pair = [x.where(valid, 0) for x in (logits.student, logits.teacher)]
-        mine, theirs = (((1 - shares) * x).masked_fill(~valid, LEFT_OUT) for x in pair)
-        body = channel_wise_divergence(mine, theirs, tau)
-        divergence = kd_divergence(shares * pair[0], shares * pair[1], tau)
-        weights = shares / shares.sum((2, 3), keepdim=True).clamp(min=1)
-        edge = (divergence * weights.sum(1)).sum() / max(len(student), 1)
-        return {'body': body, 'edge': edge}
+    logits = read_logits(student, teacher, data_samples)
+    require_labels('BPKDLoss', logits)
+    valid = logits.valid[:, None]
+    shares = _shares(logits.student, data_samples, radius).where(valid, 0)
+    # An infinite logit times a share of 0 would be NaN.
+    pair = [x.where(valid, 0) for x in (logits.student, logits.teacher)]
+    student_body, teacher_body = (
+        ((1 - shares) * x).masked_fill(~valid, LEFT_OUT) for x in pair
+    )
+    body = channel_wise_divergence(student_body, teacher_body, tau)
+    divergence = kd_divergence(shares * pair[0], shares * pair[1], tau)
+    weights = shares / shares.sum((2, 3), keepdim=True).clamp(min=1)
+    edge = (divergence * weights.sum(1)).sum() / max(len(student), 1)
+    return {'body': body, 'edge': edge}
 
 
 def _shares(maps: Tensor, data_samples: Sequence[Any], radius: int) -> Tensor:
     size = data_samples[0].gt_sem_seg.data.shape[-2:]
     labels = pixel_labels(data_samples, size, maps.device)
-    assert labels is not None  # noqa: S101  the caller has refused samples without
+    assert labels is not None  # noqa: S101  require_labels has checked them
     return edge_shares(labels, maps.shape[1], maps.shape[2:], radius).to(maps.dtype)
 
 
 @MODELS.register_module()
 class BPKDLoss(nn.Module):
-    """BPKD on the logits of a segmentor. See `bpkd_terms`.
+    """BPKD on the logits of a segmentor; see `bpkd_terms`.
 
     Args:
         tau: Temperature.
-        radius: Of the edges, in pixels of the labels that the student trains on.
-        body_weight: Factor on the insides.
-        edge_weight: Factor on the edges: the paper's 50 times its alpha of 2.
+        radius: Radius of the edges, in pixels of the student's training labels.
+        body_weight: Factor on the body term.
+        edge_weight: Factor on the edge term: the paper's 50 times its alpha of 2.
         loss_weight: Factor on both terms.
 
     Raises:

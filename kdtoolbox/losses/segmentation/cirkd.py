@@ -1,6 +1,6 @@
 """Cross-image relations within a batch (CIRKD, arXiv:2204.06986).
 
-Those to earlier images are `kdtoolbox.losses.segmentation.cirkd_memory`.
+The relations to earlier images are in `kdtoolbox.losses.segmentation.cirkd_memory`.
 """
 
 from collections.abc import Sequence
@@ -12,36 +12,38 @@ from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least, check_counts
 from kdtoolbox.losses.examples import Example
-from kdtoolbox.losses.inputs import at_least_float32, check_positions
-from kdtoolbox.losses.logits.class_logits import IGNORED, check_tau, pixel_labels
+from kdtoolbox.losses.inputs import check_positions
+from kdtoolbox.losses.logits.class_logits import check_tau
 from kdtoolbox.losses.logits.kd import kd_divergence
+from kdtoolbox.losses.logits.pixel_labels import IGNORED, pixel_labels
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 LEAST = -1e9
-"""The cosine of what does not count, which no softmax sees."""
+"""The cosine of ignored positions; its softmax is 0."""
 
 
 def cross_image_divergence(
     student: Tensor, teacher: Tensor, valid: Tensor, tau: float = 0.1
 ) -> Tensor:
-    r"""Compare how the pixels of each image resemble those of each image.
+    r"""Compute the divergence of pixel similarities within and across images.
 
     .. math:: mean_{i,j} \, mean_p \,
         KL(softmax_q(\langle t_{ip}, t_{jq} \rangle / \tau) \,\|\,
         softmax_q(\langle s_{ip}, s_{jq} \rangle / \tau))
 
-    with embeddings of length 1, over all ordered pairs of images, an image with itself
-    among them. Both sides may have other channels. The distributions take
-    8 * (N * P)^2 bytes in float32, those of the gradient as much again.
+    with embeddings of length 1, over all ordered pairs of images, including each image
+    with itself. Student and teacher may have different channels. The distributions take
+    8 * (N * P)^2 bytes in float32, and the gradient takes as much again.
 
     Args:
         student: Embeddings (N, C, P) of P positions, float32 or wider.
-        teacher: Embeddings (N, C', P) of the same precision.
-        valid: Which positions count (N, P), as p and as q.
+        teacher: Embeddings (N, C', P) of the same dtype.
+        valid: Mask (N, P) of the positions that count, as p and as q.
         tau: Temperature of both softmaxes, above 0.
 
     Returns:
-        A scalar; 0 if nothing counts.
+        A scalar; 0 without valid positions.
 
     Example:
         >>> student, teacher = torch.ones(1, 2, 3), torch.eye(3)[None]
@@ -50,16 +52,16 @@ def cross_image_divergence(
     """
     student, teacher = (_cosines(x, valid) / tau for x in (student, teacher))
     terms = kd_divergence(student, teacher)
-    # (N * P, N): a position that counts, and an image with one to resemble.
+    # (N * P, N): valid positions, and images with at least one valid position.
     pairs = (valid.flatten()[:, None] & valid.any(1)).flatten()
     return terms.where(pairs, 0).sum() / pairs.sum().clamp(min=1)
 
 
 def _cosines(embeddings: Tensor, valid: Tensor) -> Tensor:
-    """Return rows (N * P * N, P): a position against all of an image that count."""
+    """Return rows (N * P * N, P): each position against the valid ones of an image."""
     rows = functional.normalize(embeddings, dim=1).transpose(1, 2).flatten(0, 1)
     cosines = (rows @ rows.T).unflatten(1, valid.shape)
-    # Finite, as the difference of two infinities would be NaN.
+    # Not -inf: the difference of two infinities would be NaN.
     return cosines.masked_fill(~valid, LEAST).flatten(0, 1)
 
 
@@ -67,17 +69,17 @@ def _cosines(embeddings: Tensor, valid: Tensor) -> Tensor:
 class CIRKDMiniBatchLoss(nn.Module):
     """Pixel relations across the images of a batch; see `cross_image_divergence`.
 
-    Embeddings are averaged over squares of ``pool_size`` positions first, as the cost
-    grows with the square of their number: two images of 64 x 128 positions take 134 MB
-    for the distributions at a ``pool_size`` of 2, and 2.1 GB at 1.
+    Embeddings are first averaged over squares of side ``pool_size``, because the cost
+    grows with the square of the number of positions: the distributions of two images
+    with 64 x 128 positions take 134 MB with ``pool_size=2`` and 2.1 GB with 1.
 
-    Deviation: the authors pool maps of 256 x 256 and larger alone, by 4.
-    Deviation: ignored pixels are left out of the averages, and squares of them of
-    the relations; the authors count them.
+    Deviation: the authors pool only maps of 256 x 256 or larger, by 4.
+    Deviation: ignored pixels are left out of the averages, and squares of ignored
+    pixels are left out of the relations. The authors count them.
 
     Args:
         tau: Temperature.
-        pool_size: Side of the squares, in positions of the map; 1 averages nothing.
+        pool_size: Side of the squares, in positions of the map; 1 disables the pooling.
         loss_weight: Factor on the loss. The paper uses 1.
 
     Raises:
@@ -104,6 +106,7 @@ class CIRKDMiniBatchLoss(nn.Module):
         self.pool_size = pool_size
         self.loss_weight = loss_weight
 
+    @full_precision
     def forward(
         self, student: Tensor, teacher: Tensor, data_samples: Sequence[Any] = ()
     ) -> Tensor:
@@ -117,14 +120,12 @@ class CIRKDMiniBatchLoss(nn.Module):
         if labels is None:
             labels = torch.zeros_like(student[:, 0], dtype=torch.long)
         valid = (labels != IGNORED)[:, None]
-        with torch.autocast(student.device.type, enabled=False):
-            student, teacher = at_least_float32(student, teacher)
-            # Sums do for averages: the length of an embedding does not matter.
-            student, teacher = (
-                self._pool(maps.where(valid, 0)) for maps in (student, teacher)
-            )
-            valid = self._pool(valid.to(student.dtype))[:, 0] > 0
-            loss = cross_image_divergence(student, teacher, valid, self.tau)
+        # Zeros only shorten the averages, which are normalised to length 1 later.
+        student, teacher = (
+            self._pool(maps.where(valid, 0)) for maps in (student, teacher)
+        )
+        valid = self._pool(valid.to(student.dtype))[:, 0] > 0
+        loss = cross_image_divergence(student, teacher, valid, self.tau)
         return self.loss_weight * loss
 
     def _pool(self, maps: Tensor) -> Tensor:

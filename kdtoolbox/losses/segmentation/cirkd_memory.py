@@ -9,35 +9,37 @@ from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least, check_counts
 from kdtoolbox.losses.examples import Example
-from kdtoolbox.losses.inputs import at_least_float32, check_positions
-from kdtoolbox.losses.logits.class_logits import IGNORED, check_tau, pixel_labels
+from kdtoolbox.losses.inputs import check_positions
+from kdtoolbox.losses.logits.class_logits import check_tau
 from kdtoolbox.losses.logits.kd import kd_divergence
+from kdtoolbox.losses.logits.pixel_labels import IGNORED, pixel_labels
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.losses.segmentation.class_queue import ClassQueue
 from kdtoolbox.registry import MODELS
 
 PIXELS_PER_CLASS = 16
-"""How many pixels of a class an image adds to the memory at most, as in the paper."""
+"""The most pixels per class that an image adds to the memory, as in the paper."""
 
 
 def memory_divergence(
     student: Tensor, teacher: Tensor, keys: Tensor, valid: Tensor, tau: float = 0.1
 ) -> Tensor:
-    r"""Compare how pixels resemble remembered embeddings of the teacher.
+    r"""Compute the divergence of similarities to stored teacher embeddings.
 
     .. math:: mean_p \, KL(softmax_k(\langle t_p, m_k \rangle / \tau)
         \,\|\, softmax_k(\langle s_p, m_k \rangle / \tau))
 
-    with s and t brought to length 1.
+    with s and t normalised to length 1.
 
     Args:
         student: Embeddings (R, C), float32 or wider.
-        teacher: Embeddings of the same shape and precision.
-        keys: Remembered embeddings (J, C) of length 1.
-        valid: Which rows count (R,).
+        teacher: Embeddings of the same shape and dtype.
+        keys: Stored embeddings (J, C) of length 1.
+        valid: Mask (R,) of the rows that count.
         tau: Temperature of both softmaxes, above 0.
 
     Returns:
-        A scalar; 0 if no row counts.
+        A scalar; 0 without valid rows.
 
     Example:
         >>> student, valid = torch.eye(2), torch.ones(2) > 0
@@ -55,39 +57,40 @@ def memory_divergence(
 
 @MODELS.register_module()
 class CIRKDMemoryLoss(nn.Module):
-    """Relations to remembered pixels and regions of the teacher; `memory_divergence`.
+    """Relations to stored pixels and regions of the teacher; see `memory_divergence`.
 
-    In training, each image adds up to 16 random pixels of every class it shows and
-    their mean, the region, to two `ClassQueue` of the teacher's embeddings; then both
-    sides are compared on keys drawn from them. The student's embeddings come from a
-    projection head: a 1x1 convolution to the teacher's width, batch norm, ReLU and
-    another 1x1 convolution. Head and queues are no part of the exported student.
+    In training, each image adds teacher embeddings to two queues (`ClassQueue`): up to
+    16 random pixels of every class in it, and the mean of each class (the region). Then
+    student and teacher are compared on keys drawn from the queues. The student's
+    embeddings come from a projection head: a 1x1 convolution to the teacher's width,
+    batch norm, ReLU and another 1x1 convolution. Neither head nor queues are exported
+    with the student.
 
     The queues take 2 * num_classes * (pixel_slots + region_slots) * teacher_channels
-    bytes, on the GPU and in each checkpoint: 428 MB for Cityscapes at 512 channels and
-    3.4 GB for the 150 classes of ADE20K, where fewer slots are in place. A checkpoint
-    has those of the first process.
+    bytes on the GPU and in each checkpoint: 428 MB for Cityscapes with 512 channels and
+    3.4 GB for the 150 classes of ADE20K, where fewer slots are advisable. A checkpoint
+    contains the queues of the first process only.
 
-    Ignored pixels are neither remembered nor compared; the batch norm of the head sees
-    them in training, as do those of the student.
+    Ignored pixels are neither stored nor compared. In training they enter the batch
+    statistics of the head, as in the student.
 
-    Deviation: of more than ``max_anchors`` pixels a random part is compared in each
-    step; the authors compare all.
-    Deviation: the authors' queue of pixels stores those of other classes, too, and
-    wraps around to the wrong slots.
-    Deviation: the authors gather the embeddings of all GPUs; here each process
-    remembers its own, and its batch norm is its own.
+    Deviation: at most ``max_anchors`` random pixels are compared in each step; the
+    authors compare all.
+    Deviation: the authors' pixel queue also stores pixels of other classes and wraps
+    around to the wrong slots.
+    Deviation: the authors gather the embeddings of all GPUs; here each process has its
+    own queues and batch norm.
 
     Args:
         num_classes: Number of classes K.
         student_channels: Channels of the student's map.
         teacher_channels: Channels of the teacher's map.
         tau: Temperature.
-        pixel_slots: Pixels remembered of each class.
-        region_slots: Regions remembered of each class.
-        pixel_keys: Pixels drawn in each step: ``pixel_keys // K + 1`` of each class.
-        region_keys: Regions drawn likewise.
-        max_anchors: The most pixels of a batch that are compared with them.
+        pixel_slots: Pixels stored per class.
+        region_slots: Regions stored per class.
+        pixel_keys: Pixels drawn per step: ``pixel_keys // K + 1`` of each class.
+        region_keys: Regions drawn per step, in the same way.
+        max_anchors: The most pixels of a batch that are compared with the keys.
         loss_weight: Factor on both terms. The paper uses 0.1.
 
     Raises:
@@ -158,59 +161,61 @@ class CIRKDMemoryLoss(nn.Module):
         self.max_anchors = max_anchors
         self.loss_weight = loss_weight
 
+    @full_precision
     def forward(
         self, student: Tensor, teacher: Tensor, data_samples: Sequence[Any]
     ) -> dict[str, Tensor]:
         """Return the terms ``pixel`` and ``region`` of two maps (N, C, H, W).
 
         Raises:
-            ValueError: If a map is not 4-D, N, H or W differ, the channels are not
-                those of the config, or there are no pixel labels.
+            ValueError: If a map is not 4-D, N, H or W differ, the channels differ from
+                the config, or there are no pixel labels.
         """
         check_positions(student, teacher)
         labels = self._check(student, teacher, data_samples)
-        with torch.autocast(student.device.type, enabled=False):
-            student, teacher = at_least_float32(student, teacher)
-            if self.training:
-                self.remember(teacher, labels)
-            anchors, valid = self._choose(labels.flatten() != IGNORED)
-            student, teacher = (
-                maps.movedim(1, -1).flatten(0, 2)[anchors]
-                for maps in (self.project(student), teacher)
-            )
-            draws = dict(
-                pixel=self.pixels.draw(self.pixel_keys // self.num_classes + 1),
-                region=self.regions.draw(self.region_keys // self.num_classes + 1),
-            )
-            return {
-                name: self.loss_weight
-                * memory_divergence(student, teacher, keys, valid, self.tau)
-                for name, keys in draws.items()
-            }
+        if self.training:
+            self.remember(teacher, labels)
+        anchors, valid = self._choose(labels.flatten() != IGNORED)
+        student, teacher = (
+            maps.movedim(1, -1).flatten(0, 2)[anchors]
+            for maps in (self.project(student), teacher)
+        )
+        draws = dict(
+            pixel=self.pixels.draw(self.pixel_keys // self.num_classes + 1),
+            region=self.regions.draw(self.region_keys // self.num_classes + 1),
+        )
+        return {
+            name: self.loss_weight
+            * memory_divergence(student, teacher, keys, valid, self.tau)
+            for name, keys in draws.items()
+        }
 
     @torch.no_grad()
     def remember(self, teacher: Tensor, labels: Tensor) -> None:
-        """Add what a batch shows to the queues.
+        """Add the teacher's embeddings of a batch to the queues.
 
         Args:
             teacher: Embeddings (N, C, H, W), float32 or wider.
-            labels: Classes (N, H, W), long, with `IGNORED` for no class.
+            labels: Classes (N, H, W), long, `IGNORED` at pixels without a class.
         """
         rows = functional.normalize(teacher, dim=1).flatten(2).transpose(1, 2)
         classes = torch.arange(self.num_classes, device=labels.device)
-        # (N, K, P): no images are looped over, and nothing waits for the GPU.
-        shown = labels.flatten(1)[:, None] == classes[:, None]
-        noise = torch.rand(shown.shape[0], 1, shown.shape[2], device=labels.device)
-        top = noise.where(shown, -1).topk(min(PIXELS_PER_CLASS, rows.shape[1]), dim=2)
+        # A mask (N, K, P) avoids loops over images, which would synchronise the GPU.
+        is_class = labels.flatten(1)[:, None] == classes[:, None]
+        size = len(rows), 1, rows.shape[1]
+        noise = torch.rand(size, device=labels.device)
+        top = noise.where(is_class, -1).topk(
+            min(PIXELS_PER_CLASS, rows.shape[1]), dim=2
+        )
         index = top.indices.flatten(1)[..., None].expand(-1, -1, rows.shape[2])
         chosen = rows.gather(1, index).unflatten(1, top.indices.shape[1:])
         self.pixels.push(_by_class(chosen), _by_class(top.values >= 0))
-        counted = rows.where(shown.any(1)[..., None], 0)
-        means = functional.normalize(shown.to(rows.dtype) @ counted, dim=2)
-        self.regions.push(means.transpose(0, 1), shown.any(2).T)
+        rows = rows.where(is_class.any(1)[..., None], 0)
+        means = functional.normalize(is_class.to(rows.dtype) @ rows, dim=2)
+        self.regions.push(means.transpose(0, 1), is_class.any(2).T)
 
     def _choose(self, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """Return random positions (R,), those that count first, and which count."""
+        """Return random positions (R,), valid ones first, and their validity."""
         noise = torch.rand(len(valid), device=valid.device).where(valid, -1)
         top = noise.topk(min(self.max_anchors, len(valid)))
         return top.indices, top.values >= 0
@@ -218,21 +223,22 @@ class CIRKDMemoryLoss(nn.Module):
     def _check(
         self, student: Tensor, teacher: Tensor, data_samples: Sequence[Any]
     ) -> Tensor:
-        found = (student.shape[1], teacher.shape[1])
-        if found != self.channels:
+        channels = (student.shape[1], teacher.shape[1])
+        if channels != self.channels:
             raise ValueError(
-                f'expected maps of {self.channels} channels, the wires have {found}; '
-                f'set student_channels={found[0]}, teacher_channels={found[1]}'
+                f'expected maps with {self.channels} channels (student, teacher), got '
+                f'{channels}; set student_channels={channels[0]}, '
+                f'teacher_channels={channels[1]}'
             )
         labels = pixel_labels(data_samples, student.shape[2:], student.device)
         if labels is None:
             raise ValueError(
-                'the memory needs pixel labels, and the data samples have no '
-                '`gt_sem_seg`; distil a segmentor, or use CIRKDMiniBatchLoss alone'
+                'CIRKDMemoryLoss needs pixel labels, but the data samples have no '
+                '`gt_sem_seg`; distil a segmentor, or use CIRKDMiniBatchLoss only'
             )
         return labels
 
 
 def _by_class(values: Tensor) -> Tensor:
-    """Turn what N images have of K classes (N, K, M, ...) into (K, N * M, ...)."""
+    """Group values (N, K, M, ...) of N images by class: (K, N * M, ...)."""
     return values.transpose(0, 1).flatten(1, 2)

@@ -1,4 +1,4 @@
-"""A bounded memory of embeddings for each class, which CIRKD draws from."""
+"""Bounded queues of embeddings per class, for CIRKD."""
 
 import torch
 from torch import Tensor, nn
@@ -6,16 +6,16 @@ from torch.nn import functional
 
 
 class ClassQueue(nn.Module):
-    """The last embeddings of each class, the oldest overwritten first.
+    """Store the latest embeddings of each class and overwrite the oldest first.
 
-    Slots that nothing was written to hold random directions. They are kept in half
-    precision, in ``2 * num_classes * slots * channels`` bytes, and are part of the
-    state dict, so that a resumed run goes on with them. Each process has its own; with
-    ``broadcast_buffers=False``, mmengine's default, they stay apart.
+    Unused slots contain random directions. Embeddings are stored in half precision, in
+    ``2 * num_classes * slots * channels`` bytes, and are part of the state dict, so
+    that a resumed run continues with them. Each process has its own queues: mmengine
+    does not broadcast buffers by default (``broadcast_buffers=False``).
 
     Args:
         num_classes: Number of classes K.
-        slots: Embeddings kept of each class.
+        slots: Embeddings stored per class.
         channels: Width C of an embedding.
 
     Example:
@@ -31,7 +31,7 @@ class ClassQueue(nn.Module):
     def __init__(self, num_classes: int, slots: int, channels: int) -> None:
         super().__init__()
         keys = torch.randn(num_classes, slots, channels)
-        # In place, because this may be a gigabyte.
+        # In place, because the keys may take a gigabyte.
         keys = functional.normalize(keys, dim=2, out=keys)
         self.register_buffer('keys', keys.half())
         self.register_buffer('ends', torch.zeros(num_classes, dtype=torch.long))
@@ -41,12 +41,12 @@ class ClassQueue(nn.Module):
         """Append embeddings of length 1 to the queues of their classes.
 
         Args:
-            entries: For each class M candidates (K, M, C), in their order.
-            present: Which of them are there (K, M); the others are passed over. Of more
-                than ``slots`` the first are taken.
+            entries: M candidates per class (K, M, C), oldest first.
+            present: Mask (K, M) of the candidates to append. If more than ``slots`` are
+                present, the first ones are appended.
         """
         slots, channels = self.keys.shape[1:]
-        # Shapes stay fixed, whatever is present: nothing has to be read from the GPU.
+        # Shapes do not depend on `present`, which avoids synchronising the GPU.
         order = present.int().argsort(dim=1, descending=True, stable=True)[:, :slots]
         steps = torch.arange(order.shape[1], device=order.device)
         counts = present.sum(1, keepdim=True).clamp(max=slots)
@@ -60,9 +60,9 @@ class ClassQueue(nn.Module):
         self.ends.copy_((self.ends + counts[:, 0]) % slots)
 
     def draw(self, count: int) -> Tensor:
-        """Return embeddings (K * count, C) from random slots, alike for each class.
+        """Return embeddings (K * count, C) from the same random slots of each class.
 
-        Of fewer than `count` slots all are returned.
+        All slots are returned if there are fewer than `count`.
         """
         slots = torch.randperm(self.keys.shape[1], device=self.keys.device)
         return self.keys[:, slots[:count]].flatten(0, 1)

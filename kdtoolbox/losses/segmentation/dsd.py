@@ -10,24 +10,24 @@ from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.examples import Example
-from kdtoolbox.losses.inputs import at_least_float32
 from kdtoolbox.losses.logits.class_logits import check_logits, check_tau, read_logits
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 EPS = 1e-5
-"""The least norm of a change between two layers; below it is rounding."""
+"""The least norm of a change between two layers; smaller ones are rounding errors."""
 
 
 def attention_changes(levels: Sequence[Tensor]) -> Tensor:
-    r"""Tell where the attention moves from each layer to each later one.
+    r"""Compute the normalised changes of attention between all pairs of layers.
 
     .. math:: r_{lm} = \frac{a_m - a_l}{\lVert a_m - a_l \rVert_2}, \quad
         a_l = \frac{mean_c F_l^2}{\lVert mean_c F_l^2 \rVert_2}, \quad l < m
 
-    with the norms over the positions of each image.
+    with norms over the positions of each image.
 
-    Deviation: a norm is at least 1e-5, where a third-party code has 1e-12, so that the
-    rounding of layers that attend alike does not grow to a change.
+    Deviation: norms are clamped to at least 1e-5 (1e-12 in a third-party code), so that
+    rounding errors of layers with equal attention are not amplified.
 
     Args:
         levels: L features (N, C_l, H, W), float32 or wider.
@@ -46,15 +46,15 @@ def attention_changes(levels: Sequence[Tensor]) -> Tensor:
     return functional.normalize(torch.stack(changes), dim=-1, eps=EPS)
 
 
+@full_precision
 def dsd_pixel_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    """Compare where the attention moves between the layers of either network.
+    """Compute the mean squared difference between the attention changes.
 
-    The mean squared difference of `attention_changes` over pairs of layers, images and
-    positions.
+    See `attention_changes`. The mean is over pairs of layers, images and positions.
 
     Args:
         student: L features (N, C_l, H, W) of one size, L > 1.
-        teacher: As many of the same size, with any channels; receive no gradient.
+        teacher: L features of the same size with any channels; receive no gradient.
 
     Returns:
         A scalar, float32 or wider.
@@ -68,16 +68,13 @@ def dsd_pixel_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tens
         tensor(2.0000)
     """
     _check_layers(student, teacher)
-    with torch.autocast(student[0].device.type, enabled=False):
-        pairs = zip(student, teacher, strict=True)
-        mine, theirs = zip(*(at_least_float32(*pair) for pair in pairs), strict=True)
-        return functional.mse_loss(attention_changes(mine), attention_changes(theirs))
+    return functional.mse_loss(attention_changes(student), attention_changes(teacher))
 
 
 def _check_layers(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
     if len(student) < 2:
         raise ValueError(
-            f'DSD compares layers of one network and the wire has {len(student)}; '
+            f'DSD compares layers of one network, but the wire has {len(student)}; '
             "record two or more, such as dict(layers='backbone.layer[2-4]')"
         )
     shapes = [[tuple(level.shape) for level in side] for side in (student, teacher)]
@@ -87,22 +84,22 @@ def _check_layers(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
     if len({(shape[0], *shape[2:]) for side in shapes for shape in side}) > 1:
         raise ValueError(
             f'expected layers of one size, got {shown}; record stages of one stride, '
-            "such as dict(layers='backbone.layer[2-4]'), and bring one side to the "
+            "such as dict(layers='backbone.layer[2-4]'), and resize one side to the "
             'size of the other with a ResizeConnector under `connectors`'
         )
 
 
 @MODELS.register_module()
 class DSDPixelLoss(nn.Module):
-    """The pixel-wise similarity of DSD; see `dsd_pixel_loss`.
+    """The pixel-wise similarity term of DSD; see `dsd_pixel_loss`.
 
-    Compared with CIRKD's code; the authors have published none.
+    Verified against CIRKD's code; the authors published none.
 
     Args:
-        loss_weight: Factor on the loss. CIRKD's code has 1000.
+        loss_weight: Factor on the loss. CIRKD's code uses 1000.
 
     Raises:
-        ValueError: If `loss_weight` is no finite number of at least 0.
+        ValueError: If `loss_weight` is not a finite number of at least 0.
 
     Example:
         >>> DSDPixelLoss().loss_weight
@@ -123,17 +120,18 @@ class DSDPixelLoss(nn.Module):
         return self.loss_weight * dsd_pixel_loss(student, teacher)
 
 
-def class_similarity(logits: Tensor, valid: Tensor, tau: float = 4.0) -> Tensor:
-    r"""Tell how much the classes of an image share their places.
+def category_similarity(logits: Tensor, valid: Tensor, tau: float = 4.0) -> Tensor:
+    r"""Compute how much the positions of each pair of classes overlap.
 
     .. math:: p p^T - 1 / P, \quad p_k = softmax_{hw}(z_k / \tau)
 
-    with z the averages of the logits over P patches of 2 x 2 pixels. Without 1 / P,
-    which classes spread evenly share, the differences of two networks keep more digits.
+    with z the averages of the logits over P patches of 2 x 2 pixels. 1 / P is the value
+    of evenly spread classes; subtracting it keeps more digits in the differences
+    between two networks.
 
     Args:
         logits: Logits (N, K, H, W), float32 or wider.
-        valid: Which pixels (N, H, W) count.
+        valid: Mask (N, H, W) of the pixels that are not ignored.
         tau: Temperature of the softmax.
 
     Returns:
@@ -141,7 +139,7 @@ def class_similarity(logits: Tensor, valid: Tensor, tau: float = 4.0) -> Tensor:
 
     Example:
         >>> logits = torch.tensor([[80.0, 80.0, 0.0, 0.0], [0.0, 0.0, 80.0, 80.0]])
-        >>> found = class_similarity(logits[None, :, None], torch.ones(1, 1, 4) > 0)
+        >>> found = category_similarity(logits[None, :, None], torch.ones(1, 1, 4) > 0)
         >>> found.round(decimals=4)
         tensor([[[ 0.5000, -0.5000],
                  [-0.5000,  0.5000]]])
@@ -150,36 +148,37 @@ def class_similarity(logits: Tensor, valid: Tensor, tau: float = 4.0) -> Tensor:
     counts = functional.avg_pool2d(valid.to(logits.dtype), 2, ceil_mode=True)
     sums = functional.avg_pool2d(logits.where(valid, 0), 2, ceil_mode=True)
     scores = sums / counts.clamp(min=0.25) / tau
-    # Not -inf, of which an image without a valid pixel would have nothing else.
+    # Not -inf: the softmax of an image without valid pixels would be NaN.
     lowest = torch.finfo(logits.dtype).min
     shares = scores.where(counts > 0, lowest).flatten(2).softmax(-1)
     shares = shares - 1 / shares.shape[-1]
     return shares @ shares.mT
 
 
+@full_precision
 def dsd_category_loss(
     student: Tensor,
     teacher: Tensor,
     tau: float = 4.0,
     data_samples: Sequence[Any] = (),
 ) -> Tensor:
-    """Compare how the classes of an image share their places.
+    """Compute the mean squared difference between the category similarities.
 
-    The mean squared difference of `class_similarity` over images and pairs of classes.
+    See `category_similarity`. The mean is over images and pairs of classes.
 
-    Deviation: ignored pixels do not count, where the known code counts them.
+    Deviation: ignored pixels do not count; the known code counts them.
 
     Args:
         student: Logits (N, K, H, W).
         teacher: The same shape; receives no gradient.
         tau: Temperature of the softmax over positions, above 0.
-        data_samples: As `read_logits` takes them.
+        data_samples: The batch's samples; see `read_logits`.
 
     Returns:
-        A scalar, float32 or wider; 0 if no pixel counts.
+        A scalar, float32 or wider; 0 without valid pixels.
 
     Raises:
-        ValueError: If the logits are no maps, their shapes differ, or there is one
+        ValueError: If the logits are not maps, their shapes differ, or there is one
             class.
 
     Example:
@@ -188,24 +187,23 @@ def dsd_category_loss(
         tensor(0.2500)
     """
     check_logits(student, teacher, (4,))
-    with torch.autocast(student.device.type, enabled=False):
-        logits = read_logits(student, teacher, data_samples)
-        mine, theirs = (
-            class_similarity(maps, logits.valid, tau)
-            for maps in (logits.student, logits.teacher)
-        )
-        return functional.mse_loss(mine, theirs)
+    logits = read_logits(student, teacher, data_samples)
+    student_similarity, teacher_similarity = (
+        category_similarity(maps, logits.valid, tau)
+        for maps in (logits.student, logits.teacher)
+    )
+    return functional.mse_loss(student_similarity, teacher_similarity)
 
 
 @MODELS.register_module()
 class DSDCategoryLoss(nn.Module):
-    """The category-wise similarity of DSD; see `dsd_category_loss`.
+    """The category-wise similarity term of DSD; see `dsd_category_loss`.
 
-    Compared with CIRKD's code; the authors have published none.
+    Verified against CIRKD's code; the authors published none.
 
     Args:
-        tau: Temperature of the softmax over positions. CIRKD's code has 4.
-        loss_weight: Factor on the loss. CIRKD's code has 10.
+        tau: Temperature of the softmax over positions. CIRKD's code uses 4.
+        loss_weight: Factor on the loss. CIRKD's code uses 10.
 
     Raises:
         ValueError: If `tau` is not a finite number above 0, or a weight is below 0.

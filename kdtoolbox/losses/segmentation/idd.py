@@ -1,7 +1,7 @@
 """Inter-class distance distillation (IDD, arXiv:2205.03650).
 
-The distances alone; the position module, which learns to tell coordinates from the
-features of both networks, is left out.
+Only the distance loss is implemented. The paper's position module, which learns to
+predict coordinates from the features of both networks, is left out.
 """
 
 from collections.abc import Sequence
@@ -12,26 +12,27 @@ from torch import Tensor, nn
 
 from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.examples import Example
-from kdtoolbox.losses.inputs import at_least_float32, check_positions
-from kdtoolbox.losses.logits.class_logits import IGNORED, number_classes, pixel_labels
+from kdtoolbox.losses.inputs import check_positions
+from kdtoolbox.losses.logits.pixel_labels import IGNORED, number_classes, pixel_labels
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.losses.segmentation.ifvd import CLASSES
 from kdtoolbox.registry import MODELS
 
 
 def class_distances(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Measure how far the classes of each image lie apart.
+    r"""Compute the distances between the class centres of each image.
 
     .. math:: d_{ij} = \lVert \mu_i - \mu_j \rVert_2, \quad
         \mu_k = mean_{p: y_p = k} F_p \text{ in each image}
 
     Args:
         features: Features (N, C, H, W), float32 or wider.
-        labels: Classes (N, H, W), long, `IGNORED` for pixels of none. An image may
-            show 256 of them.
+        labels: Classes (N, H, W), long, `IGNORED` at pixels without a class. At most
+            256 classes per image.
 
     Returns:
-        The distances (N, 256, 256) between the classes that each image shows, in their
-        order, and which pairs there are.
+        The distances (N, 256, 256) between the classes of each image in ascending
+        order, and a mask of the pairs that exist.
 
     Example:
         >>> features = torch.tensor([[3.0, 0.0, 0.0], [0.0, 4.0, 4.0]])[None, :, None]
@@ -48,7 +49,7 @@ def class_distances(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     ones = flat.new_ones(()).expand(index.shape)
     counts = flat.new_zeros(len(flat), 1, CLASSES + 1).scatter_add(2, index, ones)
     centers = (sums / counts.clamp(min=1))[..., :CLASSES].transpose(1, 2)
-    # The fast mode takes differences of squares, which near classes do not survive.
+    # The matmul mode subtracts squares and loses all digits for close centres.
     distances = torch.cdist(
         centers, centers, compute_mode='donot_use_mm_for_euclid_dist'
     )
@@ -56,25 +57,26 @@ def class_distances(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return distances, present & present.transpose(1, 2)
 
 
+@full_precision
 def idd_loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-    r"""Compare the distances between the classes of each image.
+    r"""Compute the mean squared error of the class distances of each image.
 
     .. math:: \frac{1}{N} \sum_n mean_{i \ne j} \,
         \tfrac{1}{2} (d_{ij}(S_n) - d_{ij}(T_n))^2
 
-    with `class_distances` d and the mean over the pairs of classes in image n; an image
-    of a single class adds 0.
+    with `class_distances` d and the mean over the pairs of classes in image n. An image
+    with one class adds 0.
 
     Unverified: no code is public.
 
-    Deviation: the mean over the pairs is a sum in the paper, as far as we know; with it
-    an image of many classes outweighs the others.
+    Deviation: to our knowledge the paper sums over the pairs, which gives more weight
+    to images with many classes; here it is the mean.
 
     Args:
         student: Features (N, C, H, W).
         teacher: Features (N, C', H, W); receives no gradient. Distances grow with the
-            width, so C' = C or a connector is the fair comparison.
-        labels: Classes (N, H, W), long, `IGNORED` for pixels of none.
+            number of channels: use C' = C or a connector.
+        labels: Classes (N, H, W), long, `IGNORED` at pixels without a class.
 
     Returns:
         A scalar, float32 or wider; 0 if no image has two classes.
@@ -88,24 +90,23 @@ def idd_loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
         tensor(12.5000)
     """
     check_positions(student, teacher)
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = at_least_float32(student, teacher)
-        mine, exist = class_distances(student, labels)
-        theirs, _ = class_distances(teacher, labels)
-        errors = (mine - theirs).where(exist, 0).square().sum((1, 2)) / 2
-        pairs = exist.sum((1, 2)) - exist.diagonal(dim1=1, dim2=2).sum(1)
-        return (errors / pairs.clamp(min=1)).mean()
+    student_distances, exist = class_distances(student, labels)
+    teacher_distances, _ = class_distances(teacher, labels)
+    errors = student_distances - teacher_distances
+    errors = errors.where(exist, 0).square().sum((1, 2)) / 2
+    pairs = exist.sum((1, 2)) - exist.diagonal(dim1=1, dim2=2).sum(1)
+    return (errors / pairs.clamp(min=1)).mean()
 
 
 @MODELS.register_module()
 class IDDLoss(nn.Module):
-    """IDD on one map; see `idd_loss`. The labels come from the batch. Unverified.
+    """IDD on one map, with the labels of the batch; see `idd_loss`. Unverified.
 
     Args:
         loss_weight: Factor on the loss.
 
     Raises:
-        ValueError: If `loss_weight` is no finite number of at least 0.
+        ValueError: If `loss_weight` is not a finite number of at least 0.
 
     Example:
         >>> IDDLoss().loss_weight
@@ -125,13 +126,13 @@ class IDDLoss(nn.Module):
         """Return the weighted loss of maps (N, C, H, W) and (N, C', H, W).
 
         Raises:
-            ValueError: If the batch has no labels of pixels.
+            ValueError: If the batch has no pixel labels.
         """
         labels = pixel_labels(data_samples, student.shape[2:], student.device)
         if labels is None:
             raise ValueError(
-                'IDDLoss measures the distances of classes and the samples have no '
-                '`gt_sem_seg`; distil a segmentor with it, or load its labels with '
+                'IDDLoss needs pixel labels, but the data samples have no '
+                '`gt_sem_seg`; distil a segmentor, or load the labels with '
                 "dict(type='LoadAnnotations') in the pipeline"
             )
         return self.loss_weight * idd_loss(student, teacher, labels)

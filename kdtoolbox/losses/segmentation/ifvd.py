@@ -12,42 +12,43 @@ from torch.linalg import vector_norm
 
 from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.examples import Example
-from kdtoolbox.losses.inputs import at_least_float32, check_positions
-from kdtoolbox.losses.logits.class_logits import IGNORED, number_classes, pixel_labels
+from kdtoolbox.losses.inputs import check_positions
+from kdtoolbox.losses.logits.pixel_labels import IGNORED, number_classes, pixel_labels
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 CLASSES = 256
-"""The most classes that an image shows; a fixed number asks nothing of the device."""
+"""The most classes per image; a fixed number avoids synchronising the GPU."""
 
 EPS = 1e-8
 """The least norm of a feature or a centre, as in the authors' code."""
 
 
-def class_similarity(features: Tensor, labels: Tensor) -> Tensor:
-    r"""Tell how much each pixel looks like its class in the same image.
+def center_similarity(features: Tensor, labels: Tensor) -> Tensor:
+    r"""Compute the cosine of each pixel with the centre of its class in the image.
 
     .. math:: \cos(F_p, \mu_{y_p}), \quad
         \mu_k = mean_{p: y_p = k} F_p \text{ in each image}
 
-    The gradient flows through the centres too.
+    The gradient also flows through the centres.
 
     Args:
         features: Features (N, C, H, W), float32 or wider.
-        labels: Classes (N, H, W), long, `IGNORED` for pixels of none. An image may
-            show 256 of them.
+        labels: Classes (N, H, W), long, `IGNORED` at pixels without a class. At most
+            256 classes per image.
 
     Returns:
-        The cosines (N, H, W); those of ignored pixels mean nothing.
+        The cosines (N, H, W), undefined at ignored pixels.
 
     Example:
         >>> features = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]])[None, :, None]
-        >>> class_similarity(features, torch.tensor([[[0, 0, 1]]]))
+        >>> center_similarity(features, torch.tensor([[[0, 0, 1]]]))
         tensor([[[0.7071, 0.7071, 1.0000]]])
     """
     flat = features.where((labels != IGNORED)[:, None], 0).flatten(2)
     numbers = number_classes(labels).flatten(1)[:, None]
     index = numbers.where(numbers != IGNORED, CLASSES).expand_as(flat)
-    # Sums in place of means: the cosine is the same for all multiples of a centre.
+    # Sums instead of means: the cosine does not depend on the length of a centre.
     centers = flat.new_zeros(*flat.shape[:2], CLASSES + 1).scatter_add(2, index, flat)
     products = (flat * centers.gather(2, index)).sum(1)
     lengths = vector_norm(centers, dim=1).clamp(min=EPS).gather(1, index[:, 0])
@@ -55,26 +56,27 @@ def class_similarity(features: Tensor, labels: Tensor) -> Tensor:
     return cosines.unflatten(1, labels.shape[1:])
 
 
+@full_precision
 def ifvd_loss(
     student: Tensor,
     teacher: Tensor,
     labels: Tensor,
     legacy_count_ignored: bool = False,
 ) -> Tensor:
-    r"""Compare how the pixels of each class vary around its centre.
+    r"""Compute the mean squared difference of pixel-to-centre similarities.
 
     .. math:: mean_p((s_p(S) - s_p(T))^2)
 
-    with `class_similarity` s, over the pixels of the batch that have a class.
+    with `center_similarity` s, over the pixels of the batch that have a class.
 
-    Deviation: pixels without a class do not count; in the authors' code they add 0 to
-    the sum and count in the divisor (`legacy_count_ignored`).
+    Deviation: pixels without a class do not count. In the authors' code they add 0 to
+    the sum but count in the divisor (`legacy_count_ignored`).
 
     Args:
         student: Features (N, C, H, W).
         teacher: Features (N, C', H, W); receives no gradient.
-        labels: Classes (N, H, W), long, `IGNORED` for pixels of none.
-        legacy_count_ignored: Divide by N * H * W as the authors' code does.
+        labels: Classes (N, H, W), long, `IGNORED` at pixels without a class.
+        legacy_count_ignored: Whether to divide by N * H * W, as the authors' code does.
 
     Returns:
         A scalar, float32 or wider; 0 if no pixel has a class.
@@ -89,26 +91,24 @@ def ifvd_loss(
         tensor(0.0858)
     """
     check_positions(student, teacher)
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = at_least_float32(student, teacher)
-        cosines = (class_similarity(maps, labels) for maps in (student, teacher))
-        valid = labels != IGNORED
-        errors = torch.sub(*cosines).where(valid, 0).square()
-        if legacy_count_ignored:
-            return errors.mean()
-        return errors.sum() / valid.sum().clamp(min=1)
+    cosines = (center_similarity(maps, labels) for maps in (student, teacher))
+    valid = labels != IGNORED
+    errors = torch.sub(*cosines).where(valid, 0).square()
+    if legacy_count_ignored:
+        return errors.mean()
+    return errors.sum() / valid.sum().clamp(min=1)
 
 
 @MODELS.register_module()
 class IFVDLoss(nn.Module):
-    """IFVD on one map; see `ifvd_loss`. The labels come from the batch.
+    """IFVD on one map, with the labels of the batch; see `ifvd_loss`.
 
     Args:
-        legacy_count_ignored: As `ifvd_loss` takes it.
+        legacy_count_ignored: Whether to divide by all pixels; see `ifvd_loss`.
         loss_weight: Factor on the loss. The authors use 200, CIRKD's code 20.
 
     Raises:
-        ValueError: If `loss_weight` is no finite number of at least 0.
+        ValueError: If `loss_weight` is not a finite number of at least 0.
 
     Example:
         >>> IFVDLoss().loss_weight
@@ -131,13 +131,13 @@ class IFVDLoss(nn.Module):
         """Return the weighted loss of maps (N, C, H, W) and (N, C', H, W).
 
         Raises:
-            ValueError: If the batch has no labels of pixels.
+            ValueError: If the batch has no pixel labels.
         """
         labels = pixel_labels(data_samples, student.shape[2:], student.device)
         if labels is None:
             raise ValueError(
-                'IFVDLoss compares pixels of one class and the samples have no '
-                '`gt_sem_seg`; distil a segmentor with it, or load its labels with '
+                'IFVDLoss needs pixel labels, but the data samples have no '
+                '`gt_sem_seg`; distil a segmentor, or load the labels with '
                 "dict(type='LoadAnnotations') in the pipeline"
             )
         loss = ifvd_loss(student, teacher, labels, self.legacy_count_ignored)

@@ -1,7 +1,7 @@
 """Structured knowledge distillation (SKD, arXiv:1903.04197): its pair-wise term.
 
-The holistic term is `kdtoolbox.losses.segmentation.skd_holistic`, the pixel-wise one
-`kdtoolbox.losses.logits.kd`.
+The holistic term is in `kdtoolbox.losses.segmentation.skd_holistic`, the pixel-wise
+term in `kdtoolbox.losses.logits.kd`.
 """
 
 import torch
@@ -10,22 +10,23 @@ from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least, check_counts, check_share
 from kdtoolbox.losses.examples import Example
-from kdtoolbox.losses.inputs import at_least_float32, check_positions
+from kdtoolbox.losses.inputs import check_positions
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 
 def patch_similarity(
     maps: Tensor, patch: tuple[int, int], legacy_detached_norm: bool = False
 ) -> Tensor:
-    """Tell how much each patch of an image looks like each other.
+    """Compute the cosine similarity of each pair of patches of an image.
 
-    A patch is the largest value of each channel in it; those at the border may be
+    A patch is represented by the maximum of each channel. Patches at the border may be
     smaller.
 
     Args:
         maps: Features (N, C, H, W), float32 or wider.
         patch: Height and width of a patch.
-        legacy_detached_norm: As `skd_pairwise` takes it.
+        legacy_detached_norm: Whether to detach the norms; see `skd_pairwise`.
 
     Returns:
         The cosines (N, P, P) of P patches.
@@ -45,27 +46,28 @@ def patch_similarity(
     return nodes.mT @ nodes
 
 
+@full_precision
 def skd_pairwise(
     student: Tensor,
     teacher: Tensor,
     patch: tuple[int, int],
     legacy_detached_norm: bool = False,
 ) -> Tensor:
-    r"""Compare how the patches of an image resemble each other.
+    r"""Compute the mean squared difference between the patch similarities.
 
     .. math:: mean_{n,i,j}((a_{ij}(S) - a_{ij}(T))^2)
 
     with `patch_similarity` a, over all pairs of the P patches of an image. Each map
-    costs P^2 * C multiplications and P^2 values per image.
+    takes P^2 * C multiplications and P^2 values per image.
 
-    Deviation: the gradient flows through the norms of the features, which the authors'
-    code takes as constants, with 1e-8 added (`legacy_detached_norm`).
+    Deviation: the gradient flows through the norms of the features. The authors' code
+    detaches the norms and adds 1e-8 to them (`legacy_detached_norm`).
 
     Args:
         student: Features (N, C, H, W).
         teacher: Features (N, C', H, W); receives no gradient.
         patch: Height and width of a patch.
-        legacy_detached_norm: Take the norms as the authors' code does.
+        legacy_detached_norm: Whether to detach the norms, as the authors' code does.
 
     Returns:
         A scalar, float32 or wider.
@@ -79,13 +81,11 @@ def skd_pairwise(
         tensor(0.5000)
     """
     check_positions(student, teacher)
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = at_least_float32(student, teacher)
-        mine, theirs = (
-            patch_similarity(maps, patch, legacy_detached_norm)
-            for maps in (student, teacher)
-        )
-        return functional.mse_loss(mine, theirs)
+    student_similarity, teacher_similarity = (
+        patch_similarity(maps, patch, legacy_detached_norm)
+        for maps in (student, teacher)
+    )
+    return functional.mse_loss(student_similarity, teacher_similarity)
 
 
 @MODELS.register_module()
@@ -93,15 +93,15 @@ class SKDPairwiseLoss(nn.Module):
     """The pair-wise term of SKD on one map; see `skd_pairwise`.
 
     Args:
-        scale: Sides of a patch as a share of those of the map. The authors' 0.5 makes
-            2 x 2 patches of a map with even sides, 3 x 3 of one with odd sides.
-        cells: Sides of a patch in cells, in place of `scale`. CIRKD's code has 2, which
-            on 64 x 128 cells makes 2,048 patches and 4.2 million pairs per image.
-        legacy_detached_norm: As `skd_pairwise` takes it.
+        scale: Sides of a patch as a share of the sides of the map. The authors use 0.5,
+            which gives 2 x 2 patches for even sides and 3 x 3 for odd sides.
+        cells: Side of a patch in cells; replaces `scale`. CIRKD's code uses 2: a map of
+            64 x 128 cells has 2,048 patches and 4.2 million pairs per image.
+        legacy_detached_norm: Whether to detach the norms; see `skd_pairwise`.
         loss_weight: Factor on the loss. The authors use 0.5, CIRKD's code 10.
 
     Raises:
-        ValueError: If `scale` is not above 0 and at most 1, or `cells` below 1.
+        ValueError: If `scale` is not above 0 and at most 1, or `cells` is below 1.
 
     Example:
         >>> SKDPairwiseLoss(scale=0.25).patch_of(torch.zeros(2, 8, 64, 128))

@@ -15,7 +15,7 @@ TEACHER = 1.3 * waves((2, 4, 3, 5), 0.23, 0.17, 0.4)
 def test_golden(dtype: torch.dtype) -> None:
     golden = load_golden('ab', 'margin1', dtype)
     student = golden.inputs['student'].requires_grad_()
-    # The stored case has its factor built in; it is our default weight.
+    # The stored value includes a factor that equals our default weight.
     loss = MODELS.build(dict(type='kdtoolbox.ABLoss', margin=golden.hyper['margin']))
     assert_golden(loss(student, golden.inputs['teacher']), [student], golden)
 
@@ -42,12 +42,12 @@ def test_naive_loops(margin: float) -> None:
     torch.testing.assert_close(student.grad, reference.grad, rtol=1e-8, atol=1e-12)
 
 
-def test_a_teacher_behind_its_relu_says_the_same() -> None:
+def test_relu_of_the_teacher_does_not_change_the_loss() -> None:
     expected = activation_boundary_error(STUDENT, TEACHER)
     assert activation_boundary_error(STUDENT, TEACHER.relu()) == expected
 
 
-def test_what_is_far_enough_on_the_right_side_is_left_alone() -> None:
+def test_values_beyond_the_margin_get_no_gradient() -> None:
     student = (TEACHER.sign() * 1.5).requires_grad_()
     value = activation_boundary_error(student, TEACHER)
     value.backward()
@@ -59,6 +59,6 @@ def test_contract() -> None:
     check_loss(ABLoss(), STUDENT, TEACHER, zero_at_equality=False)
 
 
-def test_refusals() -> None:
+def test_invalid_inputs_raise() -> None:
     with pytest.raises(ValueError, match=r'\(2, 4, 3, 5\).*\(2, 3, 3, 5\).*connectors'):
         activation_boundary_error(STUDENT, TEACHER[:, :3])

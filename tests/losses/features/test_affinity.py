@@ -22,7 +22,7 @@ TEACHER = 1.3 * waves((2, 4, 3, 5), 0.23, 0.17, 0.4)
 
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
-def test_golden_of_the_form_by_channels(dtype: torch.dtype) -> None:
+def test_golden_legacy_channels(dtype: torch.dtype) -> None:
     golden = load_golden('affinity', 'basic', dtype)
     student = golden.inputs['student'].requires_grad_()
     loss = MODELS.build(dict(type='kdtoolbox.AffinityLoss', legacy_channels=True))
@@ -35,10 +35,12 @@ def cosine(first: Tensor, second: Tensor) -> Tensor:
 
 def naive_affinity(student: Tensor, teacher: Tensor) -> Tensor:
     total = student.new_zeros(())
-    for mine, theirs in zip(student.flatten(2), teacher.flatten(2), strict=True):
-        positions = range(mine.shape[1])
+    for student_map, teacher_map in zip(
+        student.flatten(2), teacher.flatten(2), strict=True
+    ):
+        positions = range(student_map.shape[1])
         for p, q in product(positions, positions):
-            s, t = (cosine(x[:, p], x[:, q]) for x in (mine, theirs))
+            s, t = (cosine(x[:, p], x[:, q]) for x in (student_map, teacher_map))
             total = total + (s - t) ** 2 / len(positions) ** 2
     return total / len(student)
 
@@ -54,9 +56,11 @@ def naive_channels(student: Tensor, teacher: Tensor) -> Tensor:
 
 def naive_adaptation(student: Tensor, teacher: Tensor) -> Tensor:
     total = student.new_zeros(())
-    for mine, theirs in zip(student, teacher, strict=True):
-        s_norm, t_norm = (sum(x.flatten() ** 2) ** 0.5 for x in (mine, theirs))
-        for s, t in zip(mine.flatten(), theirs.flatten(), strict=True):
+    for student_map, teacher_map in zip(student, teacher, strict=True):
+        s_norm, t_norm = (
+            sum(x.flatten() ** 2) ** 0.5 for x in (student_map, teacher_map)
+        )
+        for s, t in zip(student_map.flatten(), teacher_map.flatten(), strict=True):
             total = total + abs(s / s_norm - t / t_norm)
     return total / student.numel()
 
@@ -64,7 +68,7 @@ def naive_adaptation(student: Tensor, teacher: Tensor) -> Tensor:
 FEW_POSITIONS = (slice(None), slice(None), slice(1), slice(3))
 CASES = {
     'affinity': (affinity_loss, naive_affinity, TEACHER[:, :3], ...),
-    # More channels than positions: the other way of computing.
+    # More channels than positions takes the other branch.
     'few positions': (affinity_loss, naive_affinity, TEACHER, FEW_POSITIONS),
     'channels': (channel_affinity_loss, naive_channels, TEACHER, ...),
     'adaptation': (adaptation_loss, naive_adaptation, TEACHER, ...),
@@ -87,7 +91,7 @@ def test_naive_loops(case: str, dtype: torch.dtype) -> None:
     torch.testing.assert_close(student.grad.double(), reference.grad, rtol=0, atol=atol)
 
 
-def test_lengths_and_turns_of_the_feature_space_change_no_affinity() -> None:
+def test_affinity_ignores_vector_norms_and_rotations_of_the_features() -> None:
     student, teacher = STUDENT.double(), TEACHER.double()
     lengths = 0.1 + waves((2, 1, 3, 5), 0.3, 0.2).double().abs()
     turn = torch.linalg.qr(waves((4, 4), 0.7, 0.4).double()).Q
@@ -96,7 +100,7 @@ def test_lengths_and_turns_of_the_feature_space_change_no_affinity() -> None:
     torch.testing.assert_close(affinity_loss(turned, teacher), expected)
 
 
-def test_scale_and_sign_of_a_channel_change_nothing_by_channels() -> None:
+def test_channel_affinity_ignores_scale_and_sign_of_a_channel() -> None:
     student, teacher = STUDENT.double(), TEACHER.double()
     scaled = student * torch.tensor([-1.0, 3.0, 0.1, -20.0]).reshape(4, 1, 1)
     expected = channel_affinity_loss(student, teacher)
@@ -105,10 +109,10 @@ def test_scale_and_sign_of_a_channel_change_nothing_by_channels() -> None:
 
 @pytest.mark.parametrize(
     ('loss', 'expected'),
-    # A dead channel is at distance 1 of any other, and 15 positions divide.
+    # 4 channels of zeros, each at distance 1; 15 positions.
     [(channel_affinity_loss, 4 / 15), (affinity_loss, None), (adaptation_loss, None)],
 )
-def test_zeros_get_no_gradient(loss: Callable, expected: float | None) -> None:
+def test_zero_maps_get_no_gradient(loss: Callable, expected: float | None) -> None:
     student = torch.zeros_like(STUDENT).requires_grad_()
     value = loss(student, TEACHER)
     value.backward()
@@ -124,7 +128,7 @@ def test_contract() -> None:
     check_loss(AdaptationLoss(), *maps)
 
 
-def test_refusals() -> None:
+def test_invalid_inputs_raise() -> None:
     with pytest.raises(ValueError, match=r'\(2, 4, 3, 4\) differ in size'):
         AffinityLoss()(STUDENT, TEACHER[..., :4])
     for loss in (AffinityLoss(legacy_channels=True), AdaptationLoss()):

@@ -28,7 +28,7 @@ def test_closed_form_inputs() -> None:
 
 
 def naive_attention(maps: Tensor) -> list[Tensor]:
-    """The attention of one image (C, H, W), position by position."""
+    """Compute the attention of one image (C, H, W), position by position."""
     _, height, width = maps.shape
     energy = [
         sum(value**2 for value in maps[:, y, x]) / len(maps)
@@ -42,8 +42,10 @@ def naive_attention(maps: Tensor) -> list[Tensor]:
 def naive(student: Tensor, teacher: Tensor) -> Tensor:
     squares = [
         (q - p) ** 2
-        for mine, theirs in zip(student, teacher, strict=True)
-        for q, p in zip(naive_attention(mine), naive_attention(theirs), strict=True)
+        for student_map, teacher_map in zip(student, teacher, strict=True)
+        for q, p in zip(
+            naive_attention(student_map), naive_attention(teacher_map), strict=True
+        )
     ]
     return torch.stack(squares).sum() / len(squares)
 
@@ -52,7 +54,7 @@ def naive(student: Tensor, teacher: Tensor) -> Tensor:
 def test_naive_loops(dtype: torch.dtype) -> None:
     student = STUDENT.to(dtype, copy=True).requires_grad_()
     reference = STUDENT.double().requires_grad_()
-    # The teacher's channels may be more or fewer.
+    # The teacher may have another number of channels.
     teacher = TEACHER[:, :3]
     expected = naive(reference, teacher.double())
     expected.backward()
@@ -64,7 +66,7 @@ def test_naive_loops(dtype: torch.dtype) -> None:
     torch.testing.assert_close(student.grad.double(), reference.grad, rtol=0, atol=atol)
 
 
-def test_scales_signs_and_the_order_of_channels_change_nothing() -> None:
+def test_scale_sign_and_order_of_channels_do_not_change_the_loss() -> None:
     student, teacher = STUDENT.double(), TEACHER.double()
     expected = attention_transfer(student, teacher)
     changed = torch.tensor([-3.0, 20.0]).reshape(2, 1, 1, 1) * student.flip(1)
@@ -72,11 +74,11 @@ def test_scales_signs_and_the_order_of_channels_change_nothing() -> None:
     torch.testing.assert_close(value, expected, rtol=1e-9, atol=0)
 
 
-def test_a_map_of_zeros_looks_nowhere() -> None:
+def test_a_map_of_zeros_has_no_attention() -> None:
     student = torch.zeros_like(STUDENT).requires_grad_()
     value = attention_transfer(student, TEACHER)
     value.backward()
-    # Of a unit vector over the 30 positions of each image nothing is met.
+    # The teacher's attention is a unit vector over 30 positions, the student's is 0.
     assert value.item() == pytest.approx(1 / 30)
     assert not student.grad.any()
 
@@ -85,7 +87,7 @@ def test_contract() -> None:
     check_loss(ATLoss(), STUDENT, TEACHER)
 
 
-def test_refuses_sizes() -> None:
+def test_different_sizes_raise() -> None:
     with pytest.raises(ValueError, match=r'\(2, 4, 6, 5\).*6, 4\).*a ResizeConnector'):
         attention_transfer(STUDENT, TEACHER[..., :4])
     with pytest.raises(ValueError, match=r'\(1, 4, 6, 5\) differ in size'):

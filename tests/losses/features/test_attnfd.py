@@ -24,7 +24,7 @@ def test_golden(dtype: torch.dtype) -> None:
     missing = connector.projections.load_state_dict(weights, strict=False)
     assert not missing.unexpected_keys
     students = [x.requires_grad_() for x in students]
-    # The vectors were made without attention, from the projection on.
+    # These vectors were computed without attention.
     projected = [p(x) for p, x in zip(connector.projections, students, strict=True)]
     arguments = dict(legacy_batch_norm=True, loss_weight=golden.hyper['attn_lambda'])
     loss = MODELS.build(dict(type='kdtoolbox.AttnFDLoss', **arguments))
@@ -39,12 +39,12 @@ RENAMED = {
     r'cbam\.(\d)\.SpatialGate\.spatial\.conv': r'spatial_gates.\1.0',
     r'cbam\.(\d)\.SpatialGate\.spatial\.bn': r'spatial_gates.\1.1',
 }
-"""The authors' parameters, and how they are called here."""
+"""Names of the authors' parameters -> names here."""
 
 
 def renamed(name: str) -> str:
-    for theirs, mine in RENAMED.items():
-        name = re.sub(theirs, mine, name)
+    for pattern, replacement in RENAMED.items():
+        name = re.sub(pattern, replacement, name)
     return name
 
 
@@ -57,7 +57,7 @@ def test_golden_with_attention(dtype: torch.dtype) -> None:
     weights = {renamed(name): value for name, value in golden.params.items()}
     found = connector.load_state_dict(weights, strict=False)
     assert not found.unexpected_keys
-    # The running statistics alone, which training does not read.
+    # Only running statistics are missing; training does not read them.
     assert all('running' in k or 'tracked' in k for k in found.missing_keys)
     students = [x.requires_grad_() for x in students]
     loss = AttnFDLoss(legacy_batch_norm=True, loss_weight=hyper['attn_lambda'])
@@ -74,10 +74,10 @@ def test_closed_form_inputs() -> None:
 
 def naive(student: Tensor, teacher: Tensor) -> Tensor:
     total = student.new_zeros(())
-    for mine, theirs in zip(student, teacher, strict=True):
-        s_norm = sum(value**2 for value in mine.flatten()) ** 0.5
-        t_norm = sum(value**2 for value in theirs.flatten()) ** 0.5
-        for s, t in zip(mine.flatten(), theirs.flatten(), strict=True):
+    for student_map, teacher_map in zip(student, teacher, strict=True):
+        s_norm = sum(value**2 for value in student_map.flatten()) ** 0.5
+        t_norm = sum(value**2 for value in teacher_map.flatten()) ** 0.5
+        for s, t in zip(student_map.flatten(), teacher_map.flatten(), strict=True):
             total = total + (s / s_norm - t / t_norm) ** 2
     return total / len(student)
 
@@ -96,7 +96,7 @@ def test_naive_loops(dtype: torch.dtype) -> None:
     torch.testing.assert_close(student.grad.double(), reference.grad, rtol=0, atol=atol)
 
 
-def test_the_scale_of_an_image_changes_nothing_unless_the_norm_is_the_batchs() -> None:
+def test_scale_of_an_image_matters_only_with_legacy_batch_norm() -> None:
     student, teacher = STUDENT.double(), TEACHER.double()
     scaled = torch.tensor([0.1, 20.0]).reshape(2, 1, 1, 1) * student
     expected = attnfd_loss(student, teacher)
@@ -105,14 +105,14 @@ def test_the_scale_of_an_image_changes_nothing_unless_the_norm_is_the_batchs() -
     assert abs(attnfd_loss(scaled, teacher, legacy_batch_norm=True) - legacy) > 0.01
 
 
-def test_legacy_is_n_times_smaller_for_images_of_one_magnitude() -> None:
+def test_legacy_loss_is_n_times_smaller_for_images_of_equal_norm() -> None:
     student, teacher = (x[:1].double().repeat(3, 1, 1, 1) for x in (STUDENT, TEACHER))
     legacy = attnfd_loss(student, teacher, legacy_batch_norm=True)
     torch.testing.assert_close(3 * legacy, attnfd_loss(student, teacher))
 
 
 @pytest.mark.parametrize('legacy', [False, True])
-def test_a_map_of_zeros_has_no_direction(legacy: bool) -> None:
+def test_a_map_of_zeros_gets_no_gradient(legacy: bool) -> None:
     student = torch.zeros_like(STUDENT).requires_grad_()
     value = attnfd_loss(student, TEACHER, legacy)
     value.backward()
@@ -125,7 +125,7 @@ def test_contract(legacy: bool) -> None:
     check_loss(AttnFDLoss(legacy), STUDENT, TEACHER)
 
 
-def test_refuses_shapes() -> None:
+def test_different_shapes_raise() -> None:
     with pytest.raises(ValueError, match=r'\(2, 4, 6, 5\).*a ResizeConnector'):
         attnfd_loss(STUDENT, TEACHER[..., :4])
     with pytest.raises(ValueError, match=r'expected maps of shape \(N, C, H, W\)'):

@@ -26,7 +26,7 @@ def samples_of(labels: Tensor) -> list:
     ]
 
 
-def test_naive_channels() -> None:
+def test_naive_loops_channels() -> None:
     student = STUDENT.double().requires_grad_()
     reference = STUDENT.double().requires_grad_()
     teacher = TEACHER.double()[..., 1:, :3]
@@ -43,7 +43,7 @@ def test_naive_channels() -> None:
 
 
 @pytest.mark.parametrize('tau', [1.0, 4.0])
-def test_naive_pixels(tau: float) -> None:
+def test_naive_loops_pixels(tau: float) -> None:
     student = STUDENT.double().requires_grad_()
     reference = STUDENT.double().requires_grad_()
     teacher, total, count = TEACHER.double(), torch.zeros(()).double(), 0
@@ -62,7 +62,7 @@ def test_naive_pixels(tau: float) -> None:
     torch.testing.assert_close(student.grad, reference.grad, rtol=1e-8, atol=1e-12)
 
 
-def test_rows_on_which_the_teacher_is_wrong_get_no_gradient() -> None:
+def test_rows_with_a_wrong_teacher_get_no_gradient() -> None:
     student = STUDENT[0].flatten(1).T.clone().requires_grad_()
     teacher = TEACHER[0].flatten(1).T
     labels = teacher.argmax(1)
@@ -73,7 +73,7 @@ def test_rows_on_which_the_teacher_is_wrong_get_no_gradient() -> None:
 
 
 @pytest.mark.parametrize('labels', [(TEACHER.argmax(1) + 1) % 4, LABELS * 0 + 255])
-def test_a_teacher_right_nowhere_gives_zero(labels: Tensor) -> None:
+def test_loss_is_zero_if_the_teacher_is_never_correct(labels: Tensor) -> None:
     student = STUDENT.clone().requires_grad_()
     value = guided_divergence(student, TEACHER, data_samples=samples_of(labels))
     value.backward()
@@ -87,7 +87,7 @@ def test_contract() -> None:
     check_loss(GuidedKDLoss(2.0), STUDENT, TEACHER, data_samples=samples_of(right))
 
 
-def test_refusals() -> None:
+def test_invalid_inputs_raise() -> None:
     with pytest.raises(ValueError, match=r'\(2, 4, 6, 5\).*3, 6, 5\).*ConvConnector'):
         channel_distance(STUDENT, TEACHER[:, :3])
     with pytest.raises(ValueError, match=r'expected maps of shape \(N, C, H, W\)'):

@@ -45,14 +45,14 @@ def test_naive_loops(tau: float) -> None:
     assert float(value) == pytest.approx(tau**2 * total / 8, rel=1e-12)
 
 
-def test_a_shift_of_a_channel_changes_nothing() -> None:
+def test_shift_of_a_channel_does_not_change_the_loss() -> None:
     shift = 100 * waves((2, 4, 1, 1), 0.7, 0.3)
     value = channel_wise_divergence(STUDENT, TEACHER)
     shifted = channel_wise_divergence(STUDENT + shift, TEACHER)
     torch.testing.assert_close(shifted, value, rtol=2e-5, atol=0)
 
 
-def test_a_sharp_teacher_stays_finite() -> None:
+def test_large_teacher_logits_give_finite_loss_and_gradient() -> None:
     student = STUDENT.clone().requires_grad_()
     value = channel_wise_divergence(student, 1e4 * TEACHER)
     value.backward()
@@ -65,12 +65,12 @@ def test_contract() -> None:
 
 
 @pytest.mark.parametrize('tau', [0.0, -1.0, math.inf, math.nan])
-def test_refuses_tau(tau: float) -> None:
+def test_invalid_tau_raises(tau: float) -> None:
     with pytest.raises(ValueError, match='tau must be a finite number above 0'):
         CWDLoss(tau=tau)
 
 
-def test_refuses_shapes() -> None:
+def test_different_shapes_raise() -> None:
     with pytest.raises(ValueError, match=r'\(2, 4, 6, 5\).*\(2, 4, 3, 5\).*connectors'):
         channel_wise_divergence(STUDENT, TEACHER[:, :, :3])
     with pytest.raises(ValueError, match=r'expected maps of shape \(N, C, H, W\)'):

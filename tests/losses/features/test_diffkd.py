@@ -34,7 +34,7 @@ def test_golden(dtype: torch.dtype) -> None:
         for old, new in NAMES.items()
         if name.startswith(old)
     }
-    # The reference has rows for times that never come.
+    # The reference has more rows than time steps.
     weights['denoiser.times.weight'] = weights['denoiser.times.weight'][:1000]
     loss = build().to(dtype)
     loss.load_state_dict(weights)
@@ -47,7 +47,7 @@ def test_golden(dtype: torch.dtype) -> None:
     feature = functional.mse_loss(refined, inputs['teacher'])
     total = feature + noise
     total.backward()
-    # The reference takes the roots of its schedule in single precision.
+    # The reference computes the square roots of its schedule in float32.
     rtol = 1e-6 if dtype == torch.float64 else 2e-5
     for value, name in ((refined, 'refined'), (noise, 'ddim'), (feature, 'kd')):
         close = dict(rtol=rtol, atol=rtol * float(expected[name].abs().max()))
@@ -62,7 +62,7 @@ def test_golden(dtype: torch.dtype) -> None:
 
 
 def naive_layers(layers: nn.Sequential, maps: Tensor) -> Tensor:
-    """Convolutions, norms by the batch and ReLUs, by their formulas."""
+    """Apply convolutions, batch norms, ReLUs and bottlenecks by their formulas."""
     for layer in layers:
         if isinstance(layer, nn.Conv2d):
             padding = layer.weight.shape[2] // 2
@@ -88,7 +88,7 @@ def naive_denoiser(loss: DiffKDLoss, maps: Tensor, times: list[int]) -> Tensor:
 
 
 def naive(loss: DiffKDLoss, student: Tensor, times: list[int]) -> Tensor:
-    """Denoise at these times, the last of them 0, and project."""
+    """Denoise at these decreasing times, which end at 0, and project."""
     torch.manual_seed(1)
     noise = torch.randn_like(student)
     pooled = (student + naive_layers(loss.adapter.block.block, student)).mean((2, 3))
@@ -140,7 +140,9 @@ def test_naive_loops(steps: int, times: list[int]) -> None:
     torch.testing.assert_close(student.grad, reference.grad, rtol=1e-7, atol=1e-12)
 
 
-def test_everything_of_it_learns_and_the_noise_term_leaves_the_student_alone() -> None:
+def test_all_parameters_get_a_gradient_and_the_noise_term_none_for_the_student() -> (
+    None
+):
     loss = MODELS.build(dict(type='kdtoolbox.DiffKDLoss', channels=8))
     student, teacher = STUDENT.clone().requires_grad_(), TEACHER.clone()
     values = loss(student, teacher.requires_grad_())
@@ -152,7 +154,7 @@ def test_everything_of_it_learns_and_the_noise_term_leaves_the_student_alone() -
     assert all(weight.grad is not None for weight in loss.parameters())
 
 
-def test_the_schedule_is_no_part_of_a_checkpoint() -> None:
+def test_noise_schedule_is_not_in_the_state_dict() -> None:
     assert 'kept' not in build().state_dict()
 
 
@@ -161,7 +163,7 @@ def test_contract() -> None:
     check_loss(build(steps=2), *maps, zero_at_equality=False)
 
 
-def test_refusals() -> None:
+def test_invalid_inputs_raise() -> None:
     with pytest.raises(ValueError, match='channels=8, the maps have 4; set channels=4'):
         build()(STUDENT[:, :4], TEACHER[:, :4])
     with pytest.raises(ValueError, match=r'\(2, 4, 2, 3\) differ.*ConvConnector'):

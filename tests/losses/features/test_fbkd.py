@@ -6,13 +6,13 @@ from golden import TOLERANCES, assert_golden, load_golden, waves
 from mmcv.cnn import NonLocal2d
 from torch import Tensor, nn
 
-from kdtoolbox.losses.features.fbkd import NonLocal
+from kdtoolbox.losses.features.non_local import NonLocal
 from kdtoolbox.registry import MODELS
 from kdtoolbox.testing import check_loss
 
 STUDENT = waves((2, 4, 6, 5), 0.37, 0.11)
 TEACHER = 1.3 * waves((2, 4, 6, 5), 0.23, 0.17, 0.4)
-# Of each term its name in the vectors, and its weight.
+# Term -> (name in the stored vectors, weight).
 TERMS = dict(
     feature=('feat', 7e-5),
     channel=('channel', 4e-3),
@@ -42,14 +42,14 @@ def build(channels: int = 4, num_levels: int = 1, **changes: Any) -> Any:
 
 
 def learned(module: Any) -> Any:
-    """Move the parameters off their start, where the blocks add nothing."""
+    """Change the parameters; at initialisation the blocks are the identity."""
     for index, parameter in enumerate(module.parameters()):
         parameter.data += 0.3 * waves(parameter.shape, 0.7, 0.3, index)
     return module
 
 
 def identity(loss: Any) -> Any:
-    """Let every layer of the student pass its input on."""
+    """Set every layer of the student to the identity."""
     layers = loss.levels[0]
     for layer in (layers.feature, layers.relation):
         nn.init.dirac_(layer.weight)
@@ -81,7 +81,7 @@ def test_golden(dtype: torch.dtype) -> None:
     assert_golden(sum(terms.values()), [student], golden)
 
 
-def test_the_block_is_mmcvs_without_its_map_of_pairs() -> None:
+def test_non_local_block_equals_the_block_of_mmcv() -> None:
     block = learned(NonLocal(4).double())
     other = NonLocal2d(4, mode='dot_product', norm_cfg=dict(type='BN')).double()
     for name, path in BLOCK.items():
@@ -97,7 +97,7 @@ def test_the_block_is_mmcvs_without_its_map_of_pairs() -> None:
         results.append([output.detach(), maps.grad, *weights])
     for found, expected in zip(*results, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
-    # They start alike, too.
+    # The initialisation is the same, too.
     for name, path in BLOCK.items():
         start = getattr(NonLocal(512), name).weight.std()
         expected = NonLocal2d(512, mode='dot_product', norm_cfg=dict(type='BN'))
@@ -106,7 +106,7 @@ def test_the_block_is_mmcvs_without_its_map_of_pairs() -> None:
 
 
 def naive(layers: Any, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
-    """The squares of the norms without weights, the blocks taken for granted."""
+    """Compute the squared norms without weights; uses the non-local blocks."""
     total = dict.fromkeys(TERMS, torch.zeros((), dtype=torch.float64))
     mapped = layers.feature(student)
     goal, related = layers.teacher(teacher), layers.relation(layers.student(student))
@@ -146,7 +146,7 @@ def test_naive_loops() -> None:
         torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-14)
 
 
-def test_equality_gives_zero_and_a_finite_gradient() -> None:
+def test_equal_maps_give_zero_loss_and_zero_gradient() -> None:
     loss = identity(build())
     student = STUDENT.clone().requires_grad_()
     terms = loss(student, STUDENT.clone(), 0)
@@ -156,23 +156,23 @@ def test_equality_gives_zero_and_a_finite_gradient() -> None:
     assert not any(p.grad.any() for p in loss.parameters())
 
 
-def test_every_layer_learns_once_the_blocks_add_something() -> None:
+def test_every_layer_gets_a_gradient_after_the_first_step() -> None:
     loss = learned(build())
     sum(loss(STUDENT, TEACHER, 0).values()).backward()
     assert all(parameter.grad.any() for parameter in loss.parameters())
 
 
-def test_one_value_per_channel_reaches_every_layer() -> None:
+def test_every_layer_gets_a_gradient_from_a_single_value_per_channel() -> None:
     loss = learned(build())
     cell = STUDENT[:1, :, :1, :1], TEACHER[:1, :, :1, :1]
     sum(loss(*cell, 0).values()).backward()
-    # DDP waits for each of them.
+    # DDP waits for the gradient of every parameter.
     assert all(parameter.grad is not None for parameter in loss.parameters())
     block = loss.levels[0].student
     torch.testing.assert_close(block(cell[0]), cell[0] + block.norm.bias[:, None, None])
 
 
-def test_a_large_map_keeps_its_digits() -> None:
+def test_loss_of_a_large_map_is_accurate() -> None:
     loss = identity(build(channels=4))
     student, teacher = torch.full((1, 4, 1024, 1024), 0.1), torch.zeros(())
     with torch.no_grad():
@@ -195,7 +195,7 @@ def test_contract(moved: bool) -> None:
         ((2, 3, 6, 5), 0, 'channels=4 .* set channels=3'),
     ],
 )
-def test_another_pyramid_is_refused(shape: tuple, level: int, cure: str) -> None:
+def test_wrong_levels_or_channels_raise(shape: tuple, level: int, cure: str) -> None:
     maps = torch.zeros(shape)
     with pytest.raises(ValueError, match=cure):
         build()(maps, maps, level)

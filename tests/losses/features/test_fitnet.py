@@ -20,10 +20,8 @@ def test_golden(case: str, dtype: torch.dtype) -> None:
     level = student.requires_grad_()
     if case == 'cirkd_conv1x1':
         widths = golden.hyper['student_channels'], golden.hyper['teacher_channels']
-        connector = ConvConnector(*widths).to(dtype)
+        connector = ConvConnector(*widths, bias=False).to(dtype)
         connector.convs[0].conv.weight.data.copy_(golden.params['conv.weight'])
-        # The reference's regressor has none.
-        connector.convs[0].conv.bias.data.zero_()
         [level] = connector([level])
     loss = MODELS.build(dict(type='kdtoolbox.FitNetLoss', loss_weight=1.0))
     assert_golden(loss(level, teacher), [student], golden)
@@ -54,7 +52,7 @@ def test_naive_loops(dtype: torch.dtype) -> None:
     torch.testing.assert_close(student.grad.double(), reference.grad, rtol=rtol, atol=0)
 
 
-def test_the_number_of_values_does_not_matter() -> None:
+def test_repeating_the_maps_does_not_change_the_loss() -> None:
     value = mean_squared_error(STUDENT, TEACHER)
     tiled = (maps.repeat(3, 2, 1, 4) for maps in (STUDENT, TEACHER))
     torch.testing.assert_close(mean_squared_error(*tiled), value, rtol=1e-6, atol=0)
@@ -64,6 +62,6 @@ def test_contract() -> None:
     check_loss(FitNetLoss(loss_weight=10.0), STUDENT, TEACHER)
 
 
-def test_refuses_shapes() -> None:
+def test_different_shapes_raise() -> None:
     with pytest.raises(ValueError, match=r'\(2, 4, 6, 5\).*\(2, 3, 6, 5\).*connectors'):
         FitNetLoss()(STUDENT, TEACHER[:, :3])

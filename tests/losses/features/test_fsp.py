@@ -17,13 +17,13 @@ def test_golden(dtype: torch.dtype) -> None:
     golden = load_golden('fsp', 'same_size', dtype)
     students = [level.requires_grad_() for level in golden.inputs['student']]
     difference = flow_matrix(*students) - flow_matrix(*golden.inputs['teacher'])
-    # torchdistill adds up the lengths of the columns where the paper squares.
+    # torchdistill sums the norms of the columns instead of the squares.
     loss = difference.norm(dim=1).sum() / len(difference)
     assert_golden(loss, students, golden)
 
 
 def naive_flow(start: Tensor, end: Tensor) -> Tensor:
-    """The matrix of one image, of equal sizes, entry by entry."""
+    """Compute the matrix of one image entry by entry, for maps of equal size."""
     positions = start[0].numel()
     rows = [torch.stack([(a * b).sum() / positions for b in end]) for a in start]
     return torch.stack(rows)
@@ -39,7 +39,7 @@ def test_naive_loops() -> None:
                 for i in range(3)
             ]
         ).permute(2, 3, 0, 1)
-        # Cells of five columns pooled to three overlap.
+        # Five columns are pooled to three overlapping cells.
         for w in [[(0, 2), (1, 4), (3, 5)]]
         for x in (students[1], teacher)
     ]
@@ -56,7 +56,7 @@ def test_naive_loops() -> None:
     torch.testing.assert_close(students[0].grad, students[1].grad, rtol=1e-8, atol=0)
 
 
-def test_the_larger_map_may_be_the_later_one() -> None:
+def test_larger_map_may_be_the_later_layer() -> None:
     flow = flow_matrix(STUDENT_END, STUDENT)
     torch.testing.assert_close(flow, flow_matrix(STUDENT, STUDENT_END).mT)
 
@@ -73,15 +73,15 @@ def test_equal_flows_give_zero_and_the_teacher_gets_no_gradient() -> None:
 
 def test_contract() -> None:
     ends = dict(student_end=STUDENT_END, teacher_end=TEACHER_END)
-    # Not at equality: the ends given here differ.
+    # Equal maps do not give 0 here, because the ends differ.
     check_loss(_OneImage(), STUDENT, TEACHER, zero_at_equality=False, **ends)
     check_loss(_OneImage(), STUDENT, TEACHER, student_end=None, teacher_end=None)
 
 
 class _OneImage(FSPLoss):
-    """Cuts the ends to the images of the maps, and takes the maps themselves for None.
+    """Crops the ends to the batch size of the maps; None stands for the maps.
 
-    `check_loss` cuts the maps to one image, but no other wire.
+    `check_loss` crops the maps to one image, but no other wire.
     """
 
     def forward(
@@ -97,7 +97,7 @@ class _OneImage(FSPLoss):
         return super().forward(student, teacher, *ends)
 
 
-def test_refusals() -> None:
+def test_invalid_inputs_raise() -> None:
     with pytest.raises(ValueError, match=r'\(2, 3, 3, 3\) and .*\(2, 4, 6, 5\) differ'):
         FSPLoss()(STUDENT, TEACHER, STUDENT_END, TEACHER)
     with pytest.raises(ValueError, match=r'ConvConnector.*student wire of this loss'):

@@ -15,7 +15,7 @@ TEACHER = 1.3 * waves((2, 4, 3, 5), 0.23, 0.17, 0.4)
 
 def build(**changes: Any) -> Any:
     torch.manual_seed(0)
-    sizes = dict(channels=4, factor_channels=2)
+    sizes = dict(teacher_channels=4, factor_channels=2)
     return MODELS.build(dict(type='kdtoolbox.FTLoss', **sizes) | changes)
 
 
@@ -28,9 +28,11 @@ def test_golden(dtype: torch.dtype) -> None:
 
 def naive(student: Tensor, teacher: Tensor) -> Tensor:
     total = torch.zeros((), dtype=torch.float64)
-    for mine, theirs in zip(student, teacher, strict=True):
-        norms = [sum(v**2 for v in x.flatten()) ** 0.5 for x in (mine, theirs)]
-        for s, t in zip(mine.flatten(), theirs.flatten(), strict=True):
+    for student_map, teacher_map in zip(student, teacher, strict=True):
+        norms = [
+            sum(v**2 for v in x.flatten()) ** 0.5 for x in (student_map, teacher_map)
+        ]
+        for s, t in zip(student_map.flatten(), teacher_map.flatten(), strict=True):
             total = total + (s / norms[0] - t / norms[1]).abs()
     return total / student.numel()
 
@@ -45,7 +47,7 @@ def test_naive_loops() -> None:
     torch.testing.assert_close(student.grad, reference.grad, rtol=1e-8, atol=1e-12)
 
 
-def test_terms_are_those_of_the_paraphraser_and_each_trains_its_own() -> None:
+def test_factor_term_trains_the_student_and_reconstruction_the_paraphraser() -> None:
     loss = build(reconstruction_weight=0.5, loss_weight=2.0)
     student = STUDENT.clone().requires_grad_()
     terms = loss(student, TEACHER)
@@ -63,7 +65,7 @@ def test_terms_are_those_of_the_paraphraser_and_each_trains_its_own() -> None:
     assert all(weight.grad is not None for weight in weights)
 
 
-def test_the_paraphraser_learns_to_paraphrase() -> None:
+def test_reconstruction_term_reduces_the_reconstruction_error() -> None:
     loss = build(loss_weight=1.0, reconstruction_weight=1.0)
     optimizer = torch.optim.SGD(loss.parameters(), lr=0.3)
     errors = []
@@ -76,7 +78,7 @@ def test_the_paraphraser_learns_to_paraphrase() -> None:
     assert errors[-1] < 0.9 * errors[0]
 
 
-def test_the_size_of_factors_changes_nothing() -> None:
+def test_scale_of_the_factors_does_not_change_the_loss() -> None:
     pair = STUDENT.double(), TEACHER[:, :2].double()
     scaled = factor_distance(3 * pair[0], 0.2 * pair[1])
     torch.testing.assert_close(scaled, factor_distance(*pair), rtol=1e-12, atol=0)
@@ -86,7 +88,7 @@ def test_contract() -> None:
     check_loss(build(loss_weight=3.0), STUDENT, TEACHER, zero_at_equality=False)
 
 
-def test_refusals() -> None:
+def test_invalid_inputs_raise() -> None:
     with pytest.raises(ValueError, match=r'factors of 2 .*got 4 and 4.*out_channels=2'):
         build()(TEACHER, TEACHER)
     with pytest.raises(ValueError, match='differ in shape'):

@@ -31,7 +31,7 @@ def test_golden(dtype: torch.dtype) -> None:
 def test_golden_without_embedding(dtype: torch.dtype) -> None:
     golden = load_golden('ickd', 'chsim_no_embed', dtype)
     student = golden.inputs['student'].requires_grad_()
-    # torchdistill divides by the images once more.
+    # torchdistill divides by the batch size a second time.
     loss = ICKDLoss(loss_weight=1 / len(student))
     assert_golden(loss(student, golden.inputs['teacher']), [student], golden)
 
@@ -42,10 +42,10 @@ def test_closed_form_inputs() -> None:
 
 
 def naive_rows(maps: Tensor) -> list[Tensor]:
-    """The normalised rows of the Gram matrix of one image (C, H, W)."""
+    """Compute the normalised rows of the Gram matrix of one image (C, H, W)."""
     rows = []
-    for mine in maps:
-        row = torch.stack([(mine * other).sum() for other in maps])
+    for channel in maps:
+        row = torch.stack([(channel * other).sum() for other in maps])
         rows.append(row / sum(value**2 for value in row) ** 0.5)
     return rows
 
@@ -53,11 +53,11 @@ def naive_rows(maps: Tensor) -> list[Tensor]:
 def test_naive_loops() -> None:
     student = STUDENT.double().requires_grad_()
     reference = STUDENT.double().requires_grad_()
-    # The teacher's positions may be others.
+    # The teacher may have another size.
     teacher = TEACHER.double()[:, :, 1:, :3]
     expected = torch.zeros((), dtype=torch.float64)
-    for mine, theirs in zip(reference, teacher, strict=True):
-        for s, t in zip(naive_rows(mine), naive_rows(theirs), strict=True):
+    for student_map, teacher_map in zip(reference, teacher, strict=True):
+        for s, t in zip(naive_rows(student_map), naive_rows(teacher_map), strict=True):
             expected = expected + ((s - t) ** 2).sum() / (2 * 4)
     value = inter_channel_correlation(student, teacher)
     torch.testing.assert_close(value, expected, rtol=1e-9, atol=0)
@@ -66,7 +66,7 @@ def test_naive_loops() -> None:
     torch.testing.assert_close(student.grad, reference.grad, rtol=1e-8, atol=1e-12)
 
 
-def test_scales_and_the_order_of_positions_change_nothing() -> None:
+def test_scale_and_order_of_positions_do_not_change_the_loss() -> None:
     student, teacher = STUDENT.double(), TEACHER.double()
     expected = inter_channel_correlation(student, teacher)
     changed = 3 * student.flatten(2).flip(2).unflatten(2, (5, 6))
@@ -74,7 +74,7 @@ def test_scales_and_the_order_of_positions_change_nothing() -> None:
     torch.testing.assert_close(value, expected, rtol=1e-9, atol=0)
 
 
-def test_a_dead_channel_does_not_blow_up_the_gradient() -> None:
+def test_gradient_stays_small_with_a_channel_of_zeros() -> None:
     student = STUDENT.clone()
     student[:, 1] = 0
     student.requires_grad_()
@@ -86,7 +86,7 @@ def test_contract() -> None:
     check_loss(ICKDLoss(loss_weight=2.5), STUDENT, TEACHER)
 
 
-def test_refusals() -> None:
+def test_invalid_inputs_raise() -> None:
     with pytest.raises(ValueError, match=r'\(2, 4, 6, 5\).*3, 6, 5\).*ConvConnector'):
         inter_channel_correlation(STUDENT, TEACHER[:, :3])
     with pytest.raises(ValueError, match=r'expected maps of shape \(N, C, H, W\)'):

@@ -17,7 +17,7 @@ TEACHER = 1.3 * waves((2, 4, 6, 5), 0.23, 0.17, 0.4)
 
 
 def build(channels: int = 4, num_levels: int = 1, **changes: Any) -> Any:
-    """A loss whose tokens look at something, unlike fresh ones."""
+    """Build a loss whose tokens give distinct masks, unlike at initialisation."""
     arguments = dict(channels=channels, num_levels=num_levels, num_tokens=3)
     arguments |= dict(allow_random=True) | changes
     loss = MODELS.build(dict(type='kdtoolbox.MasKDLoss', **arguments))
@@ -56,7 +56,7 @@ def test_golden(case: str, dtype: torch.dtype) -> None:
 
 
 def naive(loss: Any, student: Tensor, teacher: Tensor) -> Tensor:
-    """The error of one level, one image, one mask and one channel at a time."""
+    """Compute the loss of one level per image, mask and channel."""
     total, tokens = torch.zeros((), dtype=torch.float64), loss.tokens
     [convolution], [projection] = tokens.convolutions, tokens.projections
     for s, t in zip(student, teacher, strict=True):
@@ -93,7 +93,7 @@ def test_contract(weighted: bool) -> None:
     check_loss(build(weighted=weighted), STUDENT, TEACHER, level=0)
 
 
-def test_masks_that_are_1_leave_the_mean_squared_error() -> None:
+def test_masks_of_ones_give_the_mean_squared_error() -> None:
     ones, weights = torch.ones(2, 3, 6, 5), torch.tensor([[0.2, 0.5, 0.3]] * 2)
     expected = functional.mse_loss(STUDENT, TEACHER)
     for legacy in (False, True):
@@ -101,7 +101,7 @@ def test_masks_that_are_1_leave_the_mean_squared_error() -> None:
         torch.testing.assert_close(found, expected)
 
 
-def test_a_mask_of_nothing_is_finite() -> None:
+def test_masks_of_zeros_give_zero_loss_and_gradient() -> None:
     student = STUDENT.clone().requires_grad_()
     masks = token_masks(torch.full((1, 4), -1e4), TEACHER.abs())
     value = masked_error(student, TEACHER, masks, torch.ones(2, 1))
@@ -110,7 +110,7 @@ def test_a_mask_of_nothing_is_finite() -> None:
     assert not student.grad.any()
 
 
-def test_similarity_is_the_mean_dice_of_pairs() -> None:
+def test_dice_similarity_is_the_mean_over_pairs_of_masks() -> None:
     masks = waves((2, 3, 6, 5), 0.7, 0.3).double().sigmoid()
     pairs = [
         2 * (image[k] * image[m]).sum() / (image[k].square() + image[m].square()).sum()
@@ -123,7 +123,7 @@ def test_similarity_is_the_mean_dice_of_pairs() -> None:
     assert dice_similarity(masks[:, :1]) == 0
 
 
-def test_students_masks_join_after_the_warm_up_also_of_a_resumed_run() -> None:
+def test_student_masks_are_used_after_the_warmup_also_in_a_resumed_run() -> None:
     loss = build(num_levels=2, student_mask_warmup=2)
     alone = build(num_levels=2)(STUDENT, TEACHER, 0)
     loss.eval()(STUDENT, TEACHER, 0)
@@ -139,16 +139,16 @@ def test_students_masks_join_after_the_warm_up_also_of_a_resumed_run() -> None:
     student = STUDENT.clone().requires_grad_()
     value = resumed(student, TEACHER, 0)
     torch.testing.assert_close(value, expected)
-    # Its mask moves with the student, but no gradient flows through it.
+    # The student's mask receives no gradient.
     value.backward()
     reference = STUDENT.clone().requires_grad_()
     masked_error(reference, TEACHER, masks, weights).backward()
     torch.testing.assert_close(student.grad, reference.grad)
-    # Each level counts its own calls.
+    # Each level has its own count of calls.
     assert resumed.calls.tolist() == [3, 0]
 
 
-def test_tokens_come_from_a_checkpoint_and_stay(tmp_path: Path) -> None:
+def test_tokens_are_loaded_from_a_checkpoint_and_frozen(tmp_path: Path) -> None:
     trained, path = build(num_levels=2), tmp_path / 'tokens.pth'
     torch.save(dict(state_dict=trained.state_dict(), meta={}), path)
     arguments = dict(channels=4, num_levels=2, num_tokens=3, tokens=str(path))
@@ -167,7 +167,9 @@ def test_tokens_come_from_a_checkpoint_and_stay(tmp_path: Path) -> None:
         (dict(num_levels=2), r'1 misshapen \(vectors'),
     ],
 )
-def test_tokens_that_do_not_fit(tmp_path: Path, changes: dict, fault: str) -> None:
+def test_tokens_of_other_shapes_raise(
+    tmp_path: Path, changes: dict, fault: str
+) -> None:
     path = tmp_path / 'tokens.pth'
     torch.save(build().state_dict(), path)
     message = rf"(?s)tokens: .*tokens\.pth' does not.*{fault}.*set channels, num_levels"
@@ -175,7 +177,7 @@ def test_tokens_that_do_not_fit(tmp_path: Path, changes: dict, fault: str) -> No
         build(tokens=str(path), allow_random=False, **changes)
 
 
-def test_no_tokens() -> None:
+def test_missing_tokens_raise() -> None:
     message = r'tokens=None.*maskd_tokens_.*set `allow_random=True`'
     with pytest.raises(ValueError, match=message):
         build(allow_random=False)
@@ -185,9 +187,9 @@ def test_no_tokens() -> None:
 
 @pytest.mark.parametrize(
     ('channels', 'level', 'cure'),
-    [(4, 1, 'num_levels=1 and not for level 1'), (3, 0, 'set channels=3')],
+    [(4, 1, 'num_levels=1, got level 1'), (3, 0, 'set channels=3')],
 )
-def test_another_pyramid_is_refused(channels: int, level: int, cure: str) -> None:
+def test_wrong_levels_or_channels_raise(channels: int, level: int, cure: str) -> None:
     maps = torch.zeros(2, channels, 6, 5)
     with pytest.raises(ValueError, match=cure):
         build()(maps, maps, level)

@@ -15,7 +15,7 @@ TEACHER = 1.3 * waves((2, 4, 6, 5), 0.23, 0.17, 0.4)
 
 
 def groups(axes: str) -> list[tuple]:
-    """Return the indices of the values that are normalised together."""
+    """Return an index for each group of values that share mean and variance."""
     images, channels, rows, columns = map(range, STUDENT.shape)
     if axes == 'spatial':
         return [(n, c) for n, c in product(images, channels)]
@@ -70,21 +70,21 @@ def test_naive_loops(case: str, dtype: torch.dtype) -> None:
     torch.testing.assert_close(student.grad.double(), reference.grad, rtol=0, atol=atol)
 
 
-def test_of_one_image_it_is_twice_pkd() -> None:
+def test_spatial_nfd_of_one_image_is_twice_pkd() -> None:
     student, teacher = (100 * x[:1].double() for x in (STUDENT, TEACHER))
-    # PKD's standard deviation is the unbiased one of 30 values.
+    # PKD uses the unbiased standard deviation of 30 values.
     expected = 2 * pkd_loss(student, teacher) * 30 / 29
     torch.testing.assert_close(nfd_loss(student, teacher), expected, rtol=1e-6, atol=0)
 
 
-def test_the_length_of_a_vector_changes_nothing() -> None:
+def test_norm_of_a_vector_does_not_change_the_angular_loss() -> None:
     student, teacher = STUDENT.double(), TEACHER.double()
     lengths = 0.1 + waves((2, 1, 6, 5), 0.3, 0.2).double().abs()
     expected = angular_loss(student, teacher)
     torch.testing.assert_close(angular_loss(lengths * student, teacher), expected)
 
 
-def test_zeros_have_no_direction_and_get_no_gradient() -> None:
+def test_zero_vectors_get_no_gradient() -> None:
     student = torch.zeros_like(STUDENT).requires_grad_()
     value = angular_loss(student, TEACHER)
     value.backward()
@@ -92,7 +92,7 @@ def test_zeros_have_no_direction_and_get_no_gradient() -> None:
     assert not student.grad.any()
 
 
-def test_a_constant_channel_stays_finite() -> None:
+def test_constant_channel_gives_a_finite_gradient() -> None:
     student = torch.full_like(STUDENT, 0.1).requires_grad_()
     value = nfd_loss(student, TEACHER)
     value.backward()
@@ -107,7 +107,7 @@ def test_contract() -> None:
         check_loss(NFDLoss(axes), *maps)
 
 
-def test_refusals() -> None:
+def test_invalid_inputs_raise() -> None:
     with pytest.raises(ValueError, match=r"got 'batch'; write .*axes='spatial'"):
         NFDLoss('batch')
     for loss in (nfd_loss, angular_loss):

@@ -27,12 +27,12 @@ def test_naive_copies() -> None:
     torch.testing.assert_close(student.grad, reference.grad, rtol=1e-8, atol=1e-12)
 
 
-def test_the_same_as_the_mean_error_to_copies_of_the_teacher() -> None:
+def test_equals_the_mean_squared_error_to_copies_of_the_teacher() -> None:
     error = 3 * torch.nn.functional.mse_loss(STUDENT, TEACHER.repeat(1, 3, 1, 1))
     torch.testing.assert_close(many_to_one_error(STUDENT, TEACHER), error)
 
 
-def test_the_connector_expands_the_student() -> None:
+def test_expanding_connector_gets_a_gradient() -> None:
     connector = ConvConnector(5, 6, norm_cfg=dict(type='BN'))
     level = waves((2, 5, 4, 5), 0.31, 0.13).requires_grad_()
     [expanded] = connector([level])
@@ -51,7 +51,7 @@ def test_contract() -> None:
     check_loss(NORMLoss(2.0), STUDENT, TEACHER, zero_at_equality=False)
 
 
-def test_refusals() -> None:
+def test_invalid_inputs_raise() -> None:
     with pytest.raises(ValueError, match=r'\(2, 5, 4, 5\).*multiple.*out_channels=8'):
         many_to_one_error(STUDENT[:, :5], TEACHER)
     with pytest.raises(ValueError, match=r'\(2, 2, 4, 4\) differ.*ResizeConnector'):

@@ -37,7 +37,7 @@ def naive_kernel(a: Tensor, b: Tensor) -> Tensor:
 
 
 def test_naive_loops() -> None:
-    # The teacher's channels may be fewer or more.
+    # The teacher may have another number of channels.
     student, teacher = STUDENT.double().requires_grad_(), TEACHER[:, :3].double()
     reference = student.detach().clone().requires_grad_()
     value = channel_discrepancy(student, teacher)
@@ -49,7 +49,7 @@ def test_naive_loops() -> None:
     torch.testing.assert_close(student.grad, reference.grad, rtol=1e-8, atol=1e-12)
 
 
-def test_scales_signs_and_the_order_of_channels_change_nothing() -> None:
+def test_scale_sign_and_order_of_channels_do_not_change_the_loss() -> None:
     student, teacher = STUDENT.double(), TEACHER.double()
     factors = torch.tensor([-3.0, 1.0, 0.2, 20.0]).reshape(4, 1, 1)
     value = channel_discrepancy((factors * student).flip(1), teacher)
@@ -57,7 +57,7 @@ def test_scales_signs_and_the_order_of_channels_change_nothing() -> None:
     torch.testing.assert_close(value, expected, rtol=1e-9, atol=0)
 
 
-def test_a_channel_of_zeros_stays_finite() -> None:
+def test_channel_of_zeros_gives_a_finite_gradient() -> None:
     student = STUDENT.clone()
     student[:, 0] = 0
     student.requires_grad_()
@@ -70,7 +70,7 @@ def test_contract() -> None:
     check_loss(NSTLoss(), STUDENT[..., :3], TEACHER[..., :3])
 
 
-def test_refuses_sizes() -> None:
+def test_different_sizes_raise() -> None:
     with pytest.raises(ValueError, match=r'\(2, 4, 6, 5\).*6, 4\).*a ResizeConnector'):
         channel_discrepancy(STUDENT, TEACHER[..., :4])
     with pytest.raises(ValueError, match=r'expected maps of shape \(N, C, H, W\)'):

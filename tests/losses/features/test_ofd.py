@@ -27,7 +27,7 @@ def test_golden_function(dtype: torch.dtype) -> None:
         golden.inputs[name] for name in ('student', 'teacher', 'margin')
     )
     student.requires_grad_()
-    # The official function leaves the division by the images to its caller.
+    # The official function does not divide by the batch size.
     loss = build(loss_weight=float(len(student)))(student, teacher, margin.flatten())
     assert_golden(loss, [student], golden)
 
@@ -46,12 +46,12 @@ def test_golden_stages(dtype: torch.dtype) -> None:
         ).to(dtype)
         prefix = f'connectors.{stage}.'
         state = connector.state_dict()
-        for mine, theirs in (
+        for name, stored in (
             ('conv.weight', '0.weight'),
             ('bn.weight', '1.weight'),
             ('bn.bias', '1.bias'),
         ):
-            state[f'convs.0.{mine}'] = golden.params[prefix + theirs]
+            state[f'convs.0.{name}'] = golden.params[prefix + stored]
         connector.load_state_dict(state)
         loss = build(loss_weight=0.5 ** (1 - stage))
         [connected] = connector([student])
@@ -61,8 +61,8 @@ def test_golden_stages(dtype: torch.dtype) -> None:
 
 def naive(student: Tensor, teacher: Tensor, margins: list[float]) -> Tensor:
     total = torch.zeros((), dtype=torch.float64)
-    for mine, theirs in zip(student, teacher, strict=True):
-        for s, t, margin in zip(mine, theirs, margins, strict=True):
+    for student_map, teacher_map in zip(student, teacher, strict=True):
+        for s, t, margin in zip(student_map, teacher_map, margins, strict=True):
             for x, y in zip(s.flatten(), t.flatten(), strict=True):
                 goal = max(float(y), margin)
                 if goal > 0 or x > goal:
@@ -71,7 +71,7 @@ def naive(student: Tensor, teacher: Tensor, margins: list[float]) -> Tensor:
 
 
 def naive_margin(values: Tensor) -> float:
-    """By the integral of the normal distribution below 0."""
+    """Integrate the normal distribution below 0 numerically."""
     mean, std = float(values.mean()), float(values.std(correction=0))
     share = (1 - math.erf(mean / std / 2**0.5)) / 2
     x = torch.linspace(mean - 9 * std, 0, 400001, dtype=torch.float64)
@@ -94,14 +94,14 @@ def test_naive_loops(given: bool) -> None:
     torch.testing.assert_close(student.grad, reference.grad, rtol=0, atol=1e-7)
 
 
-def test_margins_of_norms_that_hardly_go_below_zero_or_do_not_spread() -> None:
+def test_margins_of_rarely_negative_or_constant_channels() -> None:
     mean = torch.tensor([5.0, -2.0, 2.0, 0.0, -50.0])
     std = torch.tensor([1.0, 0.0, 0.0, 0.0, 1.0])
     expected = torch.tensor([-3.0, -2.0, 0.0, 0.0, -50.0])
     torch.testing.assert_close(expected_negative(mean, std), expected)
 
 
-def test_a_student_below_the_margin_is_left_alone() -> None:
+def test_student_below_the_margin_gets_no_gradient() -> None:
     student = torch.full((2, 4, 3, 5), -4.0, requires_grad=True)
     teacher = torch.full((2, 4, 3, 5), -0.1)
     value = partial_squared_error(student, teacher, MARGIN)
@@ -115,7 +115,7 @@ def test_contract(inputs: dict) -> None:
     check_loss(build(), STUDENT, TEACHER, **inputs)
 
 
-def test_refusals() -> None:
+def test_invalid_inputs_raise() -> None:
     with pytest.raises(ValueError, match=r'\(2, 4, 3, 5\).*\(2, 3, 3, 5\).*connectors'):
         partial_squared_error(STUDENT, TEACHER[:, :3])
     with pytest.raises(ValueError, match=r'3 margins for 4 channels.*`margin\.<name>`'):

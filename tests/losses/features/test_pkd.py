@@ -37,7 +37,7 @@ def naive(student: Tensor, teacher: Tensor) -> Tensor:
     return total / student.numel()
 
 
-# A mean of 100 in float32 would lose the digits of a sum of squares.
+# With a mean of 100, a sum of squares in float32 would be inaccurate.
 @pytest.mark.parametrize('mean', [0.0, 100.0])
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
 def test_naive_loops(dtype: torch.dtype, mean: float) -> None:
@@ -54,7 +54,7 @@ def test_naive_loops(dtype: torch.dtype, mean: float) -> None:
     torch.testing.assert_close(student.grad.double(), reference.grad, rtol=0, atol=atol)
 
 
-def test_a_positive_affine_map_of_a_channel_changes_nothing() -> None:
+def test_shift_and_positive_scale_of_a_channel_do_not_change_the_loss() -> None:
     student, teacher = STUDENT.double(), TEACHER.double()
     mapped = torch.tensor([0.5, 1.0, 3.0, 20.0]).reshape(4, 1, 1) * student + 7
     expected = pkd_loss(student, teacher)
@@ -69,7 +69,7 @@ def test_one_value_per_channel_gives_exactly_zero() -> None:
     assert not student.grad.any()
 
 
-def test_a_constant_channel_counts_as_zeros() -> None:
+def test_constant_channel_counts_as_zeros() -> None:
     student = STUDENT.double()
     student[:, 0] = 3.0
     student.requires_grad_()
@@ -83,7 +83,7 @@ def test_contract() -> None:
     check_loss(PKDLoss(loss_weight=6.0), STUDENT, TEACHER)
 
 
-def test_refuses_shapes() -> None:
+def test_different_shapes_raise() -> None:
     with pytest.raises(ValueError, match=r'\(2, 4, 6, 5\).*\(2, 3, 6, 5\).*connectors'):
         pkd_loss(STUDENT, TEACHER[:, :3])
     with pytest.raises(ValueError, match=r'expected maps of shape \(N, C, H, W\)'):

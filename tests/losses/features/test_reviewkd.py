@@ -24,7 +24,7 @@ def test_golden(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
 def test_golden_loss_of_fused_levels(dtype: torch.dtype) -> None:
-    # What the connector makes of the students is in tests/connectors/test_review.py.
+    # tests/connectors/test_review.py checks the fused levels themselves.
     golden = load_golden('reviewkd', 'abf_hcl_three_levels', dtype)
     fused = [level.to(dtype) for level in golden.outputs['fused']]
     levels = list(map(hierarchical_context_loss, fused, golden.inputs['teacher']))
@@ -47,7 +47,7 @@ def cells(length: int, side: int) -> list[range]:
 
 
 def pooled_error(difference: Tensor, grid: tuple[int, int]) -> Tensor:
-    """The mean of the squares of a difference that is averaged over each cell."""
+    """Average the difference over each cell, and return the mean of the squares."""
     rows, columns = (cells(*x) for x in zip(difference.shape[2:], grid, strict=True))
     squares = []
     for plane in difference.flatten(0, 1):
@@ -67,7 +67,7 @@ def naive(student: Tensor, teacher: Tensor) -> Tensor:
     return torch.stack(terms).sum() / sum(weights)
 
 
-# By the height alone, as the authors have it, (5, 3) and (6, 1) would be pooled to 4.
+# The authors check only the height, and would pool (5, 3) and (6, 1) to 4.
 @pytest.mark.parametrize('size', [(8, 8), (9, 6), (5, 3), (6, 1), (1, 8)])
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
 def test_naive_loops(dtype: torch.dtype, size: tuple[int, int]) -> None:
@@ -85,7 +85,7 @@ def test_naive_loops(dtype: torch.dtype, size: tuple[int, int]) -> None:
     torch.testing.assert_close(student.grad.double(), reference.grad, rtol=0, atol=atol)
 
 
-def test_a_shift_counts_in_full_and_a_checkerboard_only_unpooled() -> None:
+def test_pooling_keeps_a_constant_difference_and_removes_a_checkerboard() -> None:
     zeros = torch.zeros(1, 1, 8, 8)
     assert float(hierarchical_context_loss(zeros + 3, zeros)) == pytest.approx(9)
     signs = 1 - 2 * (torch.arange(8) % 2)
@@ -97,6 +97,6 @@ def test_contract() -> None:
     check_loss(HCLLoss(loss_weight=1.5), STUDENT, TEACHER)
 
 
-def test_refuses_shapes() -> None:
+def test_different_shapes_raise() -> None:
     with pytest.raises(ValueError, match=r'\(2, 3, 6, 5\).*\(2, 2, 6, 5\).*connectors'):
         hierarchical_context_loss(STUDENT, TEACHER[:, :2])

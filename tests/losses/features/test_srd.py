@@ -45,7 +45,7 @@ def test_naive_loops(exponent: float) -> None:
     torch.testing.assert_close(student.grad, reference.grad, rtol=1e-8, atol=1e-12)
 
 
-def test_repeating_the_batch_only_adds_a_constant() -> None:
+def test_repeating_the_batch_adds_a_constant() -> None:
     student, teacher = STUDENT.double(), TEACHER.double()
     value = log_distance(student.repeat(3, 1, 1, 1), teacher.repeat(3, 1, 1, 1))
     expected = log_distance(student, teacher) + 2 * math.log(3)
@@ -53,7 +53,7 @@ def test_repeating_the_batch_only_adds_a_constant() -> None:
 
 
 @pytest.mark.parametrize('exponent', [1.0, 4.0])
-def test_equal_features_stay_finite_without_gradient(exponent: float) -> None:
+def test_equal_features_give_a_finite_loss_and_no_gradient(exponent: float) -> None:
     student = STUDENT.clone().requires_grad_()
     value = log_distance(student, STUDENT, exponent)
     value.backward()
@@ -67,7 +67,7 @@ def test_contract() -> None:
     check_loss(SRDLoss(exponent=1.0), *rows, zero_at_equality=False)
 
 
-def test_refusals() -> None:
+def test_invalid_inputs_raise() -> None:
     with pytest.raises(ValueError, match=r'\(2, 4, 6, 5\).*\(2, 3, 6, 5\) differ'):
         log_distance(STUDENT, TEACHER[:, :3])
     for exponent in (0.5, math.inf, math.nan):

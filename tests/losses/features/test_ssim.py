@@ -5,7 +5,7 @@ import torch
 from golden import TOLERANCES, assert_golden, load_golden, waves
 from torch import Tensor
 
-from kdtoolbox.losses import ssim
+from kdtoolbox.losses.features import ssim
 from kdtoolbox.losses.features.ssim import SSIMLoss, structural_dissimilarity
 from kdtoolbox.registry import MODELS
 from kdtoolbox.testing import check_loss
@@ -19,7 +19,7 @@ TEACHER = 1.3 * waves((2, 4, 6, 5), 0.23, 0.17, 0.4)
 def test_golden(
     dtype: torch.dtype, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # All 10 planes at once, in threes with one left over, and one by one.
+    # Chunks of all 10 planes, of 3 planes with 1 left over, and of 1 plane.
     monkeypatch.setattr(ssim, 'CHUNK', chunk)
     golden = load_golden('ssim', 'win11', dtype)
     student = golden.inputs['student'].requires_grad_()
@@ -42,7 +42,7 @@ def naive(student: Tensor, teacher: Tensor, side: int, max_val: float) -> Tensor
     c1, c2 = (0.01 * max_val) ** 2, (0.03 * max_val) ** 2
     losses = []
     planes = zip(student.flatten(0, 1), teacher.flatten(0, 1), strict=True)
-    for mine, theirs in planes:
+    for student_plane, teacher_plane in planes:
         for y in range(height):
             for x in range(width):
                 window = [
@@ -58,7 +58,7 @@ def naive(student: Tensor, teacher: Tensor, side: int, max_val: float) -> Tensor
                 weights = weights / weights.sum()
                 s, t = (
                     torch.stack([maps[row, column] for _, row, column in window])
-                    for maps in (mine, theirs)
+                    for maps in (student_plane, teacher_plane)
                 )
                 s_mean, t_mean = (weights * s).sum(), (weights * t).sum()
                 s, t = s - s_mean, t - t_mean
@@ -70,7 +70,7 @@ def naive(student: Tensor, teacher: Tensor, side: int, max_val: float) -> Tensor
     return torch.stack(losses).mean()
 
 
-# With a mean of 100 in float32 the mean of the squares less the squared mean is noise.
+# With a mean of 100 in float32, E[x^2] - E[x]^2 would be rounding noise.
 @pytest.mark.parametrize(
     ('mean', 'window', 'size', 'side'),
     [
@@ -94,13 +94,13 @@ def test_naive_loops(
     value.backward()
     rtol, atol, share = TOLERANCES[dtype]
     torch.testing.assert_close(value.double(), expected, rtol=rtol, atol=atol)
-    # The sums of a window round, and are divided by the second constant, 0.06 ** 2.
+    # The rounding errors of a window sum are divided by c2 = 0.06 ** 2.
     noise = 2 * side**2 * torch.finfo(dtype).eps / 0.06**2 / student.numel()
     atol = 2 * share * float(reference.grad.abs().max()) + noise
     torch.testing.assert_close(student.grad.double(), reference.grad, rtol=0, atol=atol)
 
 
-def test_an_opposite_pattern_is_farthest_and_flat_equal_maps_are_the_same() -> None:
+def test_inverted_pattern_gives_almost_1_and_equal_constant_maps_give_0() -> None:
     stripes = torch.zeros(1, 1, 8, 8)
     stripes[..., ::2] = 1.0
     assert structural_dissimilarity(4 + stripes, 5 - stripes) > 0.98
@@ -111,13 +111,13 @@ def test_an_opposite_pattern_is_farthest_and_flat_equal_maps_are_the_same() -> N
     assert not flat.grad.any()
 
 
-def test_scaling_the_maps_with_their_size_changes_nothing() -> None:
+def test_scaling_maps_and_max_val_does_not_change_the_loss() -> None:
     expected = structural_dissimilarity(STUDENT, TEACHER)
     value = structural_dissimilarity(7 * STUDENT, 7 * TEACHER, max_val=7.0)
     torch.testing.assert_close(value, expected, rtol=1e-5, atol=0)
 
 
-def test_two_backward_passes_over_one_graph() -> None:
+def test_second_backward_pass_gives_the_same_gradient() -> None:
     student = STUDENT.clone().requires_grad_()
     value = SSIMLoss()(student, TEACHER)
     first, second = (
@@ -127,13 +127,13 @@ def test_two_backward_passes_over_one_graph() -> None:
     assert torch.equal(first, second)
 
 
-def test_steps_too_small_for_half_precision_survive_loss_scaling() -> None:
+def test_loss_scaling_recovers_gradients_below_the_half_precision_range() -> None:
     student = STUDENT.half().repeat(4, 4, 16, 16).requires_grad_()
     teacher = TEACHER.half().repeat(4, 4, 16, 16)
     (2**16 * structural_dissimilarity(student, teacher)).backward()
     reference = student.detach().float().requires_grad_()
     (2**16 * structural_dissimilarity(reference, teacher.float())).backward()
-    # The gradient is rounded to half precision once.
+    # The gradient is rounded once, to half precision.
     atol = torch.finfo(torch.float16).eps * float(reference.grad.abs().max())
     torch.testing.assert_close(student.grad.float(), reference.grad, rtol=0, atol=atol)
 
@@ -142,6 +142,6 @@ def test_contract() -> None:
     check_loss(SSIMLoss(window=5), STUDENT, TEACHER)
 
 
-def test_refuses_shapes() -> None:
+def test_different_shapes_raise() -> None:
     with pytest.raises(ValueError, match=r'\(2, 4, 6, 5\).*\(2, 4, 6, 4\).*connectors'):
         structural_dissimilarity(STUDENT, TEACHER[..., :4])

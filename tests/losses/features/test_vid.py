@@ -37,8 +37,8 @@ def test_golden(dtype: torch.dtype) -> None:
 
 def naive(mean: Tensor, teacher: Tensor, variance: Tensor) -> Tensor:
     total = torch.zeros((), dtype=torch.float64)
-    for mine, theirs in zip(mean, teacher, strict=True):
-        for s, t, v in zip(mine, theirs, variance, strict=True):
+    for student_map, teacher_map in zip(mean, teacher, strict=True):
+        for s, t, v in zip(student_map, teacher_map, variance, strict=True):
             for x, y in zip(s.flatten(), t.flatten(), strict=True):
                 total = total + ((y - x) ** 2 / v + v.log()) / 2
     return total / mean.numel()
@@ -56,18 +56,18 @@ def test_naive_loops() -> None:
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
 
 
-def test_variances_start_where_the_config_says() -> None:
+def test_variances_start_at_init_variance() -> None:
     torch.testing.assert_close(build().variances(0), torch.full((4,), 5.0))
 
 
-def test_each_level_learns_its_variances() -> None:
+def test_each_level_has_its_own_variances() -> None:
     loss = build(num_levels=2)
     loss(STUDENT, TEACHER, 1).backward()
     assert not loss.scales.grad[0].any()
     assert loss.scales.grad[1].all()
 
 
-def test_the_variance_that_fits_is_the_mean_squared_error() -> None:
+def test_training_moves_the_variances_to_the_mean_squared_error() -> None:
     loss = build()
     optimizer = torch.optim.SGD(loss.parameters(), lr=5.0)
     for _ in range(300):
@@ -78,7 +78,7 @@ def test_the_variance_that_fits_is_the_mean_squared_error() -> None:
     torch.testing.assert_close(loss.variances(0), expected, rtol=1e-2, atol=0)
 
 
-def test_a_sure_and_right_student_goes_below_zero() -> None:
+def test_small_variance_and_exact_prediction_give_a_negative_loss() -> None:
     value = build(init_variance=0.01)(TEACHER, TEACHER, 0).item()
     assert value == pytest.approx(math.log(0.01) / 2, rel=1e-4)
 
@@ -87,7 +87,7 @@ def test_contract() -> None:
     check_loss(build(), STUDENT, TEACHER, zero_at_equality=False, level=0)
 
 
-def test_refusals() -> None:
+def test_invalid_inputs_raise() -> None:
     with pytest.raises(ValueError, match=r'channels=3, num_levels=1 .*set channels=4'):
         build(3)(STUDENT, TEACHER, 0)
     with pytest.raises(ValueError, match='at level 1; .*num_levels'):

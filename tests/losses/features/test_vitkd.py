@@ -19,7 +19,7 @@ def build(**arguments: float) -> ViTKDLoss:
 
 
 @pytest.mark.parametrize(('ratio', 'visible'), [(0.5, 15), (0.75, 7), (0.01, 29)])
-def test_each_image_hides_as_many_positions_of_its_own(
+def test_each_image_hides_the_same_number_of_different_positions(
     ratio: float, visible: int
 ) -> None:
     torch.manual_seed(0)
@@ -58,11 +58,11 @@ def test_naive_loops(ratio: float) -> None:
     value.backward()
     expected.backward()
     torch.testing.assert_close(student.grad, reference.grad, rtol=1e-8, atol=1e-12)
-    # Nothing flows through what was hidden.
+    # Hidden positions get no gradient.
     assert torch.equal(student.grad.any(1, keepdim=True), ~hidden)
 
 
-def test_everything_of_it_learns_and_the_token_starts_at_zero() -> None:
+def test_all_parameters_get_a_gradient_and_the_token_starts_at_zero() -> None:
     loss = MODELS.build(dict(type='kdtoolbox.ViTKDLoss', channels=4))
     assert not loss.token.any()
     loss(STUDENT, TEACHER).backward()
@@ -73,7 +73,7 @@ def test_contract() -> None:
     check_loss(build(loss_weight=1.0), STUDENT, TEACHER, zero_at_equality=False)
 
 
-def test_refusals() -> None:
+def test_invalid_inputs_raise() -> None:
     with pytest.raises(ValueError, match='channels=4, the maps have 3; set channels=3'):
         build()(STUDENT[:, :3], TEACHER[:, :3])
     with pytest.raises(ValueError, match=r'\(2, 3, 6, 5\) differ.*ConvConnector'):

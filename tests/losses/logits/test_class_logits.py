@@ -1,34 +1,20 @@
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
 from golden import waves
-from mmengine.structures import PixelData
-from mmseg.structures import SegDataSample
+from pixels import samples_of
 from torch import Tensor
 
 from kdtoolbox import losses
-from kdtoolbox.losses.logits.class_logits import (
-    IGNORED,
-    number_classes,
-    pixel_labels,
-    read_logits,
-)
+from kdtoolbox.losses.logits.class_logits import read_logits
 from kdtoolbox.losses.logits.kd import KDLoss, kd_loss
+from kdtoolbox.losses.logits.pixel_labels import IGNORED
 from kdtoolbox.testing import check_loss
 
 LOSSES = ['CTKDLoss', 'DISTLoss', 'DKDLoss', 'GuidedKDLoss', 'KDLoss', 'LSKDLoss']
 LOSSES += ['NKDLoss', 'NormKDLoss', 'SDDLoss', 'SphericalKDLoss', 'TTMLoss', 'WSLDLoss']
 MAPS = waves((2, 4, 6, 5), 0.37, 0.11), 1.3 * waves((2, 4, 6, 5), 0.23, 0.17, 0.4)
-
-
-def samples_of(labels: Tensor) -> list:
-    """Images with the labels (N, H, W)."""
-    return [
-        SimpleNamespace(gt_sem_seg=SimpleNamespace(data=label[None]))
-        for label in labels
-    ]
 
 
 def test_ignored_pixels_do_not_count() -> None:
@@ -43,7 +29,7 @@ def test_ignored_pixels_do_not_count() -> None:
     assert torch.equal(reached, labels != 255)
 
 
-def test_a_batch_of_ignored_pixels_gives_zero() -> None:
+def test_batch_of_ignored_pixels_gives_zero() -> None:
     student = MAPS[0].clone().requires_grad_()
     samples = samples_of(torch.full((2, 6, 5), 255))
     value = kd_loss(student, MAPS[1], 1.0, samples)
@@ -52,7 +38,7 @@ def test_a_batch_of_ignored_pixels_gives_zero() -> None:
     assert not student.grad.any()
 
 
-def test_an_infinite_logit_of_an_ignored_pixel_changes_nothing() -> None:
+def test_infinite_logit_of_an_ignored_pixel_does_not_change_the_loss() -> None:
     labels = torch.zeros(2, 6, 5, dtype=torch.long)
     labels[0, 0, 0] = 255
     teacher = MAPS[1].clone()
@@ -66,35 +52,27 @@ def test_an_infinite_logit_of_an_ignored_pixel_changes_nothing() -> None:
 def test_no_logit_of_an_ignored_pixel_reaches_the_gradient(
     kind: str, broken: tuple[float, int]
 ) -> None:
-    number, side = broken
+    value, side = broken
     labels = (torch.arange(60) % 4).reshape(2, 6, 5)
     labels[0, 1, :3] = 255
     gradients = []
-    for value in (0.5, number):
+    for logit in (0.5, value):
         maps = [x.clone() for x in MAPS]
-        maps[side][:, 0].masked_fill_(labels == 255, value)
+        maps[side][:, 0].masked_fill_(labels == 255, logit)
         arguments = dict(ramp_iterations=4) if kind == 'CTKDLoss' else {}
         loss = getattr(losses, kind)(**arguments)
         student = maps[0].requires_grad_()
-        found = loss(student, maps[1], data_samples=samples_of(labels))
-        terms = [found] if isinstance(found, Tensor) else [*found.values()]
+        output = loss(student, maps[1], data_samples=samples_of(labels))
+        terms = [output] if isinstance(output, Tensor) else [*output.values()]
         with torch.autograd.set_detect_anomaly(True):
             torch.stack(terms).sum().backward()
-        own = [parameter.grad for parameter in loss.parameters()]
-        gradients.append([student.grad, *own])
+        parameter_grads = [parameter.grad for parameter in loss.parameters()]
+        gradients.append([student.grad, *parameter_grads])
     assert all(map(torch.equal, *gradients))
     assert gradients[0][0].any()
 
 
-def test_labels_are_the_nearest_ones() -> None:
-    labels = torch.arange(64).reshape(1, 8, 8) % 20
-    labels[0, 4, 4] = 255
-    small = pixel_labels(samples_of(labels), (4, 2), labels.device)
-    assert torch.equal(small, labels.where(labels != 255, IGNORED)[:, ::2, ::4])
-    assert pixel_labels([SimpleNamespace()], (4, 2), labels.device) is None
-
-
-def test_sigmoid_compares_each_class_with_its_absence() -> None:
+def test_sigmoid_treats_each_class_as_binary() -> None:
     student, teacher = (x.double() for x in MAPS)
     value = kd_loss(student, teacher, use_sigmoid=True)
     s, t = student.sigmoid(), teacher.sigmoid()
@@ -102,7 +80,7 @@ def test_sigmoid_compares_each_class_with_its_absence() -> None:
     torch.testing.assert_close(value, expected.mean())
 
 
-def test_sigmoid_rows_have_labels_of_their_class() -> None:
+def test_sigmoid_rows_get_binary_labels() -> None:
     rows = waves((3, 4), 0.9, 0.3)
     logits = read_logits(
         rows, rows, labels=torch.tensor([2, IGNORED, 0]), use_sigmoid=True
@@ -113,7 +91,7 @@ def test_sigmoid_rows_have_labels_of_their_class() -> None:
 
 
 @pytest.mark.parametrize('use_sigmoid', [False, True])
-def test_contract(use_sigmoid: bool) -> None:
+def test_keeps_the_loss_contract(use_sigmoid: bool) -> None:
     labels = (torch.arange(60) % 4).reshape(2, 6, 5)
     labels[0, 1, :3] = 255
     loss = KDLoss(tau=2.0, use_sigmoid=use_sigmoid)
@@ -122,7 +100,7 @@ def test_contract(use_sigmoid: bool) -> None:
 
 
 @pytest.mark.parametrize('ignored', [0, 7, -100])
-def test_255_is_a_class_where_the_task_ignores_another(ignored: int) -> None:
+def test_255_is_a_class_if_ignore_index_differs(ignored: int) -> None:
     labels = torch.tensor([[[255, ignored]]])
     [sample] = samples_of(labels)
     sample.metainfo = dict(ignore_index=ignored)
@@ -132,30 +110,8 @@ def test_255_is_a_class_where_the_task_ignores_another(ignored: int) -> None:
     assert logits.labels.tolist() == [[[255, 0]]]
 
 
-def test_255_is_a_class_of_rows() -> None:
+def test_255_is_a_class_in_labels_of_rows() -> None:
     rows, labels = torch.zeros(2, 300), torch.tensor([255, 0])
     logits = read_logits(rows, rows, labels=labels)
     assert logits.valid.all()
     assert torch.equal(logits.labels, labels)
-
-
-def test_images_may_ignore_other_labels_and_have_narrow_types() -> None:
-    samples = samples_of(torch.tensor([[[1, 255]], [[1, 255]]], dtype=torch.uint8))
-    samples[1].metainfo = dict(ignore_index=1)
-    found = pixel_labels(samples, (1, 2), torch.device('cpu'))
-    assert found.tolist() == [[[1, IGNORED]], [[IGNORED, 255]]]
-
-
-def test_the_label_to_ignore_is_read_from_samples_of_mmseg() -> None:
-    sample = SegDataSample(metainfo=dict(ignore_index=7))
-    sample.gt_sem_seg = PixelData(data=torch.tensor([[[7, 255]]]))
-    found = pixel_labels([sample], (1, 2), torch.device('cpu'))
-    assert found.tolist() == [[[IGNORED, 255]]]
-
-
-def test_classes_are_numbered_image_by_image() -> None:
-    labels = torch.tensor([[[5, 900], [IGNORED, 5]], [[3, 3], [0, 255]]])
-    found = number_classes(labels)
-    assert found.tolist() == [[[0, 1], [IGNORED, 0]], [[1, 1], [0, 2]]]
-    nothing = torch.full((1, 2, 2), IGNORED)
-    assert torch.equal(number_classes(nothing), nothing)

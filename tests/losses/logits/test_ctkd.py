@@ -1,11 +1,10 @@
 import copy
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
 from golden import waves
-from torch import Tensor
+from pixels import samples_of
 
 from kdtoolbox.losses.logits.ctkd import CTKDLoss
 from kdtoolbox.losses.logits.kd import kd_loss
@@ -17,7 +16,7 @@ TAU = 1 + 20 / (1 + math.exp(-1))
 
 
 def at(step: int, ramp: int = 8, **arguments: float) -> CTKDLoss:
-    """A loss in double precision whose next call is this step."""
+    """Return a loss in double precision whose next call is this step."""
     loss = CTKDLoss(ramp_iterations=ramp, **arguments).double()
     loss.iterations.fill_(step - 1)
     return loss
@@ -26,7 +25,9 @@ def at(step: int, ramp: int = 8, **arguments: float) -> CTKDLoss:
 @pytest.mark.parametrize('use_sigmoid', [False, True])
 @pytest.mark.parametrize('step', [1, 4, 100])
 @pytest.mark.parametrize('pair', [ROWS, MAPS], ids=['rows', 'maps'])
-def test_it_is_kd_at_its_temperature(pair: tuple, step: int, use_sigmoid: bool) -> None:
+def test_equals_kd_at_the_learned_temperature(
+    pair: tuple, step: int, use_sigmoid: bool
+) -> None:
     student, reference = (pair[0].double().requires_grad_() for _ in range(2))
     loss = at(step, use_sigmoid=use_sigmoid, loss_weight=3.0)
     value = loss(student, pair[1].double())
@@ -42,10 +43,8 @@ def test_it_is_kd_at_its_temperature(pair: tuple, step: int, use_sigmoid: bool) 
     ('step', 'factor'),
     [(2, -0.5 + math.sqrt(0.125)), (4, -0.5), (8, -1.0), (9, -1.0), (1000, -1.0)],
 )
-def test_the_reversal_has_the_sign_and_size_of_the_schedule(
-    step: int, factor: float
-) -> None:
-    """Against a difference quotient of KD over the temperature's parameter."""
+def test_reversed_gradient_follows_the_schedule(step: int, factor: float) -> None:
+    """Compare with a difference quotient of KD with respect to theta."""
     student, teacher = (rows.double() for rows in ROWS)
     loss = at(step, loss_weight=2.0)
     loss(student, teacher).backward()
@@ -58,13 +57,13 @@ def test_the_reversal_has_the_sign_and_size_of_the_schedule(
     assert loss.theta.grad.item() == pytest.approx(factor * slope.item(), rel=1e-6)
 
 
-def test_the_first_steps_hardly_reverse() -> None:
+def test_first_step_hardly_reverses_the_gradient() -> None:
     loss = CTKDLoss(ramp_iterations=10000)
     loss(*ROWS).backward()
     assert -1e-6 < loss.theta.grad < 1e-6
 
 
-def test_a_step_of_the_optimizer_makes_the_task_harder() -> None:
+def test_optimizer_step_makes_the_task_harder() -> None:
     loss = at(8)
     before = loss(*(rows.double() for rows in ROWS))
     before.backward()
@@ -72,7 +71,7 @@ def test_a_step_of_the_optimizer_makes_the_task_harder() -> None:
     assert loss(*(rows.double() for rows in ROWS)) > before
 
 
-def test_steps_are_counted_once_and_only_in_training() -> None:
+def test_steps_are_counted_once_per_iteration_and_only_in_training() -> None:
     loss = CTKDLoss(ramp_iterations=8)
     for level in range(3):
         loss(*ROWS, level=level)
@@ -82,7 +81,7 @@ def test_steps_are_counted_once_and_only_in_training() -> None:
     assert loss.iterations.dtype == torch.long
 
 
-def test_a_resume_goes_on_where_it_stopped() -> None:
+def test_state_dict_restores_step_and_temperature() -> None:
     loss = at(3)
     loss(*ROWS)
     loss.theta.data.fill_(-0.5)
@@ -91,16 +90,8 @@ def test_a_resume_goes_on_where_it_stopped() -> None:
     assert other.iterations == 3
     assert other.temperature().item() == pytest.approx(1 + 20 / (1 + math.exp(0.5)))
     assert list(dict(other.named_parameters())) == ['theta']
-    # Whatever the model is cast to.
+    # The step counter stays an integer when the model is cast.
     assert other.half().iterations.dtype == torch.long
-
-
-def samples_of(labels: Tensor) -> list:
-    """Images with the labels (N, H, W)."""
-    return [
-        SimpleNamespace(gt_sem_seg=SimpleNamespace(data=label[None]))
-        for label in labels
-    ]
 
 
 def test_ignored_pixels_do_not_count() -> None:
@@ -118,11 +109,11 @@ def test_ignored_pixels_do_not_count() -> None:
 
 
 @pytest.mark.parametrize('pair', [ROWS, MAPS], ids=['rows', 'maps'])
-def test_contract(pair: tuple) -> None:
+def test_keeps_the_loss_contract(pair: tuple) -> None:
     check_loss(at(4, loss_weight=3.0), *pair)
 
 
-def test_refusals() -> None:
+def test_invalid_inputs_raise() -> None:
     with pytest.raises(ValueError, match='differ in shape'):
         CTKDLoss(ramp_iterations=8)(ROWS[0], ROWS[1][:, :4])
     for ramp in (0, 2.5):

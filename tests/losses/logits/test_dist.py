@@ -1,7 +1,7 @@
 import pytest
 import torch
 from golden import TOLERANCES, assert_golden, load_golden
-from pixels import LABELS, MAPS, ROWS, SMALL, counted, samples_of
+from pixels import LABELS, MAPS, ROWS, SMALL, samples_of, valid_pixels
 from torch import Tensor
 
 from kdtoolbox.losses.logits.dist import DISTLoss, dist_terms
@@ -11,11 +11,15 @@ from kdtoolbox.testing import check_loss
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
 @pytest.mark.parametrize('case', ['cls_2d', 'seg_4d'])
-def test_golden(case: str, dtype: torch.dtype) -> None:
+def test_matches_golden_values(case: str, dtype: torch.dtype) -> None:
     golden = load_golden('dist', case, dtype)
     student = golden.inputs['student'].requires_grad_()
-    weights = {key: golden.hyper[key] for key in ('beta', 'gamma', 'tau')}
-    loss = MODELS.build(dict(type='kdtoolbox.DISTLoss', **weights))
+    arguments = dict(
+        inter_weight=golden.hyper['beta'],
+        intra_weight=golden.hyper['gamma'],
+        tau=golden.hyper['tau'],
+    )
+    loss = MODELS.build(dict(type='kdtoolbox.DISTLoss', **arguments))
     terms = loss(student, golden.inputs['teacher'])
     assert terms.keys() == {'inter', 'intra'}
     for name, term in terms.items():
@@ -28,7 +32,7 @@ def test_golden(case: str, dtype: torch.dtype) -> None:
     ('pair', 'tau', 'expected'),
     [(ROWS, 1.0, 2.131090), (ROWS, 4.0, 32.453606), (MAPS, 1.0, 1.862311)],
 )
-def test_closed_form_inputs(pair: tuple, tau: float, expected: float) -> None:
+def test_value_for_closed_form_inputs(pair: tuple, tau: float, expected: float) -> None:
     terms = dist_terms(*(x.double() for x in pair), tau=tau)
     assert float(sum(terms.values())) == pytest.approx(expected, rel=1e-6)
 
@@ -58,11 +62,11 @@ def naive(
 
 
 @pytest.mark.parametrize('use_sigmoid', [False, True])
-def test_naive_loops_over_pixels_that_count(use_sigmoid: bool) -> None:
+def test_matches_naive_loops_over_valid_pixels(use_sigmoid: bool) -> None:
     student, teacher = MAPS[0].double().requires_grad_(), MAPS[1].double()
     reference = student.detach().clone().requires_grad_()
     terms = dist_terms(student, teacher, 2.0, samples_of(LABELS), use_sigmoid)
-    expected = naive(counted(reference), counted(teacher), 2.0, use_sigmoid)
+    expected = naive(valid_pixels(reference), valid_pixels(teacher), 2.0, use_sigmoid)
     (terms['inter'] + 3 * terms['intra']).backward()
     (expected['inter'] + 3 * expected['intra']).backward()
     for name, term in expected.items():
@@ -71,15 +75,15 @@ def test_naive_loops_over_pixels_that_count(use_sigmoid: bool) -> None:
     assert not student.grad.movedim(1, -1)[LABELS == 255].any()
 
 
-def test_factors_weigh_their_terms() -> None:
+def test_weights_multiply_their_terms() -> None:
     plain = dist_terms(*ROWS)
-    terms = DISTLoss(beta=2.0, gamma=3.0, loss_weight=0.5)(*ROWS)
+    terms = DISTLoss(inter_weight=2.0, intra_weight=3.0, loss_weight=0.5)(*ROWS)
     assert terms['inter'] == plain['inter']
     assert terms['intra'] == 1.5 * plain['intra']
 
 
-def test_what_scales_and_shifts_posteriors_changes_nothing() -> None:
-    """Posteriors p / 2 + 1 / 2K correlate with those of the teacher as p does."""
+def test_scale_and_shift_of_posteriors_do_not_change_the_loss() -> None:
+    """The posteriors p / 2 + 1 / 2K have the same correlations as p."""
     student, teacher = (x.double() for x in ROWS)
     flat = (student.softmax(1) / 2 + 0.1).log()
     terms, expected = dist_terms(flat, teacher), dist_terms(student, teacher)
@@ -90,7 +94,7 @@ def test_what_scales_and_shifts_posteriors_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize('samples', [samples_of(torch.full_like(LABELS, 255)), []])
-def test_nothing_that_counts_gives_zero(samples: list) -> None:
+def test_no_valid_rows_give_zero(samples: list) -> None:
     maps = [x if samples else x[:0] for x in MAPS]
     student = maps[0].clone().requires_grad_()
     value = sum(dist_terms(student, maps[1], data_samples=samples).values())
@@ -100,15 +104,15 @@ def test_nothing_that_counts_gives_zero(samples: list) -> None:
 
 
 @pytest.mark.parametrize('use_sigmoid', [False, True])
-def test_contract(use_sigmoid: bool) -> None:
-    loss = DISTLoss(beta=2.0, tau=2.0, use_sigmoid=use_sigmoid, loss_weight=3.0)
-    # The guard of the division keeps equal maps from exactly 0.
+def test_keeps_the_loss_contract(use_sigmoid: bool) -> None:
+    loss = DISTLoss(inter_weight=2.0, tau=2.0, use_sigmoid=use_sigmoid, loss_weight=3.0)
+    # eps in the divisor keeps equal maps from giving exactly 0.
     check_loss(loss, *ROWS, zero_at_equality=False)
     samples = samples_of(LABELS)
     check_loss(loss, *SMALL, zero_at_equality=False, data_samples=samples)
 
 
-def test_refusals() -> None:
+def test_invalid_inputs_raise() -> None:
     with pytest.raises(ValueError, match='at least 3 classes'):
         dist_terms(*(rows[:, :2] for rows in ROWS))
     with pytest.raises(ValueError, match='differ in shape'):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from golden import TOLERANCES, assert_golden, load_golden, waves
 from pixels import LABELS as PIXELS
-from pixels import MAPS, SMALL, counted, samples_of
+from pixels import MAPS, SMALL, samples_of, valid_pixels
 from torch import Tensor
 
 from kdtoolbox.losses.logits.dkd import DKDLoss, dkd_loss
@@ -19,25 +19,28 @@ LABELS = torch.tensor([0, 1, 2, 3, 4, 0])
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
 @pytest.mark.parametrize('case', ['a1_b8_t4', 'a0p5_b2_t1'])
-def test_golden(case: str, dtype: torch.dtype) -> None:
+def test_matches_golden_values(case: str, dtype: torch.dtype) -> None:
     golden = load_golden('dkd', case, dtype)
     student = golden.inputs['student'].requires_grad_()
     others = golden.inputs['teacher'], golden.inputs['labels']
-    weights = {key: golden.hyper[key] for key in ('alpha', 'beta', 'tau')}
+    weights = dict(
+        target_weight=golden.hyper['alpha'], non_target_weight=golden.hyper['beta']
+    )
+    tau = golden.hyper['tau']
     rtol = TOLERANCES[dtype][0]
     for name, pair in dict(tckd=(1.0, 0.0), nckd=(0.0, 1.0)).items():
-        term = dkd_loss(student.detach(), *others, *pair, tau=weights['tau'])
+        term = dkd_loss(student.detach(), *others, *pair, tau=tau)
         expected = float(golden.outputs[name])
-        # A small term is a difference of up to 20 logarithms of about 1.
+        # A small term is a difference of up to 20 logarithms close to 1.
         atol = 20 * torch.finfo(dtype).eps
         assert float(term) == pytest.approx(expected, rel=rtol, abs=atol)
-    loss = MODELS.build(dict(type='kdtoolbox.DKDLoss', **weights))
+    loss = MODELS.build(dict(type='kdtoolbox.DKDLoss', tau=tau, **weights))
     assert_golden(loss(student, *others), [student], golden)
 
 
-def test_closed_form_inputs() -> None:
+def test_value_for_closed_form_inputs() -> None:
     logits = STUDENT.double(), TEACHER.double()
-    value = dkd_loss(*logits, LABELS, alpha=1.0, beta=8.0, tau=4.0)
+    value = dkd_loss(*logits, LABELS, 1.0, 8.0, tau=4.0)
     assert value.item() == pytest.approx(6.600631, rel=1e-6)
 
 
@@ -50,17 +53,17 @@ def naive(student: Tensor, teacher: Tensor, tau: float, beta: float) -> Tensor:
             rest = [p[k] for k in range(len(p)) if k != label]
             q = [x / sum(rest) for x in rest]
             sides.append(([p[label], 1 - p[label]], q))
-        for factor, theirs, mine in zip((1.0, beta), *sides, strict=True):
-            for t, s in zip(theirs, mine, strict=True):
+        for factor, teacher_p, student_p in zip((1.0, beta), *sides, strict=True):
+            for t, s in zip(teacher_p, student_p, strict=True):
                 total = total + factor * t * (t / s).log()
     return tau**2 * total / len(student)
 
 
 @pytest.mark.parametrize('tau', [1.0, 3.0])
-def test_naive_loops(tau: float) -> None:
+def test_matches_naive_loops(tau: float) -> None:
     student, teacher = STUDENT.double().requires_grad_(), TEACHER.double()
     reference = student.detach().clone().requires_grad_()
-    value = dkd_loss(student, teacher, LABELS, beta=0.25, tau=tau)
+    value = dkd_loss(student, teacher, LABELS, non_target_weight=0.25, tau=tau)
     expected = naive(reference, teacher, tau, beta=0.25)
     torch.testing.assert_close(value, expected, rtol=1e-9, atol=0)
     value.backward()
@@ -68,28 +71,29 @@ def test_naive_loops(tau: float) -> None:
     torch.testing.assert_close(student.grad, reference.grad, rtol=1e-8, atol=1e-12)
 
 
-def test_kd_is_the_case_where_beta_is_the_teachers_doubt() -> None:
-    """Section 3.1 of the paper, one row at a time."""
+def test_equals_kd_if_the_weight_is_the_uncertainty_of_the_teacher() -> None:
+    """See section 3.1 of the paper; one row at a time."""
     for row, label in enumerate(LABELS):
         student, teacher = STUDENT[row, None].double(), TEACHER[row, None].double()
-        doubt = 1 - float(teacher.softmax(1)[0, label])
-        value = dkd_loss(student, teacher, label[None], alpha=1.0, beta=doubt)
+        uncertainty = 1 - float(teacher.softmax(1)[0, label])
+        value = dkd_loss(student, teacher, label[None], 1.0, uncertainty)
         torch.testing.assert_close(value, kd_loss(student, teacher))
 
 
-def test_certainty_that_rounds_to_one_stays_finite() -> None:
+def test_probabilities_that_round_to_one_give_finite_values() -> None:
     student = torch.tensor([[0.0, 300.0, 1.0], [0.0, 0.0, 300.0]], requires_grad=True)
     teacher = torch.tensor([[300.0, 0.0, 0.0], [0.0, 2.0, 300.0]])
-    value = dkd_loss(student, teacher, torch.tensor([0, 2]), beta=0.0)
+    value = dkd_loss(student, teacher, torch.tensor([0, 2]), non_target_weight=0.0)
     value.backward()
-    # The first row is wrong by 300, the second is as sure as its teacher.
+    # The first row differs from its teacher by 300, the second row is equal.
     assert value.item() == pytest.approx(150.0)
     expected = torch.tensor([[-0.5, 0.5, 0.0], [0.0, 0.0, 0.0]])
     torch.testing.assert_close(student.grad, expected)
 
 
-def test_the_other_of_two_classes_has_nothing_to_tell() -> None:
-    value = dkd_loss(STUDENT[:, :2], TEACHER[:, :2], LABELS.clamp(max=1), alpha=0.0)
+def test_non_target_term_is_zero_with_two_classes() -> None:
+    labels = LABELS.clamp(max=1)
+    value = dkd_loss(STUDENT[:, :2], TEACHER[:, :2], labels, target_weight=0.0)
     assert value == 0
 
 
@@ -101,10 +105,10 @@ def test_no_rows_give_zero() -> None:
     assert student.grad.shape == (0, 5)
 
 
-def test_pixels_that_are_not_ignored_are_rows() -> None:
+def test_valid_pixels_are_treated_as_rows() -> None:
     student, teacher = MAPS[0].double().requires_grad_(), MAPS[1].double()
     value = dkd_loss(student, teacher, tau=2.0, data_samples=samples_of(PIXELS))
-    rows = counted(student.detach()), counted(teacher)
+    rows = valid_pixels(student.detach()), valid_pixels(teacher)
     labels = PIXELS[PIXELS != 255]
     torch.testing.assert_close(
         value, dkd_loss(*rows, labels, tau=2.0), rtol=1e-12, atol=0
@@ -113,7 +117,7 @@ def test_pixels_that_are_not_ignored_are_rows() -> None:
     assert torch.equal(student.grad.abs().sum(1) > 0, PIXELS != 255)
 
 
-def test_a_batch_of_ignored_pixels_gives_zero() -> None:
+def test_batch_of_ignored_pixels_gives_zero() -> None:
     student = MAPS[0].clone().requires_grad_()
     samples = samples_of(torch.full_like(PIXELS, 255))
     value = dkd_loss(student, MAPS[1], data_samples=samples)
@@ -123,21 +127,24 @@ def test_a_batch_of_ignored_pixels_gives_zero() -> None:
 
 
 class OnAnyRows(DKDLoss):
-    """DKD with as many labels as rows, as the contract cuts them."""
+    """DKD with one label per row, for every number of rows in the contract."""
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:  # type: ignore[override]
         return super().forward(student, teacher, LABELS[: len(student)])
 
 
-def test_contract() -> None:
-    check_loss(OnAnyRows(beta=2.0, tau=2.0, loss_weight=3.0), STUDENT, TEACHER)
-    check_loss(DKDLoss(beta=2.0, tau=2.0), *SMALL, data_samples=samples_of(PIXELS))
+def test_keeps_the_loss_contract() -> None:
+    check_loss(OnAnyRows(1.0, 2.0, tau=2.0, loss_weight=3.0), STUDENT, TEACHER)
+    loss = DKDLoss(non_target_weight=2.0, tau=2.0)
+    check_loss(loss, *SMALL, data_samples=samples_of(PIXELS))
 
 
-def test_refusals() -> None:
-    with pytest.raises(ValueError, match=r"there are none: .*labels='roi\.labels'"):
+def test_invalid_inputs_raise() -> None:
+    with pytest.raises(ValueError, match=r"the batch has none: .*labels='roi\.labels'"):
         dkd_loss(STUDENT, TEACHER)
-    with pytest.raises(ValueError, match='there are none: maps need .*`gt_sem_seg`'):
+    with pytest.raises(
+        ValueError, match='the batch has none: maps need .*`gt_sem_seg`'
+    ):
         dkd_loss(*MAPS, data_samples=[SimpleNamespace()] * 2)
     with pytest.raises(ValueError, match='differ in shape'):
         dkd_loss(STUDENT, TEACHER[:, :4], LABELS)

@@ -3,7 +3,7 @@ import warnings
 import pytest
 import torch
 from golden import assert_golden, load_golden, waves
-from pixels import LABELS, MAPS, ROWS, SMALL, counted, samples_of
+from pixels import LABELS, MAPS, ROWS, SMALL, samples_of, valid_pixels
 from torch import Tensor
 
 from kdtoolbox.losses.logits.lskd import LSKDLoss, lskd_loss
@@ -12,14 +12,14 @@ from kdtoolbox.testing import check_loss
 
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
-def test_golden(dtype: torch.dtype) -> None:
+def test_matches_golden_values(dtype: torch.dtype) -> None:
     golden = load_golden('lskd', 'kd_tau2', dtype)
     student = golden.inputs['student'].requires_grad_()
     loss = MODELS.build(dict(type='kdtoolbox.LSKDLoss', tau=golden.hyper['tau']))
     assert_golden(loss(student, golden.inputs['teacher']), [student], golden)
 
 
-def test_closed_form_inputs() -> None:
+def test_value_for_closed_form_inputs() -> None:
     value = lskd_loss(*(rows.double() for rows in ROWS), tau=2.0)
     assert float(value) == pytest.approx(0.8537934, rel=1e-6)
 
@@ -33,24 +33,24 @@ def naive(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
             std = (sum((x - mean) ** 2 for x in z) / (len(z) - 1)).sqrt()
             exps = ((z - mean) / (std + 1e-7) / tau).exp()
             posteriors.append(exps / exps.sum())
-        for mine, theirs in zip(*posteriors, strict=True):
-            total = total + theirs * (theirs / mine).log()
+        for p, q in zip(*posteriors, strict=True):
+            total = total + q * (q / p).log()
     return tau**2 * total / len(student)
 
 
 @pytest.mark.parametrize('tau', [1.0, 2.0])
-def test_naive_loops_over_pixels_that_count(tau: float) -> None:
+def test_matches_naive_loops_over_valid_pixels(tau: float) -> None:
     student, teacher = MAPS[0].double().requires_grad_(), MAPS[1].double()
     reference = student.detach().clone().requires_grad_()
     value = lskd_loss(student, teacher, tau, samples_of(LABELS))
-    expected = naive(counted(reference), counted(teacher), tau)
+    expected = naive(valid_pixels(reference), valid_pixels(teacher), tau)
     torch.testing.assert_close(value, expected, rtol=1e-9, atol=0)
     value.backward()
     expected.backward()
     torch.testing.assert_close(student.grad, reference.grad, rtol=1e-8, atol=1e-12)
 
 
-def test_scale_and_shift_of_a_row_change_nothing() -> None:
+def test_scale_and_shift_of_a_row_do_not_change_the_loss() -> None:
     student, teacher = (rows.double() for rows in ROWS)
     scale, shift = waves((6, 1), 0.5, 0.2).exp(), waves((6, 1), 0.8, 0.1)
     value = lskd_loss(scale.double() * student + shift.double(), 5 * teacher - 1)
@@ -59,7 +59,7 @@ def test_scale_and_shift_of_a_row_change_nothing() -> None:
 
 
 @pytest.mark.parametrize('samples', [samples_of(torch.full_like(LABELS, 255)), []])
-def test_nothing_that_counts_gives_zero(samples: list) -> None:
+def test_no_valid_rows_give_zero(samples: list) -> None:
     maps = [x if samples else x[:0] for x in MAPS]
     student = maps[0].clone().requires_grad_()
     value = lskd_loss(student, maps[1], data_samples=samples)
@@ -68,7 +68,7 @@ def test_nothing_that_counts_gives_zero(samples: list) -> None:
     assert not student.grad.any()
 
 
-def test_rows_without_spread_stay_finite() -> None:
+def test_constant_rows_give_finite_gradients() -> None:
     student = torch.zeros(2, 5, requires_grad=True)
     value = lskd_loss(student, ROWS[1][:2])
     value.backward()
@@ -82,12 +82,12 @@ def test_no_rows_give_zero_without_a_warning() -> None:
         assert lskd_loss(ROWS[0][:0], ROWS[1][:0]) == 0
 
 
-def test_contract() -> None:
+def test_keeps_the_loss_contract() -> None:
     check_loss(LSKDLoss(tau=2.0, loss_weight=3.0), *ROWS)
     check_loss(LSKDLoss(tau=1.0), *SMALL, data_samples=samples_of(LABELS))
 
 
-def test_refusals() -> None:
+def test_invalid_inputs_raise() -> None:
     with pytest.raises(ValueError, match='at least 3 classes'):
         lskd_loss(*(rows[:, :2] for rows in ROWS))
     with pytest.raises(ValueError, match='differ in shape'):

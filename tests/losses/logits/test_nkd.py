@@ -3,10 +3,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from golden import assert_golden, load_golden, waves
+from pixels import samples_of
 from torch import Tensor
 
-from kdtoolbox.losses.logits.class_logits import IGNORED
 from kdtoolbox.losses.logits.nkd import NKDLoss, nkd_terms
+from kdtoolbox.losses.logits.pixel_labels import IGNORED
 from kdtoolbox.registry import MODELS
 from kdtoolbox.testing import check_loss
 
@@ -16,31 +17,23 @@ MAPS = waves((2, 4, 3, 2), 0.37, 0.11), 1.3 * waves((2, 4, 3, 2), 0.23, 0.17, 0.
 PIXELS = torch.tensor([[[0, 1], [255, 3], [2, 0]], [[3, 3], [1, 255], [0, 2]]])
 
 
-def samples_of(labels: Tensor) -> list:
-    """Images with the labels (N, H, W)."""
-    return [
-        SimpleNamespace(gt_sem_seg=SimpleNamespace(data=label[None]))
-        for label in labels
-    ]
-
-
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
-def test_golden(dtype: torch.dtype) -> None:
+def test_matches_golden_values(dtype: torch.dtype) -> None:
     golden = load_golden('nkd', 't1_g1p5', dtype)
     student = golden.inputs['student'].requires_grad_()
-    hyper = dict(tau=golden.hyper['temp'], gamma=golden.hyper['gamma'])
+    hyper = dict(tau=golden.hyper['temp'], non_target_weight=golden.hyper['gamma'])
     loss = MODELS.build(dict(type='kdtoolbox.NKDLoss', **hyper))
     terms = loss(student, golden.inputs['teacher'], golden.inputs['labels'])
     assert_golden(sum(terms.values()), [student], golden)
 
 
-def test_closed_form_inputs() -> None:
+def test_value_for_closed_form_inputs() -> None:
     logits = STUDENT.double(), TEACHER.double(), torch.tensor([0, 1, 2, 3, 4, 0])
     assert sum(NKDLoss()(*logits).values()).item() == pytest.approx(2.6844203, rel=1e-7)
 
 
 def naive(student: Tensor, teacher: Tensor, tau: float) -> dict[str, Tensor]:
-    target, others = torch.zeros(2, dtype=torch.float64)
+    target, non_target = torch.zeros(2, dtype=torch.float64)
     for s, t, label in zip(student, teacher, LABELS.tolist(), strict=True):
         if label == IGNORED:
             continue
@@ -51,14 +44,14 @@ def naive(student: Tensor, teacher: Tensor, tau: float) -> dict[str, Tensor]:
             [(x[k] / tau).exp() / sum((x[j] / tau).exp() for j in rest) for k in rest]
             for x in (s, t)
         )
-        for mine, theirs in zip(p, q, strict=True):
-            others = others - tau**2 * theirs * mine.log() / 5
-    return {'target': target, 'others': others}
+        for a, b in zip(p, q, strict=True):
+            non_target = non_target - tau**2 * b * a.log() / 5
+    return {'target': target, 'non_target': non_target}
 
 
-@pytest.mark.parametrize('name', ['target', 'others'])
+@pytest.mark.parametrize('name', ['target', 'non_target'])
 @pytest.mark.parametrize('tau', [1.0, 3.0])
-def test_naive_loops(name: str, tau: float) -> None:
+def test_matches_naive_loops(name: str, tau: float) -> None:
     student, teacher = STUDENT.double().requires_grad_(), TEACHER.double()
     reference = student.detach().clone().requires_grad_()
     value = nkd_terms(student, teacher, LABELS, tau)[name]
@@ -69,7 +62,7 @@ def test_naive_loops(name: str, tau: float) -> None:
     torch.testing.assert_close(student.grad, reference.grad, rtol=1e-8, atol=1e-12)
 
 
-def test_pixels_of_maps_are_rows() -> None:
+def test_pixels_of_maps_are_treated_as_rows() -> None:
     rows = [maps.movedim(1, -1).reshape(-1, 4) for maps in MAPS]
     terms = nkd_terms(*MAPS, data_samples=samples_of(PIXELS))
     torch.testing.assert_close(
@@ -77,12 +70,12 @@ def test_pixels_of_maps_are_rows() -> None:
     )
 
 
-def test_the_other_of_two_classes_has_nothing_to_tell() -> None:
+def test_non_target_term_is_zero_with_two_classes() -> None:
     labels = LABELS.clamp(max=1)
-    assert nkd_terms(STUDENT[:, :2], TEACHER[:, :2], labels)['others'] == 0
+    assert nkd_terms(STUDENT[:, :2], TEACHER[:, :2], labels)['non_target'] == 0
 
 
-def test_a_batch_of_ignored_rows_gives_zero() -> None:
+def test_batch_of_ignored_rows_gives_zero() -> None:
     student = STUDENT.clone().requires_grad_()
     value = sum(nkd_terms(student, TEACHER, torch.full((6,), IGNORED)).values())
     value.backward()
@@ -90,14 +83,14 @@ def test_a_batch_of_ignored_rows_gives_zero() -> None:
     assert not student.grad.any()
 
 
-def test_contract() -> None:
+def test_keeps_the_loss_contract() -> None:
     loss = NKDLoss(tau=2.0, loss_weight=3.0)
     samples = samples_of(PIXELS)
     # A cross entropy is not 0 for equal logits.
     check_loss(loss, *MAPS, zero_at_equality=False, data_samples=samples)
 
 
-def test_refusals() -> None:
+def test_invalid_inputs_raise() -> None:
     with pytest.raises(ValueError, match='NKDLoss reads true .*gt_sem_seg.*roi.labels'):
         nkd_terms(STUDENT, TEACHER)
     with pytest.raises(ValueError, match='NKDLoss reads true classes'):

@@ -1,10 +1,10 @@
 import math
 from collections import Counter
-from types import SimpleNamespace
 
 import pytest
 import torch
 from golden import waves
+from pixels import samples_of
 from torch import Tensor
 
 from kdtoolbox.losses.logits.kd import kd_loss
@@ -15,20 +15,12 @@ STUDENT = waves((2, 3, 5, 4), 0.37, 0.11)
 TEACHER = 1.3 * waves((2, 3, 5, 4), 0.23, 0.17, 0.4)
 LABELS = (torch.arange(40) // 7 % 3).reshape(2, 5, 4)
 HOLES = LABELS.clone()
-# One window of a 2 x 2 grid holds no other pixels: rows of five are cut as 0-2, 2-4.
+# A 2 x 2 grid cuts 5 rows into 0-2 and 2-4: the first window is ignored entirely.
 HOLES[0, :3, :2], HOLES[1, 4, 3] = 255, 255
 
 
-def samples_of(labels: Tensor) -> list:
-    """Images with the labels (N, H, W)."""
-    return [
-        SimpleNamespace(gt_sem_seg=SimpleNamespace(data=label[None]))
-        for label in labels
-    ]
-
-
 def cut(size: int, grid: int) -> list[range]:
-    """The rows or columns of each window; neighbours share one that does not fit."""
+    """Return the rows or columns of each window; neighbours may share one."""
     return [range(i * size // grid, -(-(i + 1) * size // grid)) for i in range(grid)]
 
 
@@ -42,14 +34,14 @@ def naive(student: Tensor, teacher: Tensor, labels: Tensor, tau: float) -> Tenso
                 pixels = [(y, x) for y in rows for x in columns if image[y, x] != 255]
                 if not pixels:
                     continue
-                mine, theirs = (
+                student_mean, teacher_mean = (
                     torch.stack([m[:, y, x] for y, x in pixels]).mean(0) for m in (s, t)
                 )
                 counts = Counter(int(image[y, x]) for y, x in pixels)
                 label = min(counts, key=lambda k: (-counts[k], k))
-                right = int(theirs.argmax()) == label
+                right = int(teacher_mean.argmax()) == label
                 whole = right if whole is None else whole
-                p, q = ((x / tau).softmax(0) for x in (mine, theirs))
+                p, q = ((x / tau).softmax(0) for x in (student_mean, teacher_mean))
                 weight = 1 if right == whole else 2
                 values.append(weight * tau**2 * (q * (q / p).log()).sum())
     return torch.stack(values).sum() / len(values)
@@ -57,7 +49,7 @@ def naive(student: Tensor, teacher: Tensor, labels: Tensor, tau: float) -> Tenso
 
 @pytest.mark.parametrize('labels', [LABELS, HOLES], ids=['all', 'holes'])
 @pytest.mark.parametrize('tau', [1.0, 4.0])
-def test_naive_loops(labels: Tensor, tau: float) -> None:
+def test_matches_naive_loops(labels: Tensor, tau: float) -> None:
     student, teacher = STUDENT.double().requires_grad_(), TEACHER.double()
     reference = student.detach().clone().requires_grad_()
     value = sdd_loss(student, teacher, samples_of(labels), (1, 2, 3), tau)
@@ -68,11 +60,11 @@ def test_naive_loops(labels: Tensor, tau: float) -> None:
     torch.testing.assert_close(student.grad, reference.grad, rtol=1e-8, atol=1e-12)
 
 
-def test_only_windows_of_another_verdict_count_twice() -> None:
+def test_windows_where_local_and_global_disagree_count_twice() -> None:
     student, teacher = torch.zeros(1, 2, 2, 2), torch.zeros(1, 2, 2, 2)
     teacher[0, 0], teacher[0, 0, 0, 0] = 1.0, -5.0
     labels = torch.zeros(1, 2, 2, dtype=torch.long)
-    # Right about three windows of four, and wrong about the mean of all.
+    # The teacher is right about three of four windows and wrong about the whole map.
     rows = teacher[0].flatten(1).T
     plain = [kd_loss(torch.zeros(1, 2), row[None]) for row in (*rows, rows.mean(0))]
     value = sdd_loss(student, teacher, samples_of(labels), (1, 2), 1.0)
@@ -90,7 +82,7 @@ def test_ignored_pixels_do_not_count() -> None:
     assert torch.equal(student.grad.abs().sum(1) > 0, HOLES != 255)
 
 
-def test_a_batch_of_ignored_pixels_gives_zero() -> None:
+def test_batch_of_ignored_pixels_gives_zero() -> None:
     student = STUDENT.clone().requires_grad_()
     value = sdd_loss(student, TEACHER, samples_of(torch.full_like(LABELS, 255)))
     value.backward()
@@ -99,12 +91,12 @@ def test_a_batch_of_ignored_pixels_gives_zero() -> None:
 
 
 @pytest.mark.parametrize('labels', [LABELS, HOLES], ids=['all', 'holes'])
-def test_contract(labels: Tensor) -> None:
+def test_keeps_the_loss_contract(labels: Tensor) -> None:
     loss = SDDLoss(grids=[1, 2], loss_weight=3.0)
     check_loss(loss, STUDENT, TEACHER, data_samples=samples_of(labels))
 
 
-def test_refusals() -> None:
+def test_invalid_inputs_raise() -> None:
     with pytest.raises(ValueError, match=r'expected logits as maps .* \(2, 3\)'):
         sdd_loss(STUDENT[..., 0, 0], TEACHER[..., 0, 0], samples_of(LABELS))
     with pytest.raises(ValueError, match='differ in shape.*ResizeConnector'):

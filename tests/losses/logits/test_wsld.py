@@ -4,9 +4,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from golden import assert_golden, load_golden, waves
+from pixels import samples_of
 from torch import Tensor
 
-from kdtoolbox.losses.logits.class_logits import IGNORED
+from kdtoolbox.losses.logits.pixel_labels import IGNORED
 from kdtoolbox.losses.logits.wsld import WSLDLoss, wsld_loss
 from kdtoolbox.registry import MODELS
 from kdtoolbox.testing import check_loss
@@ -17,16 +18,8 @@ MAPS = waves((2, 4, 3, 2), 0.37, 0.11), 1.3 * waves((2, 4, 3, 2), 0.23, 0.17, 0.
 PIXELS = torch.tensor([[[0, 1], [255, 3], [2, 0]], [[3, 3], [1, 255], [0, 2]]])
 
 
-def samples_of(labels: Tensor) -> list:
-    """Images with the labels (N, H, W)."""
-    return [
-        SimpleNamespace(gt_sem_seg=SimpleNamespace(data=label[None]))
-        for label in labels
-    ]
-
-
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
-def test_golden(dtype: torch.dtype) -> None:
+def test_matches_golden_values(dtype: torch.dtype) -> None:
     golden = load_golden('wsld', 'tau2', dtype)
     student = golden.inputs['student'].requires_grad_()
     loss = MODELS.build(dict(type='kdtoolbox.WSLDLoss', tau=golden.hyper['tau']))
@@ -34,7 +27,7 @@ def test_golden(dtype: torch.dtype) -> None:
     assert_golden(value, [student], golden)
 
 
-def test_closed_form_inputs() -> None:
+def test_value_for_closed_form_inputs() -> None:
     logits = STUDENT.double(), TEACHER.double(), torch.tensor([0, 1, 2, 3, 4, 0])
     value = WSLDLoss(loss_weight=2.5)(*logits)
     assert value.item() == pytest.approx(10.584203, rel=1e-7)
@@ -45,8 +38,8 @@ def naive(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
     for s, t, label in zip(student, teacher, LABELS.tolist(), strict=True):
         if label == IGNORED:
             continue
-        mine, theirs = ((x.exp().sum().log() - x[label]).item() for x in (s, t))
-        weight = 1 - math.exp(-mine / (theirs + 1e-7))
+        errors = [(x.exp().sum().log() - x[label]).item() for x in (s, t)]
+        weight = 1 - math.exp(-errors[0] / (errors[1] + 1e-7))
         p, q = ((x / tau).exp() / (x / tau).exp().sum() for x in (s, t))
         for k in range(5):
             total = total - weight * tau**2 * q[k] * p[k].log() / 5
@@ -54,7 +47,7 @@ def naive(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
 
 
 @pytest.mark.parametrize('tau', [1.0, 3.0])
-def test_naive_loops(tau: float) -> None:
+def test_matches_naive_loops(tau: float) -> None:
     student, teacher = STUDENT.double().requires_grad_(), TEACHER.double()
     reference = student.detach().clone().requires_grad_()
     value = wsld_loss(student, teacher, LABELS, tau)
@@ -65,7 +58,7 @@ def test_naive_loops(tau: float) -> None:
     torch.testing.assert_close(student.grad, reference.grad, rtol=1e-8, atol=1e-12)
 
 
-def test_pixels_of_maps_are_rows() -> None:
+def test_pixels_of_maps_are_treated_as_rows() -> None:
     rows = [maps.movedim(1, -1).reshape(-1, 4) for maps in MAPS]
     value = wsld_loss(*MAPS, data_samples=samples_of(PIXELS))
     torch.testing.assert_close(
@@ -73,13 +66,13 @@ def test_pixels_of_maps_are_rows() -> None:
     )
 
 
-def test_a_row_that_the_student_knows_counts_little() -> None:
+def test_row_the_student_predicts_well_gets_a_small_weight() -> None:
     student, teacher = torch.tensor([[4.0, 0.0, 0.0]]), torch.zeros(1, 3)
-    sure, unsure = (wsld_loss(student, teacher, torch.tensor([y])) for y in (0, 1))
-    assert sure < 0.1 * unsure
+    right, wrong = (wsld_loss(student, teacher, torch.tensor([y])) for y in (0, 1))
+    assert right < 0.1 * wrong
 
 
-def test_what_the_teacher_is_certain_of_counts_in_full() -> None:
+def test_row_the_teacher_is_certain_of_gets_full_weight() -> None:
     student, label = torch.tensor([[4.0, 0.0, 0.0]]), torch.tensor([1])
     value = wsld_loss(student, torch.tensor([[0.0, 300.0, 0.0]]), label)
     p = (student / 2).softmax(1)[0, 1]
@@ -92,7 +85,7 @@ def test_equal_logits_give_no_gradient() -> None:
     assert student.grad.abs().max() < 1e-15
 
 
-def test_a_batch_of_ignored_rows_gives_zero() -> None:
+def test_batch_of_ignored_rows_gives_zero() -> None:
     student = STUDENT.clone().requires_grad_()
     value = wsld_loss(student, TEACHER, torch.full((6,), IGNORED))
     value.backward()
@@ -100,14 +93,14 @@ def test_a_batch_of_ignored_rows_gives_zero() -> None:
     assert not student.grad.any()
 
 
-def test_contract() -> None:
+def test_keeps_the_loss_contract() -> None:
     loss = WSLDLoss(tau=3.0, loss_weight=2.5)
     # The weights are detached, and a cross entropy is not 0 for equal logits.
     off = dict(zero_at_equality=False, gradcheck=False)
     check_loss(loss, *MAPS, **off, data_samples=samples_of(PIXELS))
 
 
-def test_refusals() -> None:
+def test_invalid_inputs_raise() -> None:
     with pytest.raises(ValueError, match='WSLDLoss reads true .*roi.labels'):
         wsld_loss(STUDENT, TEACHER)
     with pytest.raises(ValueError, match='WSLDLoss reads true classes'):

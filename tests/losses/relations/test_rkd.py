@@ -19,7 +19,7 @@ def build(**changes: Any) -> Any:
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
 @pytest.mark.parametrize('case', ['embeddings_2d', 'mmrazor_l2norm'])
-def test_golden(case: str, dtype: torch.dtype) -> None:
+def test_matches_golden_values(case: str, dtype: torch.dtype) -> None:
     golden = load_golden('rkd', case, dtype)
     student, hyper = golden.inputs['student'].requires_grad_(), golden.hyper
     weights = dict(distance_weight=hyper['w_dist'], angle_weight=hyper['w_angle'])
@@ -35,7 +35,9 @@ def test_golden(case: str, dtype: torch.dtype) -> None:
     ('normalize', 'distance', 'angle'),
     [(True, 0.1266744, 0.1434894), (False, 0.0973613, 0.1606215)],
 )
-def test_closed_form_inputs(normalize: bool, distance: float, angle: float) -> None:
+def test_value_for_closed_form_inputs(
+    normalize: bool, distance: float, angle: float
+) -> None:
     pair = waves((6, 8), 0.31, 0.13).double(), waves((6, 8), 0.19, 0.29, 0.7).double()
     weights = dict(distance_weight=1.0, angle_weight=1.0)
     terms = build(normalize=normalize, **weights)(*pair)
@@ -48,7 +50,7 @@ def smooth(a: Tensor, b: Tensor) -> Tensor:
     return error - 0.5 if error > 1 else error**2 / 2
 
 
-def naive(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+def naive(student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
     count, pair = range(len(student)), (student, teacher)
     norms = [
         {(i, j): sum((x[i] - x[j]) ** 2) ** 0.5 for i in count for j in count if i != j}
@@ -70,33 +72,31 @@ def naive(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
                         for x, norm in zip(pair, norms, strict=True)
                     ]
                     angle = angle + smooth(*cosines)
-    return distance / len(student) ** 2, angle / len(student) ** 3
+    size = len(student)
+    return dict(distance=distance / size**2, angle=angle / size**3)
 
 
-def test_naive_loops() -> None:
+def test_matches_naive_loops() -> None:
     results = []
     for compute in (rkd_terms, naive):
         student = ROWS[0].double().requires_grad_()
         terms = compute(student, ROWS[1].double())
-        # Both in one gradient, weighed differently.
-        (terms[0] + 3 * terms[1]).backward()
-        results.append([*terms, student.grad])
-    for found, expected in zip(*results, strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+        # Both terms in one gradient, with different weights.
+        (terms['distance'] + 3 * terms['angle']).backward()
+        results.append(terms | dict(gradient=student.grad))
+    torch.testing.assert_close(*results, rtol=1e-9, atol=1e-12)
 
 
-def test_rotations_shifts_and_the_scale_of_all_change_nothing() -> None:
+def test_rotation_shift_and_common_scale_do_not_change_the_loss() -> None:
     student, teacher = (rows.double() for rows in ROWS)
     rotation, _ = torch.linalg.qr(waves((4, 4), 0.7, 0.3).double())
     moved = 3 * student @ rotation + waves((4,), 0.9, 0.1)
-    for found, expected in zip(
-        rkd_terms(moved, teacher), rkd_terms(student, teacher), strict=True
-    ):
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
+    expected = rkd_terms(student, teacher)
+    torch.testing.assert_close(rkd_terms(moved, teacher), expected, rtol=1e-9, atol=0)
 
 
 @pytest.mark.parametrize('rows', [ROWS[0][:0], ROWS[0][:1], ROWS[0][:1].expand(5, -1)])
-def test_without_two_different_rows_value_and_gradient_stay_finite(
+def test_fewer_than_two_different_rows_give_no_gradient(
     rows: Tensor,
 ) -> None:
     student = rows.clone().requires_grad_()
@@ -104,7 +104,7 @@ def test_without_two_different_rows_value_and_gradient_stay_finite(
     assert not student.grad.any()
 
 
-def test_of_many_rows_those_at_even_distances_count() -> None:
+def test_only_max_rows_evenly_spaced_rows_count() -> None:
     many = waves((9, 4), 0.31, 0.13), waves((9, 3), 0.19, 0.29, 0.7)
     terms = build(max_rows=3)(*many)
     expected = build()(*(rows[[0, 4, 8]] for rows in many))
@@ -113,10 +113,10 @@ def test_of_many_rows_those_at_even_distances_count() -> None:
 
 
 @pytest.mark.parametrize('pair', [ROWS, MAPS])
-def test_contract(pair: tuple) -> None:
+def test_keeps_the_loss_contract(pair: tuple) -> None:
     check_loss(build(grid=2), *pair)
 
 
-def test_refusals() -> None:
-    with pytest.raises(ValueError, match='not as many'):
+def test_invalid_inputs_raise() -> None:
+    with pytest.raises(ValueError, match='different numbers of samples'):
         build()(ROWS[0], ROWS[1][:3])

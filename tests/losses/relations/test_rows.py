@@ -22,22 +22,25 @@ def test_without_a_grid_each_image_is_a_row() -> None:
     torch.testing.assert_close(rows, MAPS.reshape(2, -1), rtol=0, atol=0)
 
 
-def test_rows_stay_what_they_are() -> None:
+def test_rows_are_returned_unchanged() -> None:
     rows, _ = read_rows(MAPS[:, :, 0, 0].float(), MAPS[:, :, 1, 1].half(), grid=4)
     torch.testing.assert_close(rows, MAPS[:, :, 0, 0].float(), rtol=0, atol=0)
 
 
-def test_maps_of_other_sizes_and_widths_give_as_many_rows() -> None:
-    student, teacher = read_rows(MAPS[..., :1, :1], MAPS[:, :2], grid=3)
+def test_maps_of_other_sizes_and_channels_give_the_same_number_of_rows() -> None:
+    maps = MAPS[:, :2].clone().requires_grad_()
+    student, teacher = read_rows(MAPS[..., :1, :1], maps, grid=3)
     assert student.shape == (18, 3)
     assert teacher.shape == (18, 2)
     assert not teacher.requires_grad
 
 
-def test_refusals() -> None:
+def test_invalid_inputs_raise() -> None:
     with pytest.raises(ValueError, match=r'rows .* or maps .* got student \(3, 8, 6\)'):
         read_rows(MAPS[0], MAPS[0], 4)
     with pytest.raises(ValueError, match=r'on both sides, got .*teacher \(2, 3\)'):
         read_rows(MAPS, MAPS[:, :, 0, 0], 4)
-    with pytest.raises(ValueError, match=r'\(1, 3, 8, 6\) are not as many.*RoIDist'):
+    with pytest.raises(
+        ValueError, match=r'\(1, 3, 8, 6\) have different numbers .*RoIDist'
+    ):
         read_rows(MAPS, MAPS[:1], 4)

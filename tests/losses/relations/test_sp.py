@@ -14,7 +14,7 @@ ROWS = waves((6, 4), 0.31, 0.13), waves((6, 3), 0.19, 0.29, 0.7)
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
 @pytest.mark.parametrize('case', ['n4', 'two_layers'])
-def test_golden(case: str, dtype: torch.dtype) -> None:
+def test_matches_golden_values(case: str, dtype: torch.dtype) -> None:
     golden = load_golden('sp', case, dtype)
     students = [level.requires_grad_() for level in golden.inputs['student']]
     loss = MODELS.build(dict(type='kdtoolbox.SPLoss', grid=None, loss_weight=1.0))
@@ -22,7 +22,7 @@ def test_golden(case: str, dtype: torch.dtype) -> None:
     assert_golden(torch.stack(levels).sum(), students, golden)
 
 
-def test_closed_form_inputs() -> None:
+def test_value_for_closed_form_inputs() -> None:
     value = float(similarity_distance(STUDENT.double(), TEACHER.double()))
     assert value == pytest.approx(0.7313864, rel=1e-6)
 
@@ -33,7 +33,7 @@ def naive_similarities(rows: Tensor) -> list[Tensor]:
     return [v / n for line, n in zip(similar, norms, strict=True) for v in line]
 
 
-def test_naive_loops() -> None:
+def test_matches_naive_loops() -> None:
     student, teacher = ROWS[0].double().requires_grad_(), ROWS[1].double()
     reference = student.detach().clone().requires_grad_()
     pairs = zip(*map(naive_similarities, (reference, teacher)), strict=True)
@@ -45,7 +45,7 @@ def test_naive_loops() -> None:
     torch.testing.assert_close(student.grad, reference.grad, rtol=1e-8, atol=1e-12)
 
 
-def test_rotations_and_the_scale_of_all_change_nothing() -> None:
+def test_rotation_and_common_scale_do_not_change_the_loss() -> None:
     student, teacher = (rows.double() for rows in ROWS)
     rotation, _ = torch.linalg.qr(waves((4, 4), 0.7, 0.3).double())
     value = similarity_distance(3 * student @ rotation, teacher)
@@ -63,10 +63,10 @@ def test_too_few_rows_give_zero(count: int) -> None:
 
 
 @pytest.mark.parametrize('pair', [ROWS, (STUDENT[..., :3], TEACHER[..., :3])])
-def test_contract(pair: tuple) -> None:
+def test_keeps_the_loss_contract(pair: tuple) -> None:
     check_loss(SPLoss(grid=2), *pair)
 
 
-def test_refusals() -> None:
-    with pytest.raises(ValueError, match='not as many'):
+def test_invalid_inputs_raise() -> None:
+    with pytest.raises(ValueError, match='different numbers of samples'):
         similarity_distance(STUDENT, TEACHER[:1])

@@ -4,10 +4,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from golden import waves
+from pixels import samples_of
 from torch import Tensor
 
 from kdtoolbox.losses.features.cwd import channel_wise_divergence
-from kdtoolbox.losses.logits.class_logits import IGNORED
+from kdtoolbox.losses.logits.pixel_labels import IGNORED
 from kdtoolbox.losses.segmentation.bpkd import BPKDLoss, bpkd_terms, edge_shares
 from kdtoolbox.testing import check_loss
 
@@ -22,16 +23,8 @@ HOLES = LABELS.clone()
 HOLES[0, :2, :3], HOLES[1, 4, 6], HOLES[1, 1, 7] = 255, 255, 255
 
 
-def samples_of(labels: Tensor) -> list:
-    """Images with the labels (N, H, W)."""
-    return [
-        SimpleNamespace(gt_sem_seg=SimpleNamespace(data=label[None]))
-        for label in labels
-    ]
-
-
 def naive_shares(labels: Tensor, radius: int) -> Tensor:
-    """The shares of a 4 x 5 map, pixel by pixel; an independent erosion."""
+    """Compute the shares of a 4 x 5 map pixel by pixel, with a separate erosion."""
     height, width = labels.shape[1:]
     shares, counts = torch.zeros(2, len(labels), 3, 4, 5, dtype=torch.float64)
     for n, image in enumerate(labels.tolist()):
@@ -50,7 +43,7 @@ def naive_shares(labels: Tensor, radius: int) -> Tensor:
 
 
 def naive(student: Tensor, teacher: Tensor, labels: Tensor, tau: float) -> list[Tensor]:
-    """Body and edge, image by image and class by class."""
+    """Compute body and edge image by image and class by class."""
     shares = naive_shares(labels, radius=2)
     body, edge = torch.zeros(2, dtype=torch.float64)
     for n, nearest in enumerate(labels[:, ::2, ::3]):
@@ -75,9 +68,9 @@ def naive(student: Tensor, teacher: Tensor, labels: Tensor, tau: float) -> list[
 
 @pytest.mark.parametrize('labels', [LABELS, HOLES], ids=['all', 'holes'])
 @pytest.mark.parametrize('radius', [1, 3])
-def test_shares_are_a_dilation_without_the_erosion(labels: Tensor, radius: int) -> None:
+def test_shares_are_the_dilation_minus_the_erosion(labels: Tensor, radius: int) -> None:
     shares = edge_shares(labels.where(labels != 255, IGNORED), 3, (4, 5), radius)
-    # The mean of a cell's 6 pixels, over the mean of those that count, in float32.
+    # float32 rounding of the mean over 6 pixels, divided by the mean of valid pixels.
     atol = 8 * torch.finfo(torch.float32).eps
     expected = naive_shares(labels, radius)
     torch.testing.assert_close(shares.double(), expected, rtol=0, atol=atol)
@@ -85,7 +78,7 @@ def test_shares_are_a_dilation_without_the_erosion(labels: Tensor, radius: int) 
 
 @pytest.mark.parametrize('labels', [LABELS, HOLES], ids=['all', 'holes'])
 @pytest.mark.parametrize('index', [0, 1], ids=['body', 'edge'])
-def test_naive_loops(labels: Tensor, index: int) -> None:
+def test_matches_naive_loops(labels: Tensor, index: int) -> None:
     student, teacher = STUDENT.double().requires_grad_(), TEACHER.double()
     reference = student.detach().clone().requires_grad_()
     terms = bpkd_terms(student, teacher, samples_of(labels), tau=3.0, radius=2)
@@ -98,7 +91,7 @@ def test_naive_loops(labels: Tensor, index: int) -> None:
     torch.testing.assert_close(student.grad, reference.grad, rtol=1e-5, atol=1e-8)
 
 
-def test_weights() -> None:
+def test_weights_multiply_their_terms() -> None:
     inputs = STUDENT, TEACHER, samples_of(LABELS)
     terms = bpkd_terms(*inputs)
     weighted = BPKDLoss(loss_weight=0.5)(*inputs)
@@ -106,7 +99,7 @@ def test_weights() -> None:
     torch.testing.assert_close(weighted['edge'], 50 * terms['edge'])
 
 
-def test_without_edges_it_is_cwd() -> None:
+def test_equals_cwd_without_edges() -> None:
     terms = bpkd_terms(STUDENT, TEACHER, samples_of(torch.zeros_like(LABELS)))
     assert terms['edge'] == 0
     assert terms['body'] == channel_wise_divergence(STUDENT, TEACHER, tau=4.0)
@@ -123,7 +116,7 @@ def test_ignored_pixels_do_not_count() -> None:
     assert torch.equal(student.grad.abs().sum(1) > 0, nearest != 255)
 
 
-def test_a_batch_of_ignored_pixels_gives_zero() -> None:
+def test_batch_of_ignored_pixels_gives_zero() -> None:
     student = STUDENT.clone().requires_grad_()
     value = sum(
         bpkd_terms(student, TEACHER, samples_of(torch.full_like(LABELS, 255))).values()
@@ -134,12 +127,12 @@ def test_a_batch_of_ignored_pixels_gives_zero() -> None:
 
 
 @pytest.mark.parametrize('labels', [LABELS, HOLES], ids=['all', 'holes'])
-def test_contract(labels: Tensor) -> None:
+def test_keeps_the_loss_contract(labels: Tensor) -> None:
     loss = BPKDLoss(radius=1, loss_weight=0.1)
     check_loss(loss, STUDENT, TEACHER, data_samples=samples_of(labels))
 
 
-def test_refusals() -> None:
+def test_invalid_inputs_raise() -> None:
     with pytest.raises(ValueError, match=r'expected logits as maps .* \(2, 3\)'):
         bpkd_terms(STUDENT[..., 0, 0], TEACHER[..., 0, 0], samples_of(LABELS))
     with pytest.raises(ValueError, match='differ in shape.*ResizeConnector'):

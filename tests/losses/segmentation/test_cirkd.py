@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 import torch
 from golden import assert_golden, load_golden, waves
+from pixels import samples_of
 from torch import Tensor
 from torch.nn import functional
 
-from kdtoolbox.losses.logits.class_logits import pixel_labels
+from kdtoolbox.losses.logits.pixel_labels import pixel_labels
 from kdtoolbox.losses.segmentation.cirkd import cross_image_divergence
 from kdtoolbox.losses.segmentation.cirkd_memory import memory_divergence
 from kdtoolbox.losses.segmentation.class_queue import ClassQueue
@@ -19,11 +20,6 @@ STUDENT = waves((2, 4, 6, 5), 0.37, 0.11)
 TEACHER = 1.3 * waves((2, 3, 6, 5), 0.23, 0.17, 0.4)
 LABELS = (torch.arange(60) // 4 % 4).reshape(2, 6, 5)
 LABELS[0, 1:3, 1:], LABELS[1, :, 2], LABELS[0, 5] = 255, 255, 255
-
-
-def samples_of(labels: Tensor) -> list:
-    """Images with the labels (N, H, W)."""
-    return [SimpleNamespace(gt_sem_seg=SimpleNamespace(data=x[None])) for x in labels]
 
 
 def mini_batch(**changes: Any) -> Any:
@@ -39,7 +35,7 @@ def memory(**changes: Any) -> Any:
 
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
-def test_golden_mini_batch(dtype: torch.dtype) -> None:
+def test_mini_batch_matches_golden_values(dtype: torch.dtype) -> None:
     golden = load_golden('cirkd', 'mini_batch', dtype)
     student = golden.inputs['student'].requires_grad_()
     loss = mini_batch(pool_size=1)(student, golden.inputs['teacher'])
@@ -47,14 +43,16 @@ def test_golden_mini_batch(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
-def test_golden_memory(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_matches_golden_values(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     golden = load_golden('cirkd', 'memory', dtype)
     student, inputs = golden.inputs['student'].requires_grad_(), golden.inputs
     loss = memory(num_classes=4, student_channels=6, teacher_channels=8).to(dtype)
     weights = golden.params.items()
     weights = {k.removeprefix('project_head.'): v for k, v in weights}
     loss.project.load_state_dict(weights, strict=False)
-    # The queues are those that the authors' code, with its faults, has left.
+    # Use the queue contents of the authors' code, including its faults.
     monkeypatch.setattr(loss, 'remember', lambda *args: None)
     for queue, name in ((loss.pixels, 'pixel'), (loss.regions, 'region')):
         keys = golden.outputs[f'{name}_queue_after'][:, inputs[f'{name}_index']]
@@ -66,7 +64,7 @@ def test_golden_memory(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> N
     assert_golden(sum(terms.values()), [student], golden)
 
 
-def test_golden_regions_are_remembered_image_by_image() -> None:
+def test_stored_regions_match_golden_values() -> None:
     golden = load_golden('cirkd', 'memory')
     sizes = dict(num_classes=4, student_channels=6, teacher_channels=8, region_slots=8)
     loss = memory(**sizes).double()
@@ -78,7 +76,7 @@ def test_golden_regions_are_remembered_image_by_image() -> None:
 
 
 def naive_mini_batch(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-    """One pair of images and one position at a time, ignored ones left out."""
+    """Loop over pairs of images and valid positions."""
     rows = []
     for i, p_labels in enumerate(labels):
         for j, q_labels in enumerate(labels):
@@ -96,8 +94,8 @@ def naive_mini_batch(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor
 
 
 @pytest.mark.parametrize('labels', [LABELS, LABELS.where(LABELS != 0, 255)])
-def test_mini_batch_is_naive_loops(labels: Tensor) -> None:
-    found, loss = [], mini_batch(pool_size=1)
+def test_mini_batch_matches_naive_loops(labels: Tensor) -> None:
+    results, loss = [], mini_batch(pool_size=1)
     for compute in (
         lambda s: loss(s, TEACHER.double(), samples_of(labels)),
         lambda s: naive_mini_batch(s, TEACHER.double(), labels),
@@ -105,22 +103,22 @@ def test_mini_batch_is_naive_loops(labels: Tensor) -> None:
         student = STUDENT.double().requires_grad_()
         value = compute(student)
         value.backward()
-        found.append((value.detach(), student.grad))
-    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-12)
-    assert torch.equal(found[0][1].abs().sum(1) > 0, labels != 255)
+        results.append((value.detach(), student.grad))
+    torch.testing.assert_close(*results, rtol=1e-9, atol=1e-12)
+    assert torch.equal(results[0][1].abs().sum(1) > 0, labels != 255)
 
 
-def test_squares_are_averages_of_what_counts() -> None:
+def test_pooled_squares_are_averages_of_valid_pixels() -> None:
     labels = torch.zeros(1, 5, 5, dtype=torch.long)
     labels[0, :3, :2] = 255
     maps = [x[:1, :, :5].double() for x in (STUDENT, TEACHER)]
     pooled, valid = [], []
     for y in (0, 2, 4):
         for x in (0, 2, 4):
-            counts = (labels[0, y : y + 2, x : x + 2] != 255).flatten()
-            valid.append(counts.any())
+            mask = (labels[0, y : y + 2, x : x + 2] != 255).flatten()
+            valid.append(mask.any())
             squares = [m[0, :, y : y + 2, x : x + 2].flatten(1) for m in maps]
-            cells = [square[:, counts] for square in squares]
+            cells = [square[:, mask] for square in squares]
             pooled.append([c.sum(1) / max(c.shape[1], 1) for c in cells])
     student, teacher = (torch.stack(x, 1)[None] for x in zip(*pooled, strict=True))
     expected = cross_image_divergence(student, teacher, torch.stack(valid)[None])
@@ -129,7 +127,7 @@ def test_squares_are_averages_of_what_counts() -> None:
     torch.testing.assert_close(value, expected)
 
 
-def test_memory_is_naive_loops() -> None:
+def test_memory_matches_naive_loops() -> None:
     student, teacher = (x.movedim(1, -1)[0, 0].double() for x in (STUDENT, TEACHER))
     student, keys = student[:, :3], functional.normalize(waves((7, 3), 0.7, 0.3), dim=1)
     valid = torch.tensor([True, False, True, True, False])
@@ -144,7 +142,7 @@ def test_memory_is_naive_loops() -> None:
     torch.testing.assert_close(value, total, rtol=1e-6, atol=0)
 
 
-def test_queues_hold_pixels_and_means_of_their_class_alone() -> None:
+def test_queues_store_only_pixels_and_means_of_their_class() -> None:
     loss = memory().double()
     blank = loss.pixels.keys.clone(), loss.regions.keys.clone()
     rows = functional.normalize(TEACHER.double(), dim=1).movedim(1, -1)
@@ -161,12 +159,12 @@ def test_queues_hold_pixels_and_means_of_their_class_alone() -> None:
         torch.testing.assert_close(loss.regions.keys[k, :count], torch.stack(means))
         assert torch.equal(loss.pixels.keys[k, end:], blank[0][k, end:])
         assert torch.equal(loss.regions.keys[k, count:], blank[1][k, count:])
-    # The class that no image shows.
+    # Class 4 is in no image.
     assert torch.equal(loss.pixels.keys[4], blank[0][4])
     assert torch.equal(loss.regions.keys[4], blank[1][4])
 
 
-def test_an_image_adds_16_random_pixels_of_a_class() -> None:
+def test_image_adds_16_random_pixels_per_class() -> None:
     other = memory(pixel_slots=16).double()
     same = torch.zeros_like(LABELS)[:1]
     other.remember(TEACHER[:1].double(), same)
@@ -177,7 +175,7 @@ def test_an_image_adds_16_random_pixels_of_a_class() -> None:
     assert torch.equal(other.pixels.keys[1:], first[1:])
 
 
-def test_a_queue_overwrites_its_oldest() -> None:
+def test_queue_overwrites_its_oldest_entries() -> None:
     queue, filled = ClassQueue(2, slots=3, channels=1).double(), [[], []]
     for step, count in enumerate((2, 0, 2, 5, 1)):
         entries = torch.arange(10.0 * step, 10 * step + 10).reshape(2, 5, 1).double()
@@ -198,7 +196,7 @@ def test_a_queue_overwrites_its_oldest() -> None:
     assert len(set(places[0])) == 2
 
 
-def test_memory_resumes_and_learns_in_training_alone() -> None:
+def test_memory_is_saved_and_only_updated_in_training() -> None:
     loss = memory()
     assert loss.eval()(STUDENT, TEACHER, samples_of(LABELS))['pixel'] > 0
     assert not loss.pixels.ends.any()
@@ -212,9 +210,9 @@ def test_memory_resumes_and_learns_in_training_alone() -> None:
 
 
 @pytest.mark.parametrize('max_anchors', [7, 60])
-def test_memory_compares_pixels_that_count(max_anchors: int) -> None:
+def test_memory_compares_only_valid_pixels(max_anchors: int) -> None:
     loss = memory(max_anchors=max_anchors)
-    # A norm would mix the pixels.
+    # Batch norm would mix the pixels.
     loss.project = torch.nn.Conv2d(4, 3, 1, bias=False)
     student = STUDENT.clone().requires_grad_()
     sum(loss(student, TEACHER, samples_of(LABELS)).values()).backward()
@@ -224,7 +222,7 @@ def test_memory_compares_pixels_that_count(max_anchors: int) -> None:
 
 
 @pytest.mark.parametrize('build', [mini_batch, memory])
-def test_a_batch_of_ignored_pixels_gives_zero(build: Any) -> None:
+def test_batch_of_ignored_pixels_gives_zero(build: Any) -> None:
     student, loss = STUDENT.clone().requires_grad_(), build()
     value = loss(student, TEACHER, samples_of(torch.full_like(LABELS, 255)))
     value = sum(value.values()) if isinstance(value, dict) else value
@@ -233,15 +231,15 @@ def test_a_batch_of_ignored_pixels_gives_zero(build: Any) -> None:
     assert not student.grad.any()
 
 
-def test_contract() -> None:
+def test_keeps_the_loss_contract() -> None:
     maps, labels = (STUDENT[..., :3], TEACHER[..., :3]), samples_of(LABELS[..., :3])
     check_loss(mini_batch(), maps[0][:, :3], maps[1], data_samples=labels)
-    # In evaluation, as a batch norm in training refuses a single value per channel.
+    # In evaluation mode, because batch norm raises on one value per channel.
     loss, options = memory().eval(), dict(zero_at_equality=False, gradcheck=False)
     check_loss(loss, *maps, **options, data_samples=labels)
 
 
-def test_refusals() -> None:
+def test_invalid_inputs_raise() -> None:
     with pytest.raises(ValueError, match='differ in size; put a ResizeConnector'):
         mini_batch()(STUDENT, TEACHER[..., 1:])
     with pytest.raises(ValueError, match='set student_channels=3, teacher_channels=3'):

@@ -1,9 +1,9 @@
 from itertools import combinations
-from types import SimpleNamespace
 
 import pytest
 import torch
 from golden import TOLERANCES, assert_golden, load_golden, waves
+from pixels import samples_of
 from torch import Tensor, nn
 
 from kdtoolbox.losses.segmentation.dsd import (
@@ -18,21 +18,13 @@ from kdtoolbox.testing import check_loss
 STUDENT = waves((2, 4, 6, 5), 0.37, 0.11)
 TEACHER = 1.3 * waves((2, 4, 6, 5), 0.23, 0.17, 0.4)
 IGNORED = torch.zeros(2, 6, 5, dtype=torch.long)
-# One patch without a class, one with a pixel of some, and a border.
+# One patch is ignored entirely, one has a single valid pixel; a border is ignored.
 IGNORED[0, :2, :2], IGNORED[0, 2:4, 2:4], IGNORED[1, :, 4] = 255, 255, 255
 IGNORED[0, 3, 3] = 1
 
 
-def samples_of(labels: Tensor) -> list:
-    """Images with the labels (N, H, W)."""
-    return [
-        SimpleNamespace(gt_sem_seg=SimpleNamespace(data=label[None]))
-        for label in labels
-    ]
-
-
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
-def test_golden(dtype: torch.dtype) -> None:
+def test_matches_golden_values(dtype: torch.dtype) -> None:
     golden = load_golden('dsd', 'three_levels', dtype)
     students = [level.requires_grad_() for level in golden.inputs['student']]
     teachers = golden.inputs['teacher']
@@ -48,7 +40,7 @@ def test_golden(dtype: torch.dtype) -> None:
     assert_golden(sum(terms.values()), students, golden)
 
 
-def test_closed_form_inputs() -> None:
+def test_value_for_closed_form_inputs() -> None:
     student, teacher = STUDENT.double(), TEACHER.double()
     value = dsd_pixel_loss([student, student**2], [teacher, teacher**2])
     assert float(value) == pytest.approx(0.05862348, rel=1e-6)
@@ -75,8 +67,8 @@ def naive_pixel(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
                 for pair in combinations(attentions, 2)
             ]
         half = len(changes) // 2
-        for mine, theirs in zip(changes[:half], changes[half:], strict=True):
-            errors += [(a - b) ** 2 for a, b in zip(mine, theirs, strict=True)]
+        for pair in zip(changes[:half], changes[half:], strict=True):
+            errors += [(a - b) ** 2 for a, b in zip(*pair, strict=True)]
     return sum(errors) / len(errors)
 
 
@@ -88,9 +80,9 @@ def naive_category(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
             pooled = []
             for y in range(0, label.shape[0], 2):
                 for x in range(0, label.shape[1], 2):
-                    counts = label[y : y + 2, x : x + 2] != 255
-                    if counts.any():
-                        pooled.append(logits[:, y : y + 2, x : x + 2][:, counts])
+                    valid = label[y : y + 2, x : x + 2] != 255
+                    if valid.any():
+                        pooled.append(logits[:, y : y + 2, x : x + 2][:, valid])
             cells = torch.stack([(cell.mean(1) / 4).exp() for cell in pooled], 1)
             shares = [row / sum(row) for row in cells]
             grams.append([(a * b).sum() for a in shares for b in shares])
@@ -98,7 +90,7 @@ def naive_category(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
     return sum(errors) / len(errors)
 
 
-def test_naive_loops_of_the_pixels() -> None:
+def test_pixel_loss_matches_naive_loops() -> None:
     teachers = [TEACHER.double(), TEACHER[:, :3].double() ** 2, 1 - TEACHER.double()]
     found = []
     for compute in (dsd_pixel_loss, naive_pixel):
@@ -110,7 +102,7 @@ def test_naive_loops_of_the_pixels() -> None:
 
 
 @pytest.mark.parametrize('labels', [torch.zeros_like(IGNORED), IGNORED])
-def test_naive_loops_of_the_categories(labels: Tensor) -> None:
+def test_category_loss_matches_naive_loops(labels: Tensor) -> None:
     teacher = TEACHER.double()
     found = []
     for compute in (
@@ -125,15 +117,15 @@ def test_naive_loops_of_the_categories(labels: Tensor) -> None:
     torch.testing.assert_close(*found, rtol=1e-9, atol=1e-14)
 
 
-def test_scales_of_layers_and_shifts_of_classes_change_nothing() -> None:
-    mine, theirs = [STUDENT, STUDENT**2], [TEACHER, TEACHER**2]
-    value = dsd_pixel_loss([5 * mine[0], mine[1] / 3], theirs)
-    torch.testing.assert_close(value, dsd_pixel_loss(mine, theirs))
+def test_scales_of_layers_and_shifts_of_classes_do_not_change_the_losses() -> None:
+    student, teacher = [STUDENT, STUDENT**2], [TEACHER, TEACHER**2]
+    value = dsd_pixel_loss([5 * student[0], student[1] / 3], teacher)
+    torch.testing.assert_close(value, dsd_pixel_loss(student, teacher))
     value = dsd_category_loss(STUDENT + waves((2, 4, 1, 1), 0.7, 0.3), TEACHER)
     torch.testing.assert_close(value, dsd_category_loss(STUDENT, TEACHER))
 
 
-def test_layers_that_attend_alike_give_zero() -> None:
+def test_layers_with_equal_attention_give_zero() -> None:
     student = STUDENT.clone().requires_grad_()
     value = dsd_pixel_loss([student, 3 * student], [TEACHER, TEACHER])
     value.backward()
@@ -151,7 +143,7 @@ def test_images_of_ignored_pixels_give_zero() -> None:
 
 
 class Layers(nn.Module):
-    """The loss of three layers, of which one map holds the channels."""
+    """The loss of three layers, taken from the channels of one map."""
 
     def __init__(self, loss: DSDPixelLoss) -> None:
         super().__init__()
@@ -164,9 +156,9 @@ class Layers(nn.Module):
         return DSDPixelLoss(self.loss_weight)(*sides)
 
 
-def test_contract() -> None:
+def test_keeps_the_loss_contract() -> None:
     check_loss(Layers(DSDPixelLoss(100.0)), STUDENT, TEACHER)
-    # Heavy, because the values are small beside the absolute tolerances.
+    # A large weight, because the values are small compared to the tolerances.
     check_loss(DSDCategoryLoss(loss_weight=1e5), STUDENT, TEACHER)
     check_loss(
         DSDCategoryLoss(loss_weight=1e5),
@@ -176,7 +168,7 @@ def test_contract() -> None:
     )
 
 
-def test_refusals() -> None:
+def test_invalid_inputs_raise() -> None:
     with pytest.raises(ValueError, match=r'the wire has 1; record .*layer\[2-4\]'):
         dsd_pixel_loss([STUDENT], [TEACHER])
     with pytest.raises(ValueError, match=r'one size.*\(2, 4, 3, 5\)\].*Resize'):

@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 import torch
 from golden import waves
+from pixels import samples_of
 from torch import Tensor
 from torch.nn import functional
 
@@ -18,16 +19,9 @@ LABELS = (torch.arange(40) // 3 % 3).reshape(2, 4, 5)
 LABELS[0, 1, :3], LABELS[1, :, 4] = 255, 2
 
 
-def samples_of(labels: Tensor) -> list:
-    return [
-        SimpleNamespace(gt_sem_seg=SimpleNamespace(data=label[None]))
-        for label in labels
-    ]
-
-
 def build(**changes: Any) -> FAKDLoss:
-    sizes = dict(num_classes=4, channels=3, ramp_iters=3, strength=0.5, tau=2.0)
-    return FAKDLoss(**sizes | changes)
+    sizes = dict(num_classes=4, student_channels=3, ramp_iterations=3, strength=0.5)
+    return FAKDLoss(**sizes | dict(tau=2.0) | changes)
 
 
 def step(loss: FAKDLoss, features: Tensor, labels: Tensor = LABELS) -> Tensor:
@@ -38,7 +32,7 @@ def step(loss: FAKDLoss, features: Tensor, labels: Tensor = LABELS) -> Tensor:
 
 
 def naive(features: Tensor, weights: Tensor, strength: float) -> Tensor:
-    """The loss of the first batch: its own variances, pixel by pixel."""
+    """Compute the loss of a first batch with its own variances, pixel by pixel."""
     rows = features.movedim(1, -1)
     variances = [rows.detach()[k == LABELS].var(0, unbiased=False) for k in range(3)]
     divergences = []
@@ -55,7 +49,7 @@ def naive(features: Tensor, weights: Tensor, strength: float) -> Tensor:
 
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
-def test_naive_loops(dtype: torch.dtype) -> None:
+def test_matches_naive_loops(dtype: torch.dtype) -> None:
     loss = build().to(dtype)
     loss.steps += 2
     results = []
@@ -77,7 +71,7 @@ def test_naive_loops(dtype: torch.dtype) -> None:
         torch.testing.assert_close(found.double(), expected, rtol=0, atol=atol)
 
 
-def test_it_bounds_the_cross_entropy_of_moved_features_from_above() -> None:
+def test_surrogate_bounds_the_cross_entropy_of_noisy_features() -> None:
     weights, variances = WEIGHTS[..., 0, 0].double(), torch.rand(4, 3).double()
     noise = torch.randn(20000, 3, generator=torch.Generator().manual_seed(0)).double()
     for label in range(4):
@@ -92,24 +86,24 @@ def test_it_bounds_the_cross_entropy_of_moved_features_from_above() -> None:
         assert plain < mean < bound
 
 
-def test_the_statistics_are_those_of_all_pixels_seen() -> None:
+def test_statistics_cover_all_pixels_seen() -> None:
     loss, seen = build().double(), []
     for seed in range(3):
         features = (seed + 1) * FEATURES.double().roll(seed) + 100
-        # In one batch a class is absent, in another all pixels are ignored.
+        # One batch lacks a class, in another all pixels are ignored.
         labels = [LABELS, LABELS.where(LABELS != 1, 255), LABELS | 255][seed]
         step(loss, features, labels)
         seen.append((features.movedim(1, -1).flatten(0, 2), labels.flatten()))
     rows, labels = (torch.cat(parts) for parts in zip(*seen, strict=True))
     for k in range(3):
-        mine = rows[labels == k]
-        assert loss.counts[k] == len(mine)
-        torch.testing.assert_close(loss.means[k], mine.mean(0))
-        torch.testing.assert_close(loss.variances[k], mine.var(0, unbiased=False))
+        own = rows[labels == k]
+        assert loss.counts[k] == len(own)
+        torch.testing.assert_close(loss.means[k], own.mean(0))
+        torch.testing.assert_close(loss.variances[k], own.var(0, unbiased=False))
     assert not loss.variances[3].any()
 
 
-def test_lambda_grows_from_zero_to_its_end_and_only_in_training() -> None:
+def test_lambda_grows_to_its_final_value_only_in_training() -> None:
     loss, features = build().double(), FEATURES.double()
     plain = functional.conv2d(features, WEIGHTS.double())
     expected = kd_loss(plain, TEACHER.double(), 2.0, samples_of(LABELS))
@@ -126,7 +120,7 @@ def test_lambda_grows_from_zero_to_its_end_and_only_in_training() -> None:
     torch.testing.assert_close(step(resumed, features), values[4])
 
 
-def test_two_steps_before_a_backward_pass() -> None:
+def test_two_forward_passes_before_one_backward_pass() -> None:
     loss = build()
     loss.steps += 3
     features = FEATURES.clone().requires_grad_()
@@ -148,7 +142,7 @@ def test_ignored_pixels_get_no_gradient() -> None:
 
 
 class Wired(FAKDLoss):
-    """The loss with its classifier, which the contract gives features alone."""
+    """The loss as a function of features, with a fixed classifier."""
 
     def forward(self, student: Tensor, teacher: Tensor, data_samples: list) -> Tensor:
         weights = WEIGHTS[:3].to(student.device, self.means.dtype)
@@ -156,8 +150,8 @@ class Wired(FAKDLoss):
         return super().forward(logits, teacher, student, weights, data_samples)
 
 
-def test_contract() -> None:
-    loss = Wired(num_classes=3, channels=3, ramp_iters=1).eval()
+def test_keeps_the_loss_contract() -> None:
+    loss = Wired(num_classes=3, student_channels=3, ramp_iterations=1).eval()
     loss.steps += 1
     loss.variances += 0.3
     maps = FEATURES[..., :3, :2], TEACHER[:, :3, :3, :2]
@@ -165,13 +159,13 @@ def test_contract() -> None:
     check_loss(loss, *maps, data_samples=samples, zero_at_equality=False)
 
 
-def test_refusals() -> None:
-    with pytest.raises(ValueError, match=r'at least 1, got 0; .*ramp_iters=80000'):
-        build(ramp_iters=0)
+def test_invalid_inputs_raise() -> None:
+    with pytest.raises(ValueError, match=r'at least 1, got 0; .*ramp_iterations=80000'):
+        build(ramp_iterations=0)
     with pytest.raises(ValueError, match=r'FAKDLoss: tau .*tau=1.0'):
         build(tau=0.0)
     with pytest.raises(ValueError, match=r'\(2, 8, 4, 5\).*got .*\(2, 3, 4, 5\)'):
-        step(build(channels=8), FEATURES)
+        step(build(student_channels=8), FEATURES)
     logits = functional.conv2d(FEATURES, WEIGHTS)
     with pytest.raises(ValueError, match='FAKDLoss reads true classes'):
         build()(logits, TEACHER, FEATURES, WEIGHTS, [SimpleNamespace()])

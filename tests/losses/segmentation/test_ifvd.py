@@ -3,23 +3,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 from golden import assert_golden, load_golden, waves
+from pixels import samples_of
 from torch import Tensor
 
-from kdtoolbox.losses.logits.class_logits import IGNORED, pixel_labels
-from kdtoolbox.losses.segmentation.ifvd import IFVDLoss, class_similarity, ifvd_loss
+from kdtoolbox.losses.logits.pixel_labels import IGNORED, pixel_labels
+from kdtoolbox.losses.segmentation.ifvd import IFVDLoss, center_similarity, ifvd_loss
 from kdtoolbox.registry import MODELS
 from kdtoolbox.testing import check_loss
 
 STUDENT = waves((2, 4, 6, 5), 0.37, 0.11)
 TEACHER = 1.3 * waves((2, 5, 6, 5), 0.23, 0.17, 0.4)
-
-
-def samples_of(labels: Tensor) -> list:
-    """Images with the labels (N, H, W)."""
-    return [
-        SimpleNamespace(gt_sem_seg=SimpleNamespace(data=label[None]))
-        for label in labels
-    ]
 
 
 def labels_of_patches() -> Tensor:
@@ -31,19 +24,19 @@ def labels_of_patches() -> Tensor:
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
 @pytest.mark.parametrize('case', ['basic', 'same_size_labels'])
-def test_golden(case: str, dtype: torch.dtype) -> None:
+def test_matches_golden_values(case: str, dtype: torch.dtype) -> None:
     golden = load_golden('ifvd', case, dtype)
     student, labels = golden.inputs['student'].requires_grad_(), golden.inputs['labels']
-    # Without ignored pixels the divisor is the authors'.
-    ignores = bool((labels == 255).any())
-    assert ignores == (case == 'basic')
+    # Without ignored pixels the divisor equals that of the authors' code.
+    has_ignored = bool((labels == 255).any())
+    assert has_ignored == (case == 'basic')
     config = dict(type='kdtoolbox.IFVDLoss', loss_weight=1.0)
-    loss = MODELS.build(dict(config, legacy_count_ignored=ignores))
+    loss = MODELS.build(dict(config, legacy_count_ignored=has_ignored))
     value = loss(student, golden.inputs['teacher'], samples_of(labels))
     assert_golden(value, [student], golden)
 
 
-def test_closed_form_inputs() -> None:
+def test_value_for_closed_form_inputs() -> None:
     teacher = 1.3 * waves((2, 4, 6, 5), 0.23, 0.17, 0.4).double()
     samples = samples_of(labels_of_patches())
     loss = IFVDLoss(legacy_count_ignored=True, loss_weight=1.0)
@@ -76,7 +69,7 @@ def naive(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
     return sum(errors) / len(errors)
 
 
-def test_naive_loops() -> None:
+def test_matches_naive_loops() -> None:
     student = STUDENT.double().requires_grad_()
     reference = STUDENT.double().requires_grad_()
     labels = pixel_labels(samples_of(labels_of_patches()), (6, 5), student.device)
@@ -89,20 +82,21 @@ def test_naive_loops() -> None:
     assert torch.equal(student.grad.abs().sum(1) > 0, labels != IGNORED)
 
 
-def test_a_scale_of_the_features_changes_nothing() -> None:
+def test_scale_of_the_features_does_not_change_the_loss() -> None:
     labels = pixel_labels(samples_of(labels_of_patches()), (6, 5), STUDENT.device)
     value = ifvd_loss(STUDENT, TEACHER, labels)
     scaled = ifvd_loss(7 * STUDENT, 0.1 * TEACHER, labels)
     torch.testing.assert_close(scaled, value)
 
 
-def test_pixels_alone_in_their_class_are_like_it() -> None:
-    alone = torch.arange(30).reshape(1, 6, 5).expand(2, -1, -1)
-    torch.testing.assert_close(class_similarity(STUDENT, alone), torch.ones(2, 6, 5))
+def test_single_pixel_of_a_class_has_cosine_one() -> None:
+    labels = torch.arange(30).reshape(1, 6, 5).expand(2, -1, -1)
+    cosines = center_similarity(STUDENT, labels)
+    torch.testing.assert_close(cosines, torch.ones(2, 6, 5))
 
 
 @pytest.mark.parametrize('label', [0, IGNORED])
-def test_no_classes_and_features_of_zero_give_zero(label: int) -> None:
+def test_no_classes_or_zero_features_give_zero(label: int) -> None:
     student = torch.zeros(2, 4, 6, 5, requires_grad=True)
     maps = student if label == 0 else student + STUDENT
     teacher = torch.zeros(2, 5, 6, 5) if label == 0 else TEACHER
@@ -113,12 +107,12 @@ def test_no_classes_and_features_of_zero_give_zero(label: int) -> None:
 
 
 @pytest.mark.parametrize('legacy', [False, True])
-def test_contract(legacy: bool) -> None:
+def test_keeps_the_loss_contract(legacy: bool) -> None:
     loss, samples = IFVDLoss(legacy, 3.0), samples_of(labels_of_patches())
     check_loss(loss, STUDENT, TEACHER[:, :4], data_samples=samples)
 
 
-def test_refusals() -> None:
+def test_invalid_inputs_raise() -> None:
     with pytest.raises(ValueError, match='`gt_sem_seg`.*LoadAnnotations'):
         IFVDLoss()(STUDENT, TEACHER, [SimpleNamespace()] * 2)
     samples = samples_of(labels_of_patches())

@@ -10,14 +10,14 @@ from kdtoolbox.testing import check_loss
 TERMS = ('cls', 'mask', 'dice')
 
 
-def queries(mine: int = 5, theirs: int = 4) -> tuple[Tensor, ...]:
-    """Return masks of 4 x 3 of both sides, then logits of 3 classes and none."""
+def queries(students: int = 5, teachers: int = 4) -> tuple[Tensor, ...]:
+    """Return 4 x 3 masks of student and teacher, then logits of 3 classes + none."""
     generator = torch.Generator().manual_seed(0)
-    shapes = [(2, mine, 4, 3), (2, theirs, 4, 3), (2, mine, 4), (2, theirs, 4)]
+    shapes = [(2, n, *size) for size in ((4, 3), (4,)) for n in (students, teachers)]
     return tuple(2 * torch.randn(s, generator=generator).double() for s in shapes)
 
 
-class ClassesAlone(MaskQueryLoss):
+class ClassesOnly(MaskQueryLoss):
     """The loss of class logits, with the same masks on both sides."""
 
     def forward(self, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
@@ -25,7 +25,7 @@ class ClassesAlone(MaskQueryLoss):
         return super().forward(masks, masks, student, teacher)
 
 
-class MasksAlone(MaskQueryLoss):
+class MasksOnly(MaskQueryLoss):
     """The loss of mask logits, with the same classes on both sides."""
 
     def forward(self, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
@@ -55,7 +55,7 @@ def reference(m: Tensor, n: Tensor, s: Tensor, t: Tensor) -> list[Tensor]:
 
 
 @pytest.mark.parametrize('counts', [(5, 4), (4, 4), (2, 4)])
-def test_against_loops(counts: tuple[int, int]) -> None:
+def test_matches_naive_loops(counts: tuple[int, int]) -> None:
     m, n, s, t = queries(*counts)
     s.requires_grad_(), m.requires_grad_()
     found = mask_query_terms(m, n, s, t, 2.0, 5.0)
@@ -63,19 +63,19 @@ def test_against_loops(counts: tuple[int, int]) -> None:
     expected = reference(m, n, s, t)
     for term, other in zip(found.values(), expected, strict=True):
         torch.testing.assert_close(term, other, rtol=1e-10, atol=0)
-    ours, theirs = (
+    gradients = (
         torch.autograd.grad(sum(terms), (s, m)) for terms in (found.values(), expected)
     )
-    torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-12)
+    torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-12)
 
 
-@pytest.mark.parametrize(('kind', 'first'), [(ClassesAlone, 2), (MasksAlone, 0)])
-def test_contract(kind: type[MaskQueryLoss], first: int) -> None:
-    check_loss(kind(loss_weight=2.0), *queries(mine=4)[first : first + 2])
+@pytest.mark.parametrize(('kind', 'first'), [(ClassesOnly, 2), (MasksOnly, 0)])
+def test_keeps_the_loss_contract(kind: type[MaskQueryLoss], first: int) -> None:
+    check_loss(kind(loss_weight=2.0), *queries(students=4)[first : first + 2])
 
 
-def test_order_of_queries_changes_nothing() -> None:
-    m, n, s, t = queries(mine=4)
+def test_order_of_queries_does_not_change_the_loss() -> None:
+    m, n, s, t = queries(students=4)
     order, other = torch.tensor([2, 0, 3, 1]), torch.tensor([1, 3, 2, 0])
     expected = mask_query_terms(m, n, s, t)
     moved = mask_query_terms(m[:, order], n[:, other], s[:, order], t[:, other])
@@ -83,7 +83,7 @@ def test_order_of_queries_changes_nothing() -> None:
     torch.testing.assert_close(moved, expected)
 
 
-def test_the_same_queries_in_another_order_are_equal() -> None:
+def test_equal_queries_in_another_order_give_zero() -> None:
     m, _, s, _ = queries()
     s, m = s.requires_grad_(), m.requires_grad_()
     order = torch.tensor([2, 0, 4, 3, 1])
@@ -93,15 +93,15 @@ def test_the_same_queries_in_another_order_are_equal() -> None:
     assert max(gradient.abs().max() for gradient in gradients) < 1e-12
 
 
-def test_a_query_in_which_the_teacher_sees_nothing_does_not_count() -> None:
-    m, n, s, t = queries(mine=4)
+def test_empty_teacher_query_does_not_count() -> None:
+    m, n, s, t = queries(students=4)
     t[:, 1, -1] = 800.0
     expected = mask_query_terms(m, n, s, t)
     n[:, 1] = 5.0
     torch.testing.assert_close(mask_query_terms(m, n, s, t), expected)
 
 
-def test_a_teacher_that_sees_nothing_gives_zero() -> None:
+def test_teacher_without_objects_gives_zero() -> None:
     m, n, s, t = (x.float() for x in queries())
     t[..., -1] = 800.0
     s.requires_grad_(), m.requires_grad_()
@@ -113,7 +113,7 @@ def test_a_teacher_that_sees_nothing_gives_zero() -> None:
 
 
 @pytest.mark.parametrize('scale', [0.0, 1e3])
-def test_saturated_and_flat_logits_stay_finite(scale: float) -> None:
+def test_saturated_and_flat_logits_give_finite_values(scale: float) -> None:
     m, n, s, t = (scale * x.float() for x in queries())
     s.requires_grad_(), m.requires_grad_()
     total = sum(mask_query_terms(m, n, s, t).values())
@@ -123,7 +123,7 @@ def test_saturated_and_flat_logits_stay_finite(scale: float) -> None:
     assert m.grad.isfinite().all()
 
 
-def test_no_gradient_into_the_teacher() -> None:
+def test_teacher_gets_no_gradient() -> None:
     m, n, s, t = (x.requires_grad_() for x in queries())
     sum(mask_query_terms(m, n, s, t).values()).backward()
     assert s.grad.any()
@@ -131,7 +131,7 @@ def test_no_gradient_into_the_teacher() -> None:
     assert t.grad is n.grad is None
 
 
-def test_weights_of_the_terms_and_of_the_matching() -> None:
+def test_weights_multiply_terms_and_matching() -> None:
     arguments = queries()
     loss = MaskQueryLoss(1.0, 3.0, 0.5, loss_weight=2.0)
     expected = mask_query_terms(*arguments, 1.0, 0.5)
@@ -140,7 +140,7 @@ def test_weights_of_the_terms_and_of_the_matching() -> None:
         torch.testing.assert_close(found[name], factor * expected[name])
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_inputs_that_do_not_fit_raise() -> None:
     m, n, s, t = queries()
     with pytest.raises(ValueError, match=r'student: .* \(2, 5, 4, 3\) and \(2, 4, 4\)'):
         mask_query_terms(m, n, t, t)

@@ -11,10 +11,10 @@ from kdtoolbox.losses.segmentation.query_matching import (
 )
 
 
-def queries(mine: int = 5, theirs: int = 4) -> tuple[Tensor, ...]:
-    """Return masks of 4 x 3 of both sides, then logits of 3 classes and none."""
+def queries(students: int = 5, teachers: int = 4) -> tuple[Tensor, ...]:
+    """Return 4 x 3 masks of student and teacher, then logits of 3 classes + none."""
     generator = torch.Generator().manual_seed(0)
-    shapes = [(2, mine, 4, 3), (2, theirs, 4, 3), (2, mine, 4), (2, theirs, 4)]
+    shapes = [(2, n, *size) for size in ((4, 3), (4,)) for n in (students, teachers)]
     return tuple(2 * torch.randn(s, generator=generator).double() for s in shapes)
 
 
@@ -27,7 +27,7 @@ def affinity_of(m: Tensor, n: Tensor, p: Tensor, q: Tensor) -> Tensor:
     return (1 - q[-1]) * (3 * classes + 2 * dice)
 
 
-def test_affinity_against_loops() -> None:
+def test_affinity_matches_naive_loops() -> None:
     arguments = queries()
     found = query_affinity(*arguments, class_weight=3.0, mask_weight=2.0)
     assert found.shape == (2, 5, 4)
@@ -41,17 +41,17 @@ def test_affinity_against_loops() -> None:
                 torch.testing.assert_close(found[image, i, j], expected)
 
 
-@pytest.mark.parametrize(('mine', 'theirs'), [(4, 4), (5, 3), (3, 5), (1, 4)])
-def test_matching_is_the_best_of_all(mine: int, theirs: int) -> None:
+@pytest.mark.parametrize(('students', 'teachers'), [(4, 4), (5, 3), (3, 5), (1, 4)])
+def test_matching_is_optimal(students: int, teachers: int) -> None:
     generator = torch.Generator().manual_seed(1)
-    affinity = torch.rand(3, mine, theirs, generator=generator)
+    affinity = torch.rand(3, students, teachers, generator=generator)
     rows, columns = match_queries(affinity)
-    assert rows.shape == columns.shape == (3, min(mine, theirs))
+    assert rows.shape == columns.shape == (3, min(students, teachers))
     assert rows.dtype == columns.dtype == torch.long
     for image, i, j in zip(affinity, rows, columns, strict=True):
-        assert len(set(i.tolist())) == len(set(j.tolist())) == min(mine, theirs)
-        few, many = sorted((mine, theirs))
-        table = image if mine <= theirs else image.T
+        assert len(set(i.tolist())) == len(set(j.tolist())) == min(students, teachers)
+        few, many = sorted((students, teachers))
+        table = image if students <= teachers else image.T
         best = max(
             sum(table[a, b] for a, b in enumerate(order))
             for order in permutations(range(many), few)
@@ -59,22 +59,22 @@ def test_matching_is_the_best_of_all(mine: int, theirs: int) -> None:
         torch.testing.assert_close(image[i, j].sum(), best)
 
 
-def test_a_permutation_is_found() -> None:
-    m, _, s, _ = queries(mine=6)
+def test_permuted_queries_are_matched() -> None:
+    m, _, s, _ = queries(students=6)
     order = torch.tensor([3, 1, 5, 0, 4, 2])
     rows, columns = match_queries(query_affinity(m[:, order], m, s[:, order], s))
     assert torch.equal(order[rows], columns)
 
 
-def test_what_the_teacher_sees_is_matched_first() -> None:
-    m, n, s, t = queries(mine=2, theirs=4)
+def test_teacher_queries_with_objects_are_matched_first() -> None:
+    m, n, s, t = queries(students=2, teachers=4)
     t[..., -1] = 30.0
     t[0, 1, -1] = t[0, 2, -1] = t[1, 0, -1] = t[1, 3, -1] = -5.0
     _, columns = match_queries(query_affinity(m, n, s, t))
     assert columns.sort().values.tolist() == [[1, 2], [0, 3]]
 
 
-def test_classes_and_masks_both_decide() -> None:
+def test_matching_uses_classes_and_masks() -> None:
     logits = 20 * torch.eye(3)[:2][None]
     masks = torch.tensor([[[[9.0, -9.0]], [[-9.0, 9.0]]]])
     swapped = masks.flip(1)
@@ -84,7 +84,7 @@ def test_classes_and_masks_both_decide() -> None:
     assert by_mask.tolist() == [[1, 0]]
 
 
-def test_confidence_of_an_empty_query_keeps_its_digits() -> None:
+def test_confidence_of_an_empty_query_is_accurate() -> None:
     logits = torch.tensor([[[0.0, 0.0, 40.0]]], requires_grad=True)
     found = object_confidence(logits)
     torch.testing.assert_close(found[0, 0], 2 * torch.tensor(-40.0).exp())
@@ -92,7 +92,7 @@ def test_confidence_of_an_empty_query_keeps_its_digits() -> None:
 
 
 @pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
-def test_what_is_not_finite_stops_no_training(value: float) -> None:
+def test_values_that_are_not_finite_do_not_raise(value: float) -> None:
     affinity = torch.tensor([[[0.0, 2.0], [2.0, value]]])
     rows, columns = match_queries(affinity)
     assert (rows.tolist(), columns.tolist()) == ([[0, 1]], [[1, 0]])

@@ -21,7 +21,7 @@ GOLDEN = dict(official_scale0p5=AUTHORS, cirkd_2x2=dict(cells=2))
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
 @pytest.mark.parametrize('case', GOLDEN)
-def test_golden(case: str, dtype: torch.dtype) -> None:
+def test_matches_golden_values(case: str, dtype: torch.dtype) -> None:
     golden = load_golden('skd', case, dtype)
     student = golden.inputs['student'].requires_grad_()
     config = dict(type='kdtoolbox.SKDPairwiseLoss', loss_weight=1.0, **GOLDEN[case])
@@ -33,7 +33,7 @@ def test_golden(case: str, dtype: torch.dtype) -> None:
     ('arguments', 'expected'),
     [(dict(cells=2), 0.3902948), (dict(scale=0.5), 0.0950795), (AUTHORS, 0.0950795)],
 )
-def test_closed_form_inputs(arguments: dict, expected: float) -> None:
+def test_value_for_closed_form_inputs(arguments: dict, expected: float) -> None:
     loss = SKDPairwiseLoss(**arguments, loss_weight=1.0)
     value = loss(STUDENT.double(), TEACHER.double())
     assert float(value) == pytest.approx(expected, rel=1e-6)
@@ -53,17 +53,17 @@ def naive_patches(image: Tensor, patch: tuple[int, int], legacy: bool) -> list[T
 def naive(student: Tensor, teacher: Tensor, *how: Any) -> Tensor:
     errors = []
     for images in zip(student, teacher, strict=True):
-        mine, theirs = (naive_patches(image, *how) for image in images)
-        for i in range(len(mine)):
-            for j in range(len(mine)):
-                a, b = (mine[i] * mine[j]).sum(), (theirs[i] * theirs[j]).sum()
+        s, t = (naive_patches(image, *how) for image in images)
+        for i in range(len(s)):
+            for j in range(len(s)):
+                a, b = (s[i] * s[j]).sum(), (t[i] * t[j]).sum()
                 errors.append((a - b) ** 2)
     return sum(errors) / len(errors)
 
 
 @pytest.mark.parametrize('legacy', [False, True])
 @pytest.mark.parametrize('patch', [(2, 2), (3, 2), (6, 5)])
-def test_naive_loops(patch: tuple[int, int], legacy: bool) -> None:
+def test_matches_naive_loops(patch: tuple[int, int], legacy: bool) -> None:
     found = []
     teacher = torch.cat([TEACHER, 1 - TEACHER[:, :1]], 1).double()
     for compute in (skd_pairwise, naive):
@@ -74,12 +74,12 @@ def test_naive_loops(patch: tuple[int, int], legacy: bool) -> None:
     torch.testing.assert_close(*found, rtol=1e-9, atol=1e-12)
 
 
-def test_a_scale_of_the_features_changes_nothing_and_gets_no_gradient() -> None:
+def test_scale_of_the_features_does_not_change_the_loss_and_gets_no_gradient() -> None:
     student = STUDENT.double().requires_grad_()
     value = SKDPairwiseLoss(cells=2)(7 * student, TEACHER.double())
     torch.testing.assert_close(value, SKDPairwiseLoss(cells=2)(student, TEACHER))
     value.backward()
-    # Along the features themselves, where only the norms change.
+    # The direction of the features themselves changes only their norms.
     assert (student.grad * student).sum().abs() < 1e-12
     legacy = SKDPairwiseLoss(cells=2, legacy_detached_norm=True)
     student.grad = None
@@ -87,7 +87,7 @@ def test_a_scale_of_the_features_changes_nothing_and_gets_no_gradient() -> None:
     assert (student.grad * student).sum().abs() > 1e-3
 
 
-def test_features_of_zero_give_zero() -> None:
+def test_zero_features_give_zero() -> None:
     student = torch.zeros(2, 4, 6, 5, requires_grad=True)
     value = SKDPairwiseLoss()(student, torch.zeros(2, 4, 6, 5))
     value.backward()
@@ -103,10 +103,10 @@ def test_number_of_patches() -> None:
 
 
 @pytest.mark.parametrize('arguments', [{}, dict(cells=2)])
-def test_contract(arguments: dict) -> None:
+def test_keeps_the_loss_contract(arguments: dict) -> None:
     check_loss(SKDPairwiseLoss(**arguments), STUDENT, TEACHER)
 
 
-def test_refusals() -> None:
+def test_invalid_inputs_raise() -> None:
     with pytest.raises(ValueError, match=r'\(2, 4, 6, 4\) differ in size.*Resize'):
         SKDPairwiseLoss()(STUDENT, TEACHER[..., :4])

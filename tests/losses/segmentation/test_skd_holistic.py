@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 import torch
 from golden import waves
+from pixels import samples_of
 from torch import Tensor, nn
 
+from kdtoolbox.losses.segmentation.logit_critic import LogitCritic, SelfAttention
 from kdtoolbox.losses.segmentation.skd_holistic import (
-    LogitCritic,
-    SelfAttention,
     SKDHolisticLoss,
     adversarial_terms,
 )
@@ -22,7 +22,7 @@ EVERYWHERE = torch.ones(2, 6, 5, dtype=torch.bool)
 
 
 def build(**arguments: Any) -> Any:
-    """A loss whose critic has an opinion, unlike a fresh one."""
+    """Return a loss whose critic gives scores other than 0, unlike a new one."""
     torch.manual_seed(0)
     config = dict(type='kdtoolbox.SKDHolisticLoss', num_classes=4, **arguments)
     loss = MODELS.build(config)
@@ -37,17 +37,9 @@ def gradients(module: nn.Module) -> list[Tensor]:
     return [p.grad for p in module.parameters() if p.grad is not None]
 
 
-def samples_of(labels: Tensor) -> list:
-    """Images with the labels (N, H, W)."""
-    return [
-        SimpleNamespace(gt_sem_seg=SimpleNamespace(data=label[None]))
-        for label in labels
-    ]
-
-
-def test_each_term_reaches_its_side_alone() -> None:
+def test_each_term_gives_a_gradient_to_one_side_only() -> None:
     loss = build()
-    # Large enough for the critic's attention to choose.
+    # Large enough for more than one position in the attention of the critic.
     student, teacher = (
         maps.repeat(1, 1, 2, 2).requires_grad_() for maps in (STUDENT, TEACHER)
     )
@@ -64,14 +56,14 @@ def test_each_term_reaches_its_side_alone() -> None:
     assert teacher.grad is None
 
 
-def test_naive_loops() -> None:
+def test_matches_naive_loops() -> None:
     loss = build(generator_weight=0.3, critic_weight=0.7, penalty_weight=5.0).double()
     critic = loss.eval().critic
     student, teacher = STUDENT.double().requires_grad_(), TEACHER.double()
     torch.manual_seed(1)
     terms = loss(student, teacher)
     torch.stack(list(terms.values())).sum().backward()
-    found = [student.grad, *gradients(critic)]
+    actual_gradients = [student.grad, *gradients(critic)]
     loss.zero_grad()
 
     torch.manual_seed(1)
@@ -92,12 +84,12 @@ def test_naive_loops() -> None:
     torch.testing.assert_close(terms['critic'], sum(compared))
     [expected] = torch.autograd.grad(sum(generator), reference)
     sum(compared).backward()
-    pairs = zip(found, [expected, *gradients(critic)], strict=True)
+    pairs = zip(actual_gradients, [expected, *gradients(critic)], strict=True)
     for actual, gradient in pairs:
         torch.testing.assert_close(actual, gradient, rtol=1e-8, atol=1e-12)
 
 
-def test_attention_by_loops() -> None:
+def test_attention_matches_naive_loops() -> None:
     attention = SelfAttention(16).eval()
     attention.factor.data.fill_(0.5)
     maps = waves((1, 16, 2, 3), 0.3, 0.2)
@@ -114,7 +106,7 @@ def test_attention_by_loops() -> None:
     torch.testing.assert_close(attention(maps), expected)
 
 
-def test_steps_of_the_critic_alone_tell_the_sides_apart() -> None:
+def test_training_the_critic_separates_student_and_teacher() -> None:
     torch.manual_seed(0)
     loss = SKDHolisticLoss(num_classes=4, critic_weight=1.0)
     optimizer = torch.optim.SGD(loss.parameters(), lr=0.02)
@@ -129,7 +121,7 @@ def test_steps_of_the_critic_alone_tell_the_sides_apart() -> None:
     assert separations[-1] > separations[0] > 0
 
 
-def test_a_step_of_the_student_pleases_the_critic() -> None:
+def test_step_of_the_student_raises_its_score() -> None:
     loss = build().eval()
     student = STUDENT.clone().requires_grad_()
     loss(student, TEACHER)['generator'].backward()
@@ -139,7 +131,7 @@ def test_a_step_of_the_student_pleases_the_critic() -> None:
     assert after > before
 
 
-def test_a_fresh_critic_asks_nothing_of_the_student() -> None:
+def test_new_critic_gives_the_student_no_gradient() -> None:
     student = STUDENT.clone().requires_grad_()
     terms = SKDHolisticLoss(num_classes=4)(student, TEACHER)
     terms['generator'].backward()
@@ -148,7 +140,7 @@ def test_a_fresh_critic_asks_nothing_of_the_student() -> None:
     assert terms['critic'].item() == pytest.approx(0.1 * 10)
 
 
-def test_training_estimates_the_spectral_norm_and_evaluation_keeps_it() -> None:
+def test_spectral_norm_is_only_estimated_in_training() -> None:
     loss = build()
     before = copy.deepcopy(loss.state_dict())
     for _ in range(30):
@@ -160,7 +152,7 @@ def test_training_estimates_the_spectral_norm_and_evaluation_keeps_it() -> None:
         if nn.utils.parametrize.is_parametrized(module):
             norm = torch.linalg.matrix_norm(module.weight.flatten(1), 2)
             assert norm.item() == pytest.approx(1.0, rel=0.05)
-    # Of a resumed run, too.
+    # The same holds for a resumed run.
     resumed = build().eval()
     resumed.load_state_dict(loss.eval().state_dict())
     before = copy.deepcopy(loss.state_dict())
@@ -185,13 +177,13 @@ def test_ignored_pixels_do_not_count() -> None:
         assert torch.equal(student.grad.abs().sum(1) > 0, labels != 255)
         found.append(torch.stack(list(terms.values())))
     assert torch.equal(*found)
-    # The second image has nothing to say about the means.
+    # The second image is ignored entirely and left out of the means.
     torch.manual_seed(0)
     alone = loss(STUDENT[:1], TEACHER[:1], samples_of(labels[:1]))
     torch.testing.assert_close(torch.stack(list(alone.values())), found[0])
 
 
-def test_a_batch_of_ignored_pixels_gives_zero() -> None:
+def test_batch_of_ignored_pixels_gives_zero() -> None:
     loss, student = build(), STUDENT.clone().requires_grad_()
     terms = loss(student, TEACHER, samples_of(torch.full((2, 6, 5), 255)))
     total = sum(terms.values())
@@ -201,7 +193,7 @@ def test_a_batch_of_ignored_pixels_gives_zero() -> None:
     assert not any(gradient.any() for gradient in gradients(loss))
 
 
-def test_the_penalty_also_where_no_gradient_is_asked_for() -> None:
+def test_penalty_is_computed_under_no_grad() -> None:
     critic = build().eval().critic
     with torch.no_grad():
         terms = adversarial_terms(critic, STUDENT, TEACHER, EVERYWHERE)
@@ -209,7 +201,7 @@ def test_the_penalty_also_where_no_gradient_is_asked_for() -> None:
 
 
 class Generator(nn.Module):
-    """The student's term, lifted above 0: a score may have any sign."""
+    """The term of the student plus a constant, because a score may be negative."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -222,7 +214,7 @@ class Generator(nn.Module):
         return term + 10 * self.loss_weight
 
 
-def test_contract() -> None:
+def test_keeps_the_loss_contract() -> None:
     labels = (torch.arange(60) % 4).reshape(2, 6, 5)
     labels[0, 1, :3] = 255
     check_loss(
@@ -230,13 +222,13 @@ def test_contract() -> None:
         STUDENT,
         TEACHER,
         zero_at_equality=False,
-        # Slow, and the loops above have compared it.
+        # Slow, and already compared with naive loops above.
         gradcheck=False,
         data_samples=samples_of(labels),
     )
 
 
-def test_one_optimizer_trains_both_and_the_critic_stays_behind(
+def test_one_optimizer_trains_both_and_the_critic_is_not_exported(
     toy: SimpleNamespace,
 ) -> None:
     sides = dict(logits='decode_head.conv_seg')
@@ -265,8 +257,8 @@ def test_one_optimizer_trains_both_and_the_critic_stays_behind(
     assert not any('critic' in key for key in model.student.state_dict())
 
 
-def test_refusals() -> None:
-    with pytest.raises(ValueError, match='num_classes=3 and met .* 4; set .*=4'):
+def test_invalid_inputs_raise() -> None:
+    with pytest.raises(ValueError, match='num_classes=3, .* have 4 classes; set .*=4'):
         SKDHolisticLoss(num_classes=3)(STUDENT, TEACHER)
     with pytest.raises(ValueError, match=r'maps \(N, K, H, W\), got'):
         SKDHolisticLoss(num_classes=4)(STUDENT[..., 0, 0], TEACHER[..., 0, 0])
