@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = ('kdtoolbox', 'configs', 'docs', 'tools', 'tests/losses', 'tests/conftest.py')
@@ -90,9 +91,8 @@ def test_the_loss_is_found_listed_and_trained(tree: Path) -> None:
 
 
 def test_the_readme_and_the_model_index_list_it(tree: Path) -> None:
-    metafile = (
-        'Collections:\n  - Name: Toy\n    Code: kdtoolbox/losses/features/toy.py\n'
-    )
+    collection = dict(Name='Toy', Code='kdtoolbox/losses/features/toy.py')
+    metafile = yaml.safe_dump(dict(Collections=[collection]))
     (tree / 'configs/toy/metafile.yml').write_text(metafile)
     run(tree, 'docs/method_table.py')
     assert '\n  [Toy](configs/toy),\n' in (tree / 'README.md').read_text()
