@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from kdtoolbox.losses.arguments import check_at_least, check_share
+from kdtoolbox.losses.detection.boxes import box_ious
 from kdtoolbox.losses.detection.defeat import (
     decoupled_error,
     pyramid_levels,
@@ -16,30 +17,30 @@ from kdtoolbox.losses.detection.targets import DenseTargets, pad_boxes
 from kdtoolbox.registry import MODELS
 
 POINT_ANCHOR = 8
-"""Side of the anchor around a point, in strides of its level."""
+"""Side of the square anchor around a point, in strides of its level."""
 
 BOXES_AT_ONCE = 16
-"""Boxes that meet all anchors at a time, which bounds the memory of crowded images."""
+"""Number of boxes compared with all anchors at once; bounds the memory."""
 
 
 def imitation_regions(
     anchors: list[Tensor], boxes: Tensor, exist: Tensor, threshold: float = 0.5
 ) -> list[Tensor]:
-    r"""Select the anchors that overlap a box nearly as well as its best anchor does.
+    r"""Select the anchors whose IoU with a box is close to the best IoU of that box.
 
     .. math:: IoU(a, g) > \psi \max_{a'} IoU(a', g)
 
-    The maximum runs over the anchors of all levels. A box that overlaps none selects
-    none.
+    The maximum is taken over the anchors of all levels. A box without overlap selects
+    no anchor.
 
     Args:
         anchors: For each level (N, M_l, 4) as (x1, y1, x2, y2) in pixels.
         boxes: Ground truth (N, G, 4), padded.
-        exist: Which of the boxes are there (N, G).
-        threshold: The share psi.
+        exist: Mask (N, G) of the boxes that are not padding.
+        threshold: The fraction psi of the best IoU.
 
     Returns:
-        For each level the mask (N, M_l) of those that any box selects.
+        For each level the mask (N, M_l) of the anchors that some box selects.
 
     Example:
         >>> anchors = [torch.tensor([[[0.0, 0.0, 8.0, 8.0], [6.0, 0.0, 14.0, 8.0]]])]
@@ -51,32 +52,20 @@ def imitation_regions(
     selected = torch.zeros_like(every[..., 0], dtype=torch.bool)
     parts = [x.split(BOXES_AT_ONCE, dim=1) for x in (boxes.to(every.dtype), exist)]
     for some, there in zip(*parts, strict=True):
-        iou = _iou(some, every).where(there[..., None], 0)
+        iou = box_ious(some[:, :, None], every[:, None]).where(there[..., None], 0)
         selected |= (iou > threshold * iou.amax(2, keepdim=True)).any(1)
     return list(selected.split([level.shape[1] for level in anchors], dim=1))
-
-
-def _iou(boxes: Tensor, anchors: Tensor) -> Tensor:
-    """Return the IoU (N, G, M) of boxes (N, G, 4) and anchors (N, M, 4)."""
-    a, b = boxes[:, :, None].unbind(-1), anchors[:, None].unbind(-1)
-    width, height = (
-        (torch.minimum(a[i + 2], b[i + 2]) - torch.maximum(a[i], b[i])).clamp(min=0)
-        for i in (0, 1)
-    )
-    overlap = width * height
-    areas = [(x[2] - x[0]) * (x[3] - x[1]) for x in (a, b)]
-    return overlap / (areas[0] + areas[1] - overlap).clamp(min=1e-6)
 
 
 def imitation_loss(
     student: Sequence[Tensor], teacher: Sequence[Tensor], masks: Sequence[Tensor]
 ) -> Tensor:
-    r"""Average the squared errors, channels summed, over the masked positions.
+    r"""Compute the squared error of features at the masked positions.
 
     .. math:: \frac{\sum_{l,n,h,w} M \sum_c (S - T)^2}{2 \sum_{l,n,h,w} M}
 
-    The authors' formula, which knows one map. Here one count divides all levels, so
-    that each position weighs the same wherever it lies.
+    The authors' formula is for one map. Here the sum over all levels is divided by the
+    count of all levels, so that all positions have the same weight.
 
     Args:
         student: For each level features (N, C, H, W).
@@ -104,25 +93,25 @@ def imitation_loss(
 
 @MODELS.register_module()
 class FGFILoss(nn.Module):
-    """FGFI on all levels of a dense head; see `imitation_regions`, `imitation_loss`.
+    """Compute the FGFI loss of all levels of a dense head.
 
-    A position of a map imitates if any of its anchors is selected. The anchors are
-    those of the student's head.
+    `imitation_regions` selects anchors of the student's head. A position counts in
+    `imitation_loss` if at least one of its anchors is selected.
 
-    Deviation: for heads of points, which the paper does not treat, the toolbox takes
-    one square anchor of 8 strides around each.
+    Deviation: heads with points, which the paper does not cover, get one square anchor
+    of 8 strides around each point.
 
-    Deviation: the authors distil the one map under the RPN of Faster R-CNN. On a
-    pyramid the anchors of all levels compete for a box.
+    Deviation: the authors distil the single map below the RPN of Faster R-CNN. On a
+    pyramid, the best IoU of a box is taken over the anchors of all levels.
 
-    The authors leave the loss off for 400 iterations: see ``LossWeightHook``.
+    The authors start the loss after 400 iterations: see ``LossWeightHook``.
 
     Args:
-        threshold: The least IoU as a share of the largest of a box.
-        legacy_defeat: Compute what the port in DeFeat's repository does: each box meets
-            the anchors of one level, that of its size; the errors are averaged over the
-            channels too, level by level, and then over the levels. Its values are far
-            smaller, and its weights larger.
+        threshold: Smallest IoU of an anchor, as a fraction of the best IoU of the box.
+        legacy_defeat: Compute the loss as DeFeat's repository does: each box is
+            compared with the anchors of one level, chosen by its size. The errors are
+            averaged over the channels and per level, and then over the levels. The
+            values are far smaller, so that the weight has to be larger.
         loss_weight: Factor on the loss. The authors use 0.01.
 
     Raises:
@@ -158,7 +147,7 @@ class FGFILoss(nn.Module):
         """Return the weighted loss of maps (N, C, H, W), a list over the levels.
 
         Raises:
-            ValueError: If the maps are not those of the head's anchors.
+            ValueError: If levels or sizes of the maps do not fit the head's anchors.
         """
         anchors = _anchors_of(targets)
         boxes, _, exist = pad_boxes(data_samples, anchors[0].device)
@@ -176,7 +165,7 @@ class FGFILoss(nn.Module):
     def _legacy_regions(
         self, anchors: list[Tensor], boxes: Tensor, exist: Tensor
     ) -> list[Tensor]:
-        # The port counts the last pixel of a box in its size, though not in the IoU.
+        # That code adds one pixel to the size of a box, but not in the IoU.
         sizes = boxes + boxes.new_tensor([0, 0, 1, 1])
         belongs = pyramid_levels(sizes, len(anchors))
         regions = []
@@ -187,7 +176,7 @@ class FGFILoss(nn.Module):
 
 
 def _anchors_of(targets: DenseTargets) -> list[Tensor]:
-    """Return the anchors (N, M_l, 4) of each level, made up around points."""
+    """Return the anchors (N, M_l, 4) of each level; for points, squares around them."""
     if targets.priors[0].shape[-1] == 4:
         return targets.priors
     halves = [POINT_ANCHOR * stride / 2 for stride in targets.strides]
@@ -201,7 +190,7 @@ def _positions(regions: list[Tensor], maps: list[Tensor]) -> list[Tensor]:
     """Return for each level the mask (N, H, W) of the positions of anchors (N, M_l)."""
     if len(regions) != len(maps):
         raise ValueError(
-            f'the student has anchors on {len(regions)} levels, the wires have '
+            f'the student has anchors on {len(regions)} levels and the wires have '
             f"{len(maps)}; record all of them, such as recorders.student.fpn='neck'"
         )
     masks = []
@@ -210,8 +199,8 @@ def _positions(regions: list[Tensor], maps: list[Tensor]) -> list[Tensor]:
         if region.shape[1] % (height * width):
             raise ValueError(
                 f'level {level}: the student has {region.shape[1]} anchors, which is '
-                f'no multiple of {height} x {width} positions; name wires of the maps '
-                'that its dense head reads, not resized'
+                f'not a multiple of {height} x {width} positions; record the maps that '
+                'its dense head reads, without a resize'
             )
         masks.append(region.reshape(len(region), height, width, -1).any(-1))
     return masks

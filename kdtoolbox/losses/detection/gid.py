@@ -5,48 +5,50 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least
+from kdtoolbox.losses.detection.boxes import box_areas, box_intersections
 from kdtoolbox.losses.detection.pooling import pool_boxes
 from kdtoolbox.losses.detection.targets import DenseTargets, flatten_predictions
 from kdtoolbox.losses.examples import Example
-from kdtoolbox.losses.inputs import at_least_float32, check_maps, check_predictions
+from kdtoolbox.losses.inputs import check_maps, check_predictions
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 Pair = tuple[Tensor, Tensor]
 
 CANDIDATES, OVERLAP, INSTANCES, SMALLEST = 3000, 0.3, 10, 10
-"""Predictions of an image before the suppression, its IoU, how many boxes it leaves,
-and the pixels that each of their sides needs."""
+"""Predictions per image before NMS, IoU threshold of NMS, instances kept per image, and
+smallest side of an instance in pixels."""
 
 CELLS = 10
-"""Cells of a pooled instance along each side."""
+"""Number of pooled cells along each side of an instance."""
 
 MATCH = 0.5
-"""IoU from which an anchor learns the response of an instance."""
+"""Smallest IoU of an anchor that is matched to an instance."""
 
 SLICE = 8
-"""Pairs of image and anchor whose probabilities are held at once."""
+"""Number of (image, anchor) pairs whose probabilities are computed at once."""
 
 
 @torch.no_grad()
 def general_instances(
     logits: list[Pair], regs: list[Pair], targets: DenseTargets, shape: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
-    r"""Find where two models disagree most, by the box of the more confident one.
+    r"""Select the boxes on which student and teacher disagree most.
 
-    A prediction scores :math:`\max_k |\sigma(t_k) - \sigma(s_k)|`; its box is that of
-    the model with the larger probability at that class. Of each image the 3000 best
-    predictions go through a non-maximum suppression at IoU 0.3; the best 10 of what
-    is left are kept, and of these the boxes with sides of at least 10 pixels exist.
+    The score of a prediction is :math:`\max_k |\sigma(t_k) - \sigma(s_k)|`. Its box is
+    that of the model with the larger probability of this class. For each image, NMS
+    with an IoU threshold of 0.3 runs on the 3000 predictions with the highest scores,
+    and the best 10 are kept. Boxes with a side below 10 pixels are masked out.
 
     Args:
-        logits: For each level the student's and the teacher's (N, A * K, H, W).
-        regs: For each level the raw boxes (N, A * D, H, W) of both.
-        targets: Decodes the boxes.
-        shape: Padded (height, width), to which boxes are clipped.
+        logits: For each level the logits (N, A * K, H, W) of student and teacher.
+        regs: For each level the raw boxes (N, A * D, H, W) of student and teacher.
+        targets: Targets of the student's head, which decode the boxes.
+        shape: Height and width of the padded input; boxes are clipped to it.
 
     Returns:
-        Boxes (N, I, 4) as (x1, y1, x2, y2) in pixels and the mask (N, I) of those that
-        exist, without gradient. I is 10, or less if an image has fewer predictions.
+        Boxes (N, I, 4) as (x1, y1, x2, y2) in pixels and the mask (N, I) of the valid
+        ones, without gradient. I is 10, or the number of predictions if that is less.
 
     Example:
         >>> from types import SimpleNamespace
@@ -59,9 +61,8 @@ def general_instances(
     scores, boxes = [], []
     for level, (pair, raws) in enumerate(zip(logits, regs, strict=True)):
         size = raws[0].shape[1] * targets.num_classes // pair[0].shape[1]
-        mine, theirs = (flatten_predictions(x, size) for x in at_least_float32(*raws))
-        score, of_teacher = _disagreement(*pair, targets.num_classes)
-        raw = theirs.where(of_teacher[..., None], mine)
+        score, from_teacher = _disagreement(*pair, targets.num_classes)
+        raw = _select(*raws, from_teacher, size)
         boxes.append(targets.decode(level, raw))
         scores.append(score)
     score, box = _best(torch.cat(scores, 1), torch.cat(boxes, 1), CANDIDATES)
@@ -72,16 +73,25 @@ def general_instances(
 
 
 def _disagreement(student: Tensor, teacher: Tensor, size: int) -> Pair:
-    """Return the score (N, H * W * A) and whether the teacher's is the larger one."""
+    """Return the scores (N, M) and where the teacher has the larger probability."""
     rows = [x.reshape(-1, size, *x.shape[2:]).split(SLICE) for x in (student, teacher)]
     dtype = torch.promote_types(student.dtype, torch.float32)
     found = []
-    for mine, theirs in zip(*rows, strict=True):
-        difference = theirs.to(dtype).sigmoid() - mine.to(dtype).sigmoid()
+    for student_rows, teacher_rows in zip(*rows, strict=True):
+        difference = teacher_rows.to(dtype).sigmoid() - student_rows.to(dtype).sigmoid()
         found.append(torch.stack(difference.aminmax(dim=1)))
     extremes = torch.cat(found, 1).unflatten(1, (len(student), -1))
     low, high = extremes.permute(0, 1, 3, 4, 2).flatten(2)
     return torch.maximum(high, -low), high >= -low
+
+
+@full_precision
+def _select(
+    student: Tensor, teacher: Tensor, from_teacher: Tensor, size: int
+) -> Tensor:
+    """Return raw boxes (N, M, size), the teacher's where the mask (N, M) says so."""
+    student, teacher = (flatten_predictions(x, size) for x in (student, teacher))
+    return teacher.where(from_teacher[..., None], student)
 
 
 def _best(scores: Tensor, boxes: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -90,11 +100,11 @@ def _best(scores: Tensor, boxes: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _suppress(scores: Tensor, boxes: Tensor) -> Tensor:
-    """Set the scores (N, M) to -1 where a better box of the image overlaps."""
+    """Set the scores (N, M) of the boxes that NMS removes to -1."""
     from mmcv.ops import batched_nms
 
     image = torch.arange(len(scores), device=scores.device)[:, None].expand_as(scores)
-    # On a CPU the operator knows no other precision.
+    # On a CPU the operator supports float32 only.
     boxes, flat = boxes.reshape(-1, 4).float(), scores.flatten().float()
     settings = dict(type='nms', iou_threshold=OVERLAP)
     _, kept = batched_nms(boxes, flat, image.flatten(), settings)
@@ -102,18 +112,19 @@ def _suppress(scores: Tensor, boxes: Tensor) -> Tensor:
     return scores.where(alive.view_as(scores), -1)
 
 
+@full_precision
 def relation_error(student: Tensor, teacher: Tensor, exist: Tensor) -> Tensor:
-    r"""Compare how far instances lie from each other.
+    r"""Compute the error of the pairwise distances of instances.
 
     .. math:: \frac{1}{n^2 - n} \sum_{i, j} smoothL1(D^S_{ij} - D^T_{ij})
 
-    D are Euclidean distances divided by the mean of the positive ones. Fewer than three
-    instances give 0.
+    D are Euclidean distances, divided by the mean of the positive distances. With fewer
+    than three instances the error is 0.
 
     Args:
         student: Rows (I, C).
         teacher: The same shape; receives no gradient.
-        exist: Which of the rows count (I,).
+        exist: Mask (I,) of the rows that count.
 
     Returns:
         A scalar, float32 or wider.
@@ -123,17 +134,15 @@ def relation_error(student: Tensor, teacher: Tensor, exist: Tensor) -> Tensor:
         >>> relation_error(rows, 2 * rows + 5, torch.ones(3) > 0)
         tensor(0.)
     """
-    with torch.autocast(student.device.type, enabled=False):
-        pairs, count = exist & exist[:, None], exist.sum()
-        rows = at_least_float32(student, teacher)
-        mine, theirs = (_distances(x, pairs) for x in rows)
-        error = functional.smooth_l1_loss(mine, theirs, reduction='none')
-        total = error.where(pairs & (count > 2), 0).sum()
-        return total / (count * (count - 1)).clamp(min=1)
+    pairs, count = exist & exist[:, None], exist.sum()
+    distances = (_distances(rows, pairs) for rows in (student, teacher))
+    error = functional.smooth_l1_loss(*distances, reduction='none')
+    total = error.where(pairs & (count > 2), 0).sum()
+    return total / (count * (count - 1)).clamp(min=1)
 
 
 def _distances(rows: Tensor, pairs: Tensor) -> Tensor:
-    # Not by a matrix product, which would cancel the digits of small distances.
+    # A matrix product would lose the digits of small distances.
     distances = torch.cdist(rows, rows, compute_mode='donot_use_mm_for_euclid_dist')
     positive = pairs & (distances > 0)
     mean = distances.where(positive, 0).sum() / positive.sum().clamp(min=1)
@@ -141,42 +150,63 @@ def _distances(rows: Tensor, pairs: Tensor) -> Tensor:
 
 
 def _matched(anchors: Tensor, boxes: Tensor, exist: Tensor) -> Tensor:
-    """Return which anchors (N, M, 4) overlap an instance (N, I, 4) enough: (N, M)."""
+    """Return the mask (N, M) of anchors (N, M, 4) that match an instance (N, I, 4)."""
     a, b = anchors[:, :, None], boxes[:, None].to(anchors.dtype)
-    first = torch.maximum(a[..., :2], b[..., :2])
-    last = torch.minimum(a[..., 2:], b[..., 2:])
-    overlap = (last - first).clamp(min=0).prod(-1)
-    areas = [(x[..., 2:] - x[..., :2]).prod(-1) for x in (a, b)]
-    enough = overlap >= MATCH * (areas[0] + areas[1] - overlap)
-    return (enough & exist[:, None]).any(-1)
+    overlaps = box_intersections(a, b)
+    matched = overlaps >= MATCH * (box_areas(a) + box_areas(b) - overlaps)
+    return (matched & exist[:, None]).any(-1)
 
 
-def _rows(maps: Pair, anchors: int, index: tuple[Tensor, ...]) -> Pair:
-    """Take rows (P, size) out of maps (N, anchors * size, H, W)."""
-    views = (x.unflatten(1, (anchors, -1)).permute(0, 3, 4, 1, 2) for x in maps)
-    mine, theirs = (view[index] for view in views)
-    return at_least_float32(mine, theirs)
+@full_precision
+def _feature_errors(
+    student: list[Tensor],
+    teacher: list[Tensor],
+    strides: list[int],
+    boxes: Tensor,
+    exist: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Return the squared error per instance and the `relation_error`."""
+    student_rows, teacher_rows = (
+        pool_boxes(levels, strides, boxes, exist, CELLS).flatten(0, 1)
+        for levels in (student, teacher)
+    )
+    exist = exist.flatten()
+    squares = (student_rows - teacher_rows).square().sum()
+    relation = relation_error(student_rows, teacher_rows, exist)
+    return squares / exist.sum().clamp(min=1), relation
+
+
+@full_precision
+def _summed_errors(
+    student_cls: Tensor, teacher_cls: Tensor, student_reg: Tensor, teacher_reg: Tensor
+) -> Tensor:
+    """Return the summed errors of classes and of raw boxes (2,)."""
+    entropy = functional.binary_cross_entropy_with_logits(
+        student_cls, teacher_cls.sigmoid(), reduction='sum'
+    )
+    error = functional.smooth_l1_loss(
+        student_reg, teacher_reg, reduction='sum', beta=0.1
+    )
+    return torch.stack([entropy, error])
 
 
 def _response_errors(
     logits: list[Pair], regs: list[Pair], targets: DenseTargets, instances: Pair
 ) -> Pair:
-    """Return the errors of classes and raw boxes per anchor of an instance."""
+    """Return the errors of classes and of raw boxes, per matched anchor."""
     terms, count = [], 0
     for priors, pair, raws in zip(targets.priors, logits, regs, strict=True):
         _, channels, *size = pair[0].shape
         anchors = channels // targets.num_classes
         matched = _matched(priors, *instances).unflatten(1, (*size, anchors))
-        # This waits for the device, as the suppression does anyway; a mask instead
-        # would compare all anchors for the sake of some hundred.
+        # This waits for the device, as NMS does anyway. A mask would compare all
+        # anchors, of which only some hundred match.
         index = matched.nonzero(as_tuple=True)
-        mine, theirs = _rows(pair, anchors, index)
-        entropy = functional.binary_cross_entropy_with_logits(
-            mine, theirs.sigmoid(), reduction='sum'
+        rows = (
+            maps.unflatten(1, (anchors, -1)).permute(0, 3, 4, 1, 2)[index]
+            for maps in (*pair, *raws)
         )
-        mine, theirs = _rows(raws, anchors, index)
-        error = functional.smooth_l1_loss(mine, theirs, reduction='sum', beta=0.1)
-        terms.append(torch.stack([entropy, error]))
+        terms.append(_summed_errors(*rows))
         count += len(index[0])
     classes, boxes = torch.stack(terms).sum(0) / max(count, 1)
     return classes, boxes
@@ -184,30 +214,31 @@ def _response_errors(
 
 @MODELS.register_module()
 class GIDLoss(nn.Module):
-    r"""Features, relations and responses of the general instances of a batch.
+    r"""Compute the GID loss of features, relations and responses.
 
-    With the n instances of `general_instances` the terms are
+    `general_instances` selects n instances. The terms are
 
-    - ``feature``: squared errors of 10x10 cells (`pool_boxes`), summed, over 100 n;
+    - ``feature``: the squared errors of the 10x10 cells that `pool_boxes` samples for
+      each instance, summed and divided by 100 n;
     - ``relation``: the `relation_error` of the same features over the batch;
-    - ``response``: over all anchors with an IoU of at least 0.5 to an instance,
-      ``cls_weight`` times the binary cross entropy of the classes and ``reg_weight``
-      times the smooth L1 error (beta 0.1) of the raw boxes, summed and divided by the
-      number of these anchors. At equality it is the teacher's entropy.
+    - ``response``: ``cls_weight`` times the binary cross-entropy of the classes plus
+      ``reg_weight`` times the smooth L1 error (beta 0.1) of the raw boxes, summed over
+      the anchors with an IoU of at least 0.5 to an instance and divided by their
+      number. For equal predictions it is the teacher's entropy.
 
-    Deviation: boxes are clipped to the padded input when they are found; the authors'
-    code clips them in place later on.
+    Deviation: boxes are clipped to the padded input when they are selected; the
+    authors' code clips them in place later.
 
-    Deviation: the features are what the wires bring. The authors' code has convolutions
-    that align the student's and never calls them; here a `ConvConnector` does it.
+    Deviation: the authors' code defines convolutions that align the student's features
+    but never calls them. Here a `ConvConnector` can do that.
 
     Args:
-        feature_weight: Factor on ``feature``; all defaults are the authors' for
+        feature_weight: Factor on ``feature``. All defaults are the authors' for
             RetinaNet.
         relation_weight: Factor on ``relation``.
         cls_weight: Factor on the classes in ``response``.
         reg_weight: Factor on the boxes in ``response``.
-        loss_weight: Factor on all of them.
+        loss_weight: Factor on all terms.
 
     Raises:
         ValueError: If a number is not in the range of its argument.
@@ -267,29 +298,22 @@ class GIDLoss(nn.Module):
         targets: DenseTargets,
         batch_input_shape: tuple[int, int],
     ) -> dict[str, Tensor]:
-        """Compare features (N, C, H, W), logits and raw boxes of all levels.
+        """Return the weighted terms of features (N, C, H, W), logits and raw boxes.
 
         Raises:
-            ValueError: If maps that are compared differ in shape, features and logits
-                in size, or the head has points instead of anchors.
+            ValueError: If student and teacher differ in shape, if features and logits
+                differ in height or width, or if the head has points instead of anchors.
         """
         features = list(zip(student, teacher, strict=True))
         logits = list(zip(student_cls, teacher_cls, strict=True))
         regs = list(zip(student_reg, teacher_reg, strict=True))
         _check(features, logits, regs, targets)
-        with torch.autocast(student[0].device.type, enabled=False):
-            found = general_instances(logits, regs, targets, batch_input_shape)
-            lifted = zip(*(at_least_float32(*pair) for pair in features), strict=True)
-            mine, theirs = (
-                pool_boxes(list(side), targets.strides, *found, CELLS).flatten(0, 1)
-                for side in lifted
-            )
-            exist = found[1].flatten()
-            feature = (mine - theirs).square().sum() / exist.sum().clamp(min=1)
-            classes, boxes = _response_errors(logits, regs, targets, found)
+        found = general_instances(logits, regs, targets, batch_input_shape)
+        feature, relation = _feature_errors(student, teacher, targets.strides, *found)
+        classes, boxes = _response_errors(logits, regs, targets, found)
         terms = dict(
             feature=self.feature_weight * feature / CELLS**2,
-            relation=self.relation_weight * relation_error(mine, theirs, exist),
+            relation=self.relation_weight * relation,
             response=self.cls_weight * classes + self.reg_weight * boxes,
         )
         return {name: self.loss_weight * term for name, term in terms.items()}
@@ -300,8 +324,8 @@ def _check(
 ) -> None:
     if targets.priors[0].shape[-1] != 4:
         raise ValueError(
-            'the student has a head of points; GID matches anchors, such as those of '
-            'RetinaHead'
+            "the student's head has points instead of anchors; GID needs anchors, such "
+            'as those of RetinaHead'
         )
     for level, found in enumerate(zip(features, logits, regs, strict=True)):
         check_maps(*found[0])

@@ -4,6 +4,11 @@ import torch
 from torch import Tensor, nn
 
 from kdtoolbox.losses.arguments import check_at_least
+from kdtoolbox.losses.detection.boxes import (
+    box_ious,
+    center_distances,
+    enclosing_diagonals,
+)
 from kdtoolbox.losses.detection.targets import (
     DenseTargets,
     flatten_predictions,
@@ -11,24 +16,26 @@ from kdtoolbox.losses.detection.targets import (
 )
 from kdtoolbox.losses.distributions import check_distributions
 from kdtoolbox.losses.examples import Example
-from kdtoolbox.losses.inputs import at_least_float32, check_predictions
+from kdtoolbox.losses.inputs import check_predictions
 from kdtoolbox.losses.logits.class_logits import check_tau
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 CANDIDATES = 9
-"""Anchors per level and box whose IoU sets the threshold of ATSS."""
+"""Number of anchors per level and box from which ATSS computes its threshold."""
 
 REGION = 0.25
-"""Where the valuable region begins, as a share of that threshold."""
+"""Lower bound of the valuable region, as a fraction of the ATSS threshold."""
 
 
+@full_precision
 def mean_kl(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
-    r"""KL divergence of softened distributions, averaged over the bins.
+    r"""Compute the KL divergence of softened distributions, averaged over the bins.
 
     .. math:: \tau^2 \, mean_k(t_k (\log t_k - \log s_k)), \quad
         t = softmax(T / \tau), \; s = softmax(S / \tau)
 
-    The mean makes it 1 / bins of the usual divergence, as in the authors' code.
+    The usual divergence sums over the bins; the authors' code takes the mean.
 
     Args:
         student: Logits (..., bins).
@@ -42,15 +49,13 @@ def mean_kl(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
         >>> mean_kl(torch.zeros(3, 5), torch.zeros(3, 5), tau=10.0)
         tensor([0., 0., 0.])
     """
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = at_least_float32(student, teacher)
-        log_goal = (teacher / tau).log_softmax(-1)
-        log_student = (student / tau).log_softmax(-1)
-        return tau**2 * (log_goal.exp() * (log_goal - log_student)).mean(-1)
+    log_goal = (teacher / tau).log_softmax(-1)
+    log_student = (student / tau).log_softmax(-1)
+    return tau**2 * (log_goal.exp() * (log_goal - log_student)).mean(-1)
 
 
 def localization_distance(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
-    """Return `mean_kl` summed over the four sides of each box.
+    """Compute `mean_kl`, summed over the four sides of each box.
 
     Args:
         student: Maps (N, 4 * bins, H, W) of logits.
@@ -76,17 +81,17 @@ def localization_distance(student: Tensor, teacher: Tensor, tau: float) -> Tenso
 def valuable_region(
     anchors: list[Tensor], boxes: Tensor, exist: Tensor
 ) -> list[Tensor]:
-    r"""Weigh the anchors that lie near an object without being assigned to it.
+    r"""Compute the weights of the anchors of the valuable localization region.
 
-    For each box the threshold :math:`\alpha` is that of ATSS: mean plus standard
-    deviation of the IoU of the 9 anchors of each level nearest to its centre. An anchor
-    with :math:`\alpha / 4 \le DIoU < \alpha` gets its DIoU, the largest over the boxes;
-    all others get 0. Positive anchors are the caller's to exclude.
+    For each box, :math:`\alpha` is the threshold of ATSS: mean plus standard deviation
+    of the IoUs of the 9 anchors per level that are nearest to its centre. An anchor
+    with :math:`\alpha / 4 \le DIoU < \alpha` weighs its DIoU; with several such boxes,
+    the maximum. All other anchors weigh 0. The caller has to exclude positive anchors.
 
     Args:
         anchors: For each level (N, M_l, 4) as (x1, y1, x2, y2) in pixels.
         boxes: Ground truth (N, G, 4), padded.
-        exist: Which of the boxes are there (N, G).
+        exist: Mask (N, G) of the boxes that are not padding.
 
     Returns:
         For each level the weights (N, M_l).
@@ -101,7 +106,9 @@ def valuable_region(
     sizes = [level.shape[1] for level in anchors]
     if not boxes.shape[1]:
         return [level.new_zeros(level.shape[:2]) for level in anchors]
-    iou, diou, distance = _overlaps(torch.cat(anchors, dim=1), boxes)
+    pairs = torch.cat(anchors, dim=1)[:, :, None], boxes[:, None].to(anchors[0].dtype)
+    iou, distance = box_ious(*pairs), center_distances(*pairs)
+    diou = iou - distance / enclosing_diagonals(*pairs).clamp(min=1e-6)
     candidates = torch.cat(
         [
             overlap.gather(1, near.topk(min(CANDIDATES, size), 1, largest=False)[1])
@@ -118,35 +125,21 @@ def valuable_region(
     return list(diou.where(inside, 0).amax(2).split(sizes, 1))
 
 
-def _overlaps(anchors: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return IoU, DIoU and the squared distance of the centres, (N, M, G) each."""
-    a, b = anchors[:, :, None], boxes[:, None].to(anchors.dtype)
-    first = torch.maximum(a[..., :2], b[..., :2])
-    last = torch.minimum(a[..., 2:], b[..., 2:])
-    overlap = (last - first).clamp(min=0).prod(-1)
-    areas = [(x[..., 2:] - x[..., :2]).prod(-1) for x in (a, b)]
-    iou = overlap / (areas[0] + areas[1] - overlap).clamp(min=1e-6)
-    centers = [(x[..., :2] + x[..., 2:]) / 2 for x in (a, b)]
-    distance = (centers[0] - centers[1]).square().sum(-1)
-    hull = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
-    return iou, iou - distance / hull.square().sum(-1).clamp(min=1e-6), distance
-
-
 @MODELS.register_module()
 class LDLoss(nn.Module):
-    """Box distributions at the positives and in the valuable localization region.
+    """Compute the LD loss of box distributions at positives and in the valuable region.
 
-    The term ``main`` sums over the positives, each weighted by the student's confidence
-    (detached) and divided by 4; ``region`` sums over `valuable_region`, divided by 16.
-    Neither is divided by a number of boxes, as in the authors' code.
+    The term ``main`` is a sum over the positives, weighted by the student's confidence
+    (detached) and divided by 4. The term ``region`` is a sum over `valuable_region`,
+    divided by 16. As in the authors' code, neither is divided by a number of boxes.
 
-    Unverified: that the weight inside the region is the DIoU and not the IoU.
+    Unverified: the weight inside the region is the DIoU, not the IoU.
 
     Args:
         tau: Temperature.
-        main_weight: Factor on the positives.
-        region_weight: Factor on the region.
-        loss_weight: Factor on both.
+        main_weight: Factor on ``main``.
+        region_weight: Factor on ``region``.
+        loss_weight: Factor on both terms.
 
     Raises:
         ValueError: If `tau` is not a finite number above 0, or a weight is below 0.
@@ -190,24 +183,24 @@ class LDLoss(nn.Module):
         data_samples: list,
         targets: DenseTargets,
     ) -> dict[str, Tensor]:
-        """Compare maps (N, 4 * bins, H, W) of all levels, with the student's logits.
+        """Return the weighted terms of maps (N, 4 * bins, H, W) of all levels.
 
         Raises:
-            ValueError: If the head has points instead of anchors or predicts no
-                distributions, or the bins of the two sides differ.
+            ValueError: If the head has points instead of anchors, if it predicts no
+                distributions, or if student and teacher differ in their bins.
         """
         if targets.priors[0].shape[-1] != 4:
             raise ValueError(
-                'the student has a head of points; LD needs one with anchors and box '
-                'distributions, such as GFLHead'
+                "the student's head has points instead of anchors; LD needs anchors "
+                'and box distributions, such as those of GFLHead'
             )
         boxes, _, exist = pad_boxes(data_samples, targets.priors[0].device)
         regions = valuable_region(targets.priors, boxes, exist)
         main = region = student[0].new_zeros((), dtype=torch.float)
         levels = zip(student, teacher, student_cls, regions, strict=True)
-        for level, (mine, theirs, logits, weight) in enumerate(levels):
-            check_distributions(mine, theirs, level, targets)
-            distance = localization_distance(mine, theirs, self.tau)
+        for level, (student_map, teacher_map, logits, weight) in enumerate(levels):
+            check_distributions(student_map, teacher_map, level, targets)
+            distance = localization_distance(student_map, teacher_map, self.tau)
             score = flatten_predictions(logits.detach(), targets.num_classes)
             score = score.to(distance.dtype).amax(-1).sigmoid()
             positive = targets.positives(level)
@@ -221,7 +214,9 @@ class LDLoss(nn.Module):
 
 @MODELS.register_module()
 class LDClsLoss(nn.Module):
-    """Softened classification at the positives, averaged over them level by level.
+    """Compute the KL divergence of the class logits at positives, level by level.
+
+    The loss of a level is the mean over its positives.
 
     Args:
         tau: Temperature.
@@ -248,7 +243,7 @@ class LDClsLoss(nn.Module):
     def forward(
         self, student: Tensor, teacher: Tensor, level: int, targets: DenseTargets
     ) -> Tensor:
-        """Compare logit maps (N, A * K, H, W).
+        """Return the weighted loss of logit maps (N, A * K, H, W).
 
         Raises:
             ValueError: If the shapes differ or there is a single class.
@@ -257,13 +252,11 @@ class LDClsLoss(nn.Module):
         if targets.num_classes < 2:
             raise ValueError(
                 'LDClsLoss compares softmaxes over the classes, and the student has '
-                'num_classes=1, of which a softmax is 1 whatever the logit and teaches '
+                'num_classes=1: the softmax of one class is always 1 and trains '
                 "nothing; leave this loss out or take type='kdtoolbox.KDLoss' with "
                 'use_sigmoid=True'
             )
-        mine, theirs = (
-            flatten_predictions(x, targets.num_classes) for x in (student, teacher)
-        )
+        rows = [flatten_predictions(x, targets.num_classes) for x in (student, teacher)]
         positive = targets.positives(level)
-        total = (mean_kl(mine, theirs, self.tau) * positive).sum()
+        total = (mean_kl(*rows, self.tau) * positive).sum()
         return self.loss_weight * total / positive.sum().clamp(min=1)

@@ -1,4 +1,4 @@
-"""Prediction-guided distillation (PGD, arXiv:2203.05469): where it looks.
+"""Prediction-guided distillation (PGD, arXiv:2203.05469): its masks.
 
 The losses are in `kdtoolbox.losses.detection.pgd`.
 """
@@ -9,17 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdtoolbox.losses.detection.boxes import box_ious
 from kdtoolbox.losses.detection.targets import (
     DenseTargets,
     flatten_predictions,
     pad_boxes,
 )
+from kdtoolbox.losses.precision import full_precision
 
 JITTER = 0.1**2 / 12
-"""Variance, in square pixels, of the authors' jitter: uniform, 0.1 pixels wide."""
+"""Variance of the authors' jitter in square pixels: uniform over 0.1 pixels."""
 
 REACH = 87.0
-"""Half a squared distance beyond which exp leaves the normal numbers of float32."""
+"""Largest exponent: exp(-87) is about the smallest normal number of float32."""
 
 
 def prediction_quality(
@@ -29,18 +31,18 @@ def prediction_quality(
     labels: Tensor,
     iou_exponent: float,
 ) -> Tensor:
-    r"""Rate how well each cell predicts each object.
+    r"""Compute the quality of the prediction of each cell for each box.
 
     .. math:: q = \sigma(z_y)^{1 - \xi} \, IoU(\hat b, b)^\xi
 
-    with y the object's class; the largest over the predictions of a cell.
+    where y is the class of the box b. With several predictions per cell, the maximum.
 
     Args:
-        logits: Classification (N, A, K, P) of P cells with A predictions each.
-        predicted: Their boxes (N, A, P, 4) as (x1, y1, x2, y2).
-        boxes: Objects (N, G, 4).
-        labels: Their classes (N, G).
-        iou_exponent: The exponent of the IoU.
+        logits: Class logits (N, A, K, P) of P cells with A predictions each.
+        predicted: Predicted boxes (N, A, P, 4) as (x1, y1, x2, y2).
+        boxes: Ground truth (N, G, 4).
+        labels: Classes of the ground truth (N, G).
+        iou_exponent: The exponent xi of the IoU.
 
     Returns:
         The qualities (N, G, P).
@@ -53,47 +55,50 @@ def prediction_quality(
         tensor([[[0.3536]]])
     """
     index = labels[:, None, :, None].expand(-1, logits.shape[1], -1, logits.shape[3])
-    probability = logits.gather(2, index).to(boxes.dtype).sigmoid()
-    iou = _iou(predicted[:, :, None], boxes[:, None, :, None])
-    rated = probability.pow_(1 - iou_exponent).mul_(iou.pow_(iou_exponent))
-    return rated.amax(1)
+    # Gather first: a cast of the logits of all classes would take far more memory.
+    return _quality(logits.gather(2, index), predicted, boxes, iou_exponent)
 
 
-def _iou(predicted: Tensor, boxes: Tensor) -> Tensor:
-    left, top, right, bottom = predicted.unbind(-1)
-    x1, y1, x2, y2 = boxes.unbind(-1)
-    # In place: with nine anchors per cell these are the largest maps of the loss.
-    width = torch.minimum(right, x2).sub_(torch.maximum(left, x1)).clamp_(min=0)
-    height = torch.minimum(bottom, y2).sub_(torch.maximum(top, y1)).clamp_(min=0)
-    overlap = width.mul_(height)
-    areas = (right - left) * (bottom - top) + (x2 - x1) * (y2 - y1)
-    return overlap.div_(areas.sub_(overlap).clamp_(min=1e-6))
+@full_precision
+def _quality(
+    logits: Tensor, predicted: Tensor, boxes: Tensor, iou_exponent: float
+) -> Tensor:
+    iou = box_ious(predicted[:, :, None], boxes[:, None, :, None])
+    # In place: with nine anchors per cell these are the largest tensors of the loss.
+    quality = logits.sigmoid().pow_(1 - iou_exponent).mul_(iou.pow_(iou_exponent))
+    return quality.amax(1)
 
 
+@full_precision
 def guidance_masks(
     boxes: Tensor, exist: Tensor, centers: Tensor, quality: Tensor, topk: int
 ) -> tuple[Tensor, Tensor]:
-    r"""Weigh the cells by their distance from where an object is predicted best.
+    r"""Compute the foreground weights and the background mask of all cells.
 
-    A Gaussian is fitted to the centres of the best cells inside a box, by their mean
-    and covariance. A cell inside the box weighs :math:`\exp(-d^2 / 2)`, with d its
-    Mahalanobis distance; the largest over the boxes, 0 outside of all.
+    For each box, a Gaussian with the mean and covariance of the centres of its best
+    cells is fitted. A cell inside the box weighs :math:`\exp(-d^2 / 2)`, where d is its
+    Mahalanobis distance; overlapping boxes take the maximum. Cells outside of all boxes
+    weigh 0.
 
-    Deviation: the authors move the best centres at random before the fit, so that a
-    small box has a covariance; here the variance of these moves is added to it.
-    Deviation: a weight below the normal numbers of float32 is 0 in any precision,
-    because the losses divide by the number of those that are not.
-    Unverified: cells outside the box, or of quality 0, take no part in the fit.
+    Deviation: the authors add random jitter to the centres before the fit, so that the
+    covariance of a small box is not singular. Here the variance of the jitter is added
+    to the covariance.
+
+    Deviation: weights below the smallest normal float32 number are 0 in every
+    precision, because the losses divide by the number of nonzero weights.
+
+    Unverified: cells outside the box and cells of quality 0 are left out of the fit.
 
     Args:
-        boxes: Objects (N, G, 4) as (x1, y1, x2, y2) in pixels, padded.
-        exist: Which of the boxes are there (N, G).
+        boxes: Ground truth (N, G, 4) as (x1, y1, x2, y2) in pixels, padded.
+        exist: Mask (N, G) of the boxes that are not padding.
         centers: Centres (N, P, 2) of the cells of all levels, in pixels.
         quality: Quality (N, G, P) of the cells for the boxes.
         topk: Number of best cells of a box.
 
     Returns:
-        The weights (N, P), and 1 for the cells (N, P) outside of all boxes, 0 inside.
+        The foreground weights (N, P), and the background mask (N, P), which is 1
+        outside of all boxes and 0 inside.
 
     Example:
         >>> boxes, exist = torch.tensor([[[0.0, 0.0, 9.0, 9.0]]]), torch.ones(1, 1) > 0
@@ -126,8 +131,8 @@ def _half_distance(
     mean_x, mean_y = ((side * share).sum(2, keepdim=True) for side in (xs, ys))
     dx, dy = xs - mean_x, ys - mean_y
     variance = (share * dx.square()).sum(2, keepdim=True) + JITTER
-    # First x, then what of y it does not tell: all terms are positive, whereas the
-    # determinant of points in a row is lost to rounding.
+    # Regress y on x instead of inverting the covariance: all terms stay positive, while
+    # rounding would cancel the determinant of collinear points.
     slope = (share * dx * dy).sum(2, keepdim=True) / variance
     rest = (share * (dy - slope * dx).square()).sum(2, keepdim=True)
     rest = rest + JITTER * (1 + slope.square())
@@ -144,35 +149,34 @@ def teacher_masks(
     iou_exponent: float,
     topk: int,
 ) -> list[tuple[Tensor, Tensor]]:
-    """Return the `guidance_masks` of a batch by what the teacher predicts.
+    """Compute the `guidance_masks` of a batch from the teacher's predictions.
 
     Args:
         teacher_cls: For each level the logits (N, A * K, H, W).
         teacher_reg: For each level the raw boxes (N, A * D, H, W).
-        data_samples: The batch's samples, which hold the objects.
-        targets: The student's, whose priors are the teacher's as well.
+        data_samples: The batch's samples with their ground truth.
+        targets: Targets of the student's head; the teacher has to have the same priors.
         iou_exponent: See `prediction_quality`.
         topk: Number of best cells of a box, over all levels.
 
     Returns:
-        For each level the weights and the background, (N, H, W) each.
+        For each level the foreground weights and the background mask, (N, H, W) each.
 
     Raises:
-        ValueError: If the predictions do not fit the student's priors.
+        ValueError: If the teacher's predictions do not fit the student's priors.
     """
     boxes, labels, exist = pad_boxes(data_samples, teacher_cls[0].device)
     boxes = boxes.to(torch.promote_types(teacher_cls[0].dtype, torch.float32))
     quality, centers = [], []
-    with torch.autocast(boxes.device.type, enabled=False):
-        for level, maps in enumerate(zip(teacher_cls, teacher_reg, strict=True)):
-            logits, found, points = _read_level(*maps, level, targets)
-            centers.append(points.to(boxes.dtype))
-            quality.append(
-                prediction_quality(logits, found, boxes, labels, iou_exponent)
-            )
-        masks = guidance_masks(
-            boxes, exist, torch.cat(centers, 1), torch.cat(quality, 2), topk
+    for level, maps in enumerate(zip(teacher_cls, teacher_reg, strict=True)):
+        logits, predicted, points = _read_level(*maps, level, targets)
+        centers.append(points.to(boxes.dtype))
+        quality.append(
+            prediction_quality(logits, predicted, boxes, labels, iou_exponent)
         )
+    masks = guidance_masks(
+        boxes, exist, torch.cat(centers, 1), torch.cat(quality, 2), topk
+    )
     sizes = [x.shape[-2:] for x in teacher_cls]
     levels = [mask.split([h * w for h, w in sizes], 1) for mask in masks]
     return [
@@ -200,10 +204,17 @@ def _read_level(
             f'{targets.num_classes} classes; choose a teacher with the same head, and '
             'record its predictors for `teacher_cls` and `teacher_reg`'
         )
-    # Boxes of an image of 1000 pixels lose their digits in half precision.
-    raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
-    boxes = targets.decode(level, flatten_predictions(raw, raw.shape[1] // anchors))
+    boxes = _decode(raw, level, targets, anchors)
     boxes = boxes.reshape(count, cells, anchors, 4).transpose(1, 2)
-    # The anchors of a cell share a centre: the mean of two corners, or a point.
+    # All anchors of a cell have one centre: the mean of two corners, or the point.
     corners = priors.reshape(count, cells, anchors, -1, 2)[:, :, 0]
     return logits.reshape(count, anchors, -1, cells), boxes, corners.mean(2)
+
+
+@full_precision
+def _decode(raw: Tensor, level: int, targets: DenseTargets, anchors: int) -> Tensor:
+    """Return the boxes (N, M, 4) of a raw map.
+
+    In half precision, coordinates of up to 1000 pixels would lose their last digits.
+    """
+    return targets.decode(level, flatten_predictions(raw, raw.shape[1] // anchors))

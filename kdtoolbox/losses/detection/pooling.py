@@ -1,4 +1,4 @@
-"""Features of boxes, sampled from a pyramid."""
+"""RoIAlign in plain torch, for losses on the features of boxes."""
 
 import torch
 from torch import Tensor
@@ -12,23 +12,23 @@ def pool_boxes(
     exist: Tensor,
     cells: int = 10,
 ) -> Tensor:
-    """Average 2x2 samples in each cell of a box: RoIAlign in plain torch.
+    """Pool the features of boxes: the mean of 2x2 samples per cell.
 
-    A box is read from level floor(log2(sqrt(area) / finest_scale)), as by mmdet's
-    ``SingleRoIExtractor``, with finest_scale = 14 * strides[0]: its 56 for a pyramid
-    that starts at stride 4, 112 for one at stride 8. So a box meets the same stride in
-    both. All levels are sampled and one is chosen, which keeps the shapes fixed and
-    costs 4 * cells^2 points per box, level and channel.
+    A box is sampled from level floor(log2(sqrt(area) / finest_scale)), as mmdet's
+    ``SingleRoIExtractor`` does. finest_scale is 14 * strides[0]: 56, as in mmdet, for a
+    pyramid that starts at stride 4, and 112 for one that starts at stride 8. So a box
+    is sampled at the same stride in both. All levels are sampled and one is selected.
+    This keeps the shapes fixed and costs 4 * cells^2 points per box, level and channel.
 
     Args:
         levels: For each level features (N, C, H, W), float32 or wider.
         strides: For each level its stride in pixels, each twice the one before.
         boxes: Boxes (N, I, 4) as (x1, y1, x2, y2) inside the image, in pixels.
-        exist: Which of the boxes are there (N, I).
-        cells: Number of cells along each side.
+        exist: Mask (N, I) of the valid boxes.
+        cells: Number of cells along each side of a box.
 
     Returns:
-        Features (N, I, C * cells^2), 0 where no box exists.
+        Features (N, I, C * cells^2), 0 for boxes that are not valid.
 
     Example:
         >>> boxes = torch.tensor([[[0.0, 0.0, 16.0, 16.0]]])
@@ -45,14 +45,14 @@ def pool_boxes(
     x, y = (boxes[:, :, None, :2] + steps).unbind(-1)
     pooled = []
     for level, (maps, stride) in enumerate(zip(levels, strides, strict=True)):
-        # From -1 to 1 between the outer edges of the map.
+        # grid_sample expects -1 and 1 at the outer edges of the map.
         height, width = (2 / (stride * size) for size in maps.shape[2:])
         cross = torch.broadcast_tensors(x[:, :, None] * width, y[..., None] * height)
         grid = torch.stack(cross, dim=-1).flatten(1, 2) - 1
         values = functional.grid_sample(
             maps, grid, padding_mode='border', align_corners=False
         )
-        # Pairwise sums: a mean over two axes of length 2 takes several times as long.
+        # A mean over two axes of length 2 takes several times as long as these sums.
         values = torch.add(*values.unflatten(3, (cells, 2)).unbind(4))
         values = torch.add(*values.unflatten(2, (-1, 2)).unbind(3)) / 4
         here = (exist & (home == level))[:, None, :, None, None]

@@ -1,4 +1,4 @@
-"""Ground truth in the shapes that vectorised losses read."""
+"""Targets and ground truth in the shapes that vectorised losses read."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,25 +11,25 @@ from torch.nn.utils.rnn import pad_sequence
 
 @dataclass(frozen=True)
 class DenseTargets:
-    """What the student's dense head trained on in this step, level by level.
+    """The targets of the student's dense head in one step.
 
     The M_l predictions of level l are in the order (H, W, anchors), as
-    ``flatten_predictions`` gives them.
+    `flatten_predictions` returns them.
 
     Attributes:
         labels: For each level (N, M_l), long; ``num_classes`` is the background.
-        label_weights: For each level (N, M_l); 0 where the label is to be ignored.
+        label_weights: For each level (N, M_l); 0 for ignored labels.
         priors: For each level (N, M_l, 4) anchors as (x1, y1, x2, y2), or (N, M_l, 2)
             points, in pixels of the padded input.
         strides: For each level its stride in pixels.
         num_classes: Number of classes without background.
         avg_factor: The divisor of the student's own losses, a scalar: the number of
-            positives, averaged over processes by heads that do so. For FCOS the sum of
-            centerness targets, which divides its box loss, or 1 without any.
-        decode: Turns the raw box predictions of a level, (level, (N, M_l, D)), into
-            boxes (N, M_l, 4) in pixels; differentiable.
-        gt_inds: For each level (N, M_l), long: which box of ``pad_boxes`` a positive
-            learns, -1 for the others.
+            positives. Some heads average it over the processes. For FCOS it is the sum
+            of the centerness targets, which divides its box loss, or 1 if that is 0.
+        decode: A differentiable function of a level and its raw box predictions
+            (N, M_l, D) that returns boxes (N, M_l, 4) in pixels.
+        gt_inds: For each level (N, M_l), long: for each positive the index of its box
+            in `pad_boxes`, -1 for all others.
     """
 
     labels: list[Tensor]
@@ -42,13 +42,13 @@ class DenseTargets:
     gt_inds: list[Tensor]
 
     def positives(self, level: int) -> Tensor:
-        """Return the mask (N, M_l) of the predictions that learn an object."""
+        """Return the mask (N, M_l) of the positive predictions of a level."""
         labels = self.labels[level]
         return (labels >= 0) & (labels < self.num_classes)
 
 
 def flatten_predictions(maps: Tensor, size: int) -> Tensor:
-    """Turn maps (N, A * size, H, W) into rows (N, H * W * A, size).
+    """Reshape maps (N, A * size, H, W) to rows (N, H * W * A, size).
 
     Example:
         >>> tuple(flatten_predictions(torch.zeros(2, 3 * 4, 5, 6), 4).shape)
@@ -60,11 +60,11 @@ def flatten_predictions(maps: Tensor, size: int) -> Tensor:
 def pad_boxes(
     data_samples: Sequence[Any], device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Stack the ground truth of a batch, images padded to the largest number of boxes.
+    """Stack the ground truth of a batch, padded to the largest number of boxes.
 
     Args:
         data_samples: N samples with ``gt_instances``.
-        device: Where the result is to lie.
+        device: Device of the result.
 
     Returns:
         Boxes (N, G, 4) as (x1, y1, x2, y2) in pixels of the padded input, labels

@@ -8,7 +8,7 @@ from golden import assert_golden, load_golden, waves
 from torch import Tensor
 from torch.nn import functional
 
-from kdtoolbox.losses import fgfi
+from kdtoolbox.losses.detection import fgfi
 from kdtoolbox.losses.detection.fgfi import FGFILoss, imitation_regions
 from kdtoolbox.losses.detection.targets import DenseTargets
 from kdtoolbox.registry import MODELS
@@ -205,7 +205,7 @@ def test_other_maps_than_those_of_the_head_are_refused() -> None:
     priors = [anchors(*level) for level in zip(SIZES, STRIDES, strict=True)]
     maps, samples = pyramid(0.0, 0.37), samples_of(BOXES)
     with pytest.raises(
-        ValueError, match="anchors on 2 levels, the wires have 1.*'neck"
+        ValueError, match="anchors on 2 levels and the wires have 1.*'neck"
     ):
         FGFILoss()(maps[:1], maps[:1], samples, targets_of(priors))
     with pytest.raises(ValueError, match='level 0: .* 40 anchors.* 8 x 9 positions'):

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 from golden import waves
-from test_pooling import naive_pool
+from naive_pooling import naive_pool
 from torch import Tensor, nn
 
-from kdtoolbox.losses import gid
+from kdtoolbox.losses.detection import gid
 from kdtoolbox.losses.detection.gid import GIDLoss, general_instances, relation_error
 from kdtoolbox.losses.detection.targets import DenseTargets
 from kdtoolbox.registry import MODELS
@@ -316,5 +316,7 @@ def test_refusals() -> None:
         GIDLoss()(**wires | dict(student=wires['student_cls']), **arguments)
     points = [x[..., :2] for x in arguments['targets'].priors]
     arguments['targets'].priors[:] = points
-    with pytest.raises(ValueError, match='head of points; GID matches anchors'):
+    with pytest.raises(
+        ValueError, match='points instead of anchors; GID needs anchors'
+    ):
         GIDLoss()(**wires, **arguments)

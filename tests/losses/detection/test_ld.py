@@ -7,7 +7,7 @@ import torch
 from golden import TOLERANCES, assert_golden, load_golden, waves
 from torch import Tensor
 
-from kdtoolbox.losses import ld
+from kdtoolbox.losses.detection import ld
 from kdtoolbox.losses.detection.ld import LDClsLoss, LDLoss, mean_kl, valuable_region
 from kdtoolbox.losses.detection.targets import DenseTargets
 from kdtoolbox.registry import MODELS
@@ -193,5 +193,5 @@ def test_contract(loss: Any, channels: int) -> None:
 def test_a_head_of_points_is_refused() -> None:
     maps = [torch.zeros(1, 20, 2, 2)]
     targets = targets_of([torch.zeros(1, 4).long()], 1, [torch.zeros(1, 4, 2)])
-    with pytest.raises(ValueError, match='head of points; LD needs one with anchors'):
+    with pytest.raises(ValueError, match='points instead of anchors; LD needs anchors'):
         LDLoss()(maps, maps, maps, samples_of([ONE_BOX]), targets)
