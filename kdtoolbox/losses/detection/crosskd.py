@@ -234,8 +234,10 @@ class CrossKDDistributionLoss(nn.Module):
             check_distributions(student_map, teacher_map, level, targets)
             weight = _confidence(logits, targets, level)
             size = student_map.shape[1]
-            rows = [flatten_predictions(x, size) for x in (student_map, teacher_map)]
-            total = total + distribution_loss(*rows, weight)
+            found, goal = (
+                flatten_predictions(x, size) for x in (student_map, teacher_map)
+            )
+            total = total + distribution_loss(found, goal, weight)
             divisor = divisor + weight.sum()
         return self.loss_weight * total / divisor.where(divisor > 0, 1)
 
@@ -281,8 +283,8 @@ class CrossKDBoxLoss(nn.Module):
         """Return the weighted loss of raw box maps (N, A * 4, H, W)."""
         check_predictions(student, teacher)
         weight = _confidence(teacher_cls, targets, level)
-        boxes = [_decode(raw, level, targets) for raw in (student, teacher)]
-        loss = box_loss(*boxes, weight, self.mode)
+        boxes, goals = (_decode(raw, level, targets) for raw in (student, teacher))
+        loss = box_loss(boxes, goals, weight, self.mode)
         return self.loss_weight * loss / (targets.avg_factor + EPS)
 
 
@@ -313,6 +315,10 @@ class CrossKDCenternessLoss(nn.Module):
     ) -> Tensor:
         """Return the weighted loss of logit maps (N, A, H, W)."""
         check_predictions(student, teacher)
-        rows = [flatten_predictions(x, 1)[..., 0] for x in (student, teacher)]
-        loss = centerness_loss(*rows, targets.positives(level), targets.avg_factor)
+        loss = centerness_loss(
+            flatten_predictions(student, 1)[..., 0],
+            flatten_predictions(teacher, 1)[..., 0],
+            targets.positives(level),
+            targets.avg_factor,
+        )
         return self.loss_weight * loss

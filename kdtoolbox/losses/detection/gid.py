@@ -135,8 +135,8 @@ def relation_error(student: Tensor, teacher: Tensor, exist: Tensor) -> Tensor:
         tensor(0.)
     """
     pairs, count = exist & exist[:, None], exist.sum()
-    distances = (_distances(rows, pairs) for rows in (student, teacher))
-    error = functional.smooth_l1_loss(*distances, reduction='none')
+    found, goal = (_distances(rows, pairs) for rows in (student, teacher))
+    error = functional.smooth_l1_loss(found, goal, reduction='none')
     total = error.where(pairs & (count > 2), 0).sum()
     return total / (count * (count - 1)).clamp(min=1)
 

@@ -142,8 +142,8 @@ def query_box_terms(
     weight = query_weights(teacher_cls)
     distance = ((student - teacher).abs().sum(1) * weight).sum()
     # box_loss expects boxes (N, M, 4).
-    corners = (to_corners(boxes)[None] for boxes in (student, teacher))
-    return dict(l1=distance, giou=box_loss(*corners, weight[None], 'giou'))
+    corners, goals = (to_corners(boxes)[None] for boxes in (student, teacher))
+    return dict(l1=distance, giou=box_loss(corners, goals, weight[None], 'giou'))
 
 
 def _check_boxes(student: Tensor, teacher: Tensor, teacher_cls: Tensor) -> None:

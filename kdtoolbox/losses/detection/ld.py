@@ -256,7 +256,9 @@ class LDClsLoss(nn.Module):
                 "nothing; leave this loss out or take type='kdtoolbox.KDLoss' with "
                 'use_sigmoid=True'
             )
-        rows = [flatten_predictions(x, targets.num_classes) for x in (student, teacher)]
+        student, teacher = (
+            flatten_predictions(x, targets.num_classes) for x in (student, teacher)
+        )
         positive = targets.positives(level)
-        total = (mean_kl(*rows, self.tau) * positive).sum()
+        total = (mean_kl(student, teacher, self.tau) * positive).sum()
         return self.loss_weight * total / positive.sum().clamp(min=1)
