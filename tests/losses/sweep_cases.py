@@ -166,7 +166,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     'NormKDLoss': THREE,
     'PFILoss': either({}, dict(legacy_logits=True)),
     'PGDClsLoss': either({}, dict(legacy_cross_image=True)),
-    # Of opposite rows it takes the logarithm of the last digits of float32.
+    # For opposite rows the loss is a logarithm of rounding errors of float32.
     'PKTLoss': dict(precise=1e-2, **either({}, dict(grid=2), dict(grid=None))),
     'RKDLoss': either({}, dict(grid=2, normalize=True), dict(grid=None)),
     'SDDLoss': dict(scale=32),
