@@ -1,4 +1,4 @@
-"""Sphinx: the README, a page per method from configs/, and the API from docstrings."""
+"""Configure Sphinx: the README, a page per method, and the API from docstrings."""
 
 import re
 import shutil
@@ -10,7 +10,7 @@ import kdtoolbox
 DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS))
 
-import method_table  # noqa: E402 - it lies beside this file
+import method_table  # noqa: E402 - it is beside this file
 
 ROOT = DOCS.parent
 PAGES = DOCS / 'methods'
@@ -31,7 +31,7 @@ suppress_warnings = ['myst.xref_missing']
 
 
 def write_method_pages() -> None:
-    """Copy each method's README; its links to recipes lead from here to configs/."""
+    """Copy each method's README, and let its links lead to the recipes in configs/."""
     shutil.rmtree(PAGES, ignore_errors=True)
     PAGES.mkdir()
     for readme in sorted(ROOT.glob('configs/*/README.md')):

@@ -6,7 +6,7 @@ from subprocess import check_output
 PACKAGE = Path(__file__).parents[1] / 'kdtoolbox'
 
 FLOORS = (
-    {'checkpoints', 'configuration', 'recorders', 'registry', 'version'},
+    {'checkpoints', 'configuration', 'discovery', 'recorders', 'registry', 'version'},
     {'datasets', 'losses', 'teacher', 'visualization'},
     {'connectors', 'testing'},
     {'distillers'},

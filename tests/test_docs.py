@@ -40,7 +40,19 @@ def test_the_page_links_every_folder_of_recipes(method_table: Any) -> None:
         assert f'[{name}](methods/{name}.md)' in page
 
 
-def test_parity_was_measured_on_the_vectors_there_are() -> None:
+def test_the_lists_of_methods_are_as_generated(method_table: Any) -> None:
+    command = 'run `python docs/method_table.py`'
+    assert method_table.readme() == (ROOT / 'README.md').read_text(), command
+    assert method_table.index() == (ROOT / 'model-index.yml').read_text(), command
+
+
+def test_the_readme_links_every_folder_of_recipes() -> None:
+    readme = (ROOT / 'README.md').read_text()
+    for metafile in ROOT.glob('configs/*/metafile.yml'):
+        assert readme.count(f'](configs/{metafile.parent.name})') == 1
+
+
+def test_parity_was_measured_on_the_present_vectors() -> None:
     parity = json.loads((ROOT / 'docs/parity.json').read_text())
     cases = {
         f'{path.parent.name}/{path.stem}' for path in ROOT.glob('tests/golden/*/*.npz')

@@ -3,7 +3,6 @@
 import copy
 import itertools
 import sys
-from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,28 +15,31 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
+from kdtoolbox.losses.examples import Sizes, examples_of, loss_classes
+
 ROOT = Path(__file__).resolve().parents[2]
+# The tools import their parts from their own folder.
+sys.path.append(str(ROOT / 'tools'))
+
+import benchmark  # noqa: E402
+import benchmark_inputs as inputs  # noqa: E402
+
 CHANNELS = 8
 BOXES = (3, 1, 4, 2)
 # The critic of SKD halves its maps four times.
-ARGUMENTS = Namespace(
-    size=[128, 128], strides=[4, 8], channels=CHANNELS, images=len(BOXES), boxes=1
+IMAGE, STRIDES = (128, 128), (4, 8)
+SIZES = Sizes(
+    images=len(BOXES),
+    levels=((32, 32), (16, 16)),
+    channels=CHANNELS,
+    teacher_channels=CHANNELS,
+    classes=5,
+    anchors=1,
+    bins=5,
+    rows=6 * len(BOXES),
+    queries=5,
+    teacher_queries=5,
 )
-
-PIXELS = (
-    'CTKDLoss',
-    'DISTLoss',
-    'DKDLoss',
-    'GuidedKDLoss',
-    'KDLoss',
-    'LSKDLoss',
-    'NKDLoss',
-    'NormKDLoss',
-    'SphericalKDLoss',
-    'TTMLoss',
-    'WSLDLoss',
-)
-"""Losses on logits that are tried on maps, where 255 is no class."""
 
 
 def load(path: str) -> Any:
@@ -50,22 +52,15 @@ def load(path: str) -> Any:
     return sys.modules[name]
 
 
-def small_benchmark() -> Any:
-    module = load('tools/benchmark.py')
-    module.CLASSES, module.BINS, module.ROIS, module.MASKS = 5, 5, 6, 5
-    return module
-
-
 def names() -> list[str]:
-    return list(small_benchmark().table(CHANNELS, 2))
+    return list(benchmark.table(SIZES))
 
 
 def row_of(name: str) -> Any:
-    row = small_benchmark().table(CHANNELS, 2)[name]
-    if name in PIXELS:
-        arguments = {k: v for k, v in row.arguments.items() if k != 'labels'}
-        row = replace(row, wire='cls', arguments=arguments)
-    return row
+    """Return the row of a loss, on maps if it can: on those, 255 is no class."""
+    examples = examples_of(loss_classes()[name])
+    maps = [x for x in examples if x.student == 'class logits map']
+    return benchmark.row_of(name, [*maps, *examples][0], SIZES)
 
 
 def make_batch(ignored: int = 16) -> Any:
@@ -75,11 +70,10 @@ def make_batch(ignored: int = 16) -> Any:
         ignored: For each image but the first, how many more rows of pixels than on the
             one before have no label.
     """
-    benchmark = small_benchmark()
-    scene = benchmark.make_scene(ARGUMENTS)
+    scene = inputs.make_scene(SIZES, IMAGE, STRIDES, boxes=1)
     for levels in scene.wires.values():
         levels[:] = [x.double() if x.is_floating_point() else x for x in levels]
-    samples = [benchmark._sample(boxes, ARGUMENTS.size) for boxes in BOXES]
+    samples = [inputs.make_sample(boxes, IMAGE, SIZES.classes) for boxes in BOXES]
     for index, sample in enumerate(samples):
         sample.gt_sem_seg.data[:, : ignored * index] = 255
     scene.context['data_samples'] = samples
@@ -91,7 +85,6 @@ def deal(batch: Any, rank: int, ranks: int) -> Any:
 
     Its targets have the divisor of mmdet's heads: the mean over the processes.
     """
-    benchmark = small_benchmark()
     wires = {
         # All images share the weights of a classifier.
         name: levels
@@ -99,15 +92,16 @@ def deal(batch: Any, rank: int, ranks: int) -> Any:
         else [level.chunk(ranks)[rank] for level in levels]
         for name, levels in batch.wires.items()
     }
-    sizes = [list(level.shape[-2:]) for level in batch.wires['student.fpn']]
     whole = batch.context['data_samples']
     mine = whole[rank * len(whole) // ranks : (rank + 1) * len(whole) // ranks]
-    total = benchmark._targets(whole, sizes, ARGUMENTS.strides).avg_factor
-    targets = benchmark._targets(mine, sizes, ARGUMENTS.strides)
+    total = targets_of(whole).avg_factor
+    targets = targets_of(mine)
     targets = replace(targets, avg_factor=total / ranks)
-    return benchmark.Scene(
-        wires, dict(batch.context, data_samples=mine, targets=targets)
-    )
+    return inputs.Scene(wires, dict(batch.context, data_samples=mine, targets=targets))
+
+
+def targets_of(samples: list) -> Any:
+    return inputs.make_targets(samples, SIZES.levels, STRIDES, SIZES.classes)
 
 
 class Student(nn.Module):
@@ -117,7 +111,7 @@ class Student(nn.Module):
         super().__init__()
         torch.manual_seed(1)
         row = row_of(name)
-        self.distiller = small_benchmark().Losses(name, row).train()
+        self.distiller = benchmark.Losses(name, row).train()
         for part in self.distiller.children():
             part.double()
         self.offsets = nn.ModuleDict(

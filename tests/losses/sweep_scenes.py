@@ -1,6 +1,6 @@
-"""Drawn inputs for the losses: shapes, values, boxes and labels of a batch."""
+"""Random inputs for the losses: shapes, values, boxes and labels of a batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
@@ -11,12 +11,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from kdtoolbox.losses.detection.targets import DenseTargets, pad_boxes
+from kdtoolbox.losses.examples import KINDS, Sizes
 from kdtoolbox.losses.logits.class_logits import IGNORED
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 MAGNITUDES = {'normal': 1.0, 'zeros': 0.0, 'tiny': 1e-6, 'large': 1e3, 'constant': 1.0}
 BOXES = {
-    # How far the two corners lie from a random point of the image, in pixels.
+    # Offsets of the two corners from a random point of the image, in pixels.
     'usual': (-9.0, 14.0),
     'small': (-0.2, 0.1),
     'pixel': (-0.5, 0.5),
@@ -25,7 +26,7 @@ BOXES = {
     'outside': (500.0, 520.0),
 }
 SITUATIONS = [
-    # Precision, values of student and teacher, labels: what each scene is tried with.
+    # Precision, values of student and teacher, labels: each scene is tried with all.
     (torch.float32, 'zeros', 'normal', 'any'),
     (torch.float32, 'normal', 'zeros', 'one'),
     (torch.float32, 'large', 'large', 'any'),
@@ -36,34 +37,26 @@ SITUATIONS = [
     (torch.bfloat16, 'large', 'normal', 'none'),
 ]
 SHARED = ('classifier', 'margin')
-"""Wires that are not of single images."""
-
-BINS, QUERIES = 3, 4
+"""Wires that do not belong to single images."""
 
 
-@dataclass(frozen=True)
-class Scene:
-    """What hypothesis draws; all numbers follow from it.
+@dataclass(frozen=True, kw_only=True)
+class Scene(Sizes):
+    """Everything that the inputs are computed from.
 
     Attributes:
+        points: Whether the priors of dense heads are points instead of boxes.
         values: Names of `MAGNITUDES` for student and teacher; the teacher's may be
             'equal', the student's values.
-        boxes: For each image names of `BOXES`, 'whole' for the padded input, or 'again'
-            for the box before.
-        pixels: Which labels of pixels and rows there are: 'any', 'one', 'ignored', or
-            'none' for samples without labels of pixels.
-        variant: Any number; it chooses among the settings of a loss.
+        boxes: For each image, names of `BOXES`, 'whole' for the padded input, or
+            'again' for the box before.
+        pixels: The labels of pixels and rows: 'any', 'one', 'ignored', or 'none' for
+            samples without labels of pixels.
+        variant: Any number; it chooses among the cases and settings of a loss.
     """
 
     seed: int
-    images: int
-    sizes: tuple[tuple[int, int], ...]
-    channels: int
-    others: int
-    classes: int
-    anchors: int
     points: bool
-    rows: int
     dtype: torch.dtype
     values: tuple[str, str]
     boxes: tuple[tuple[str, ...], ...]
@@ -72,33 +65,37 @@ class Scene:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """The padded input, which the first level covers with a stride of 8."""
-        return 8 * self.sizes[0][0], 8 * self.sizes[0][1]
+        """Return the size of the padded input; the first level has a stride of 8."""
+        return 8 * self.levels[0][0], 8 * self.levels[0][1]
 
     @property
     def strides(self) -> list[int]:
-        return [8 * 2**level for level in range(len(self.sizes))]
+        return [8 * 2**level for level in range(len(self.levels))]
 
 
 SIDES = st.integers(1, 9)
-KINDS = st.sampled_from([*BOXES, 'whole', 'again'])
+BOX_NAMES = st.sampled_from([*BOXES, 'whole', 'again'])
 
 
 @st.composite
 def scenes(draw: Callable) -> Scene:
     images = draw(st.integers(1, 3))
-    box_sets = st.tuples(*[st.lists(KINDS, max_size=4).map(tuple)] * images)
+    box_sets = st.tuples(*[st.lists(BOX_NAMES, max_size=4).map(tuple)] * images)
     values = st.sampled_from(list(MAGNITUDES))
+    others = draw(st.integers(1, 6))
     return Scene(
         seed=draw(st.integers(0, 2**31)),
         images=images,
-        sizes=tuple(draw(st.lists(st.tuples(SIDES, SIDES), min_size=1, max_size=3))),
+        levels=tuple(draw(st.lists(st.tuples(SIDES, SIDES), min_size=1, max_size=3))),
         channels=draw(st.integers(1, 6)),
-        others=draw(st.integers(1, 6)),
+        teacher_channels=others,
         classes=draw(st.integers(1, 6)),
         anchors=draw(st.integers(1, 2)),
+        bins=3,
         points=draw(st.booleans()),
         rows=draw(st.integers(0, 7)),
+        queries=4,
+        teacher_queries=others,
         dtype=draw(st.sampled_from(DTYPES)),
         values=(draw(values), draw(values | st.just('equal'))),
         boxes=draw(box_sets),
@@ -107,7 +104,20 @@ def scenes(draw: Callable) -> Scene:
     )
 
 
-Shape = Callable[[Scene, int], tuple[int, ...]]
+USUAL = Scene(
+    seed=0,
+    teacher_channels=3,
+    anchors=2,
+    points=False,
+    teacher_queries=3,
+    dtype=torch.bfloat16,
+    values=('normal', 'normal'),
+    boxes=(('usual', 'wide'), ('small',)),
+    pixels='any',
+    variant=0,
+)
+"""The scene of the fast tests."""
+
 Wires = dict[str, list[Tensor]]
 
 
@@ -126,7 +136,7 @@ class Inputs:
         return replace(self, wires=wires)
 
     def turned(self) -> 'Inputs':
-        """Return the same batch with its last image, or row, as the first."""
+        """Return the same batch with its last image, or row, moved to the front."""
         wires = {
             name: levels if name in SHARED else [x.roll(1, 0) for x in levels]
             for name, levels in self.wires.items()
@@ -143,18 +153,25 @@ class Inputs:
         return Inputs(wires, context)
 
 
-def make_inputs(scene: Scene, shapes: dict[str, Shape]) -> Inputs:
+def make_inputs(scene: Scene, kinds: Mapping[str, str]) -> Inputs:
+    """Return random inputs.
+
+    Args:
+        scene: The sizes, values, boxes and labels.
+        kinds: For each wire its kind, one of `KINDS`.
+    """
     generator = torch.Generator().manual_seed(scene.seed)
-    levels = range(len(scene.sizes))
     wires: Wires = {}
-    for name, shape in shapes.items():
-        wires[name] = [
-            _values(scene, name, shape(scene, level), generator) for level in levels
-        ]
+    for name, kind in kinds.items():
+        shapes = [KINDS[kind].shape(scene, level) for level in range(scene.num_levels)]
+        wires[name] = [_values(scene, name, shape, generator) for shape in shapes]
         twin = wires.get(name.replace('teacher', 'student'), [])
         if 'teacher' in name and scene.values[1] == 'equal':
             pairs = zip(wires[name], twin or wires[name], strict=True)
             wires[name] = [y.clone() if x.shape == y.shape else x for x, y in pairs]
+        if kind == 'query boxes':
+            # Fractions of the image.
+            wires[name] = [x.sigmoid() for x in wires[name]]
     samples = [_sample(scene, boxes, generator) for boxes in scene.boxes]
     context = dict(
         data_samples=samples,
@@ -168,22 +185,25 @@ def _values(
     scene: Scene, name: str, shape: tuple[int, ...], generator: torch.Generator
 ) -> Tensor:
     if name == 'labels':
-        return _labels(scene, shape, generator)
+        # The class behind the last one is the background.
+        return _labels(scene, shape, generator, scene.classes + 1)
     kind = scene.values['teacher' in name]
     values = torch.randn(shape, generator=generator, dtype=torch.float64)
     if kind == 'constant':
         values = torch.full_like(values, float(values.sum()) / 3)
     values = MAGNITUDES.get(kind, 1.0) * values
-    # Once through the dtype, so that all precisions are given the same numbers.
+    # Rounded to the dtype, so that all precisions get the same numbers.
     return values.to(scene.dtype)
 
 
-def _labels(scene: Scene, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+def _labels(
+    scene: Scene, shape: tuple[int, ...], generator: torch.Generator, classes: int
+) -> Tensor:
     if scene.pixels == 'ignored':
         return torch.full(shape, IGNORED)
     if scene.pixels == 'one':
         return torch.full(shape, scene.classes - 1)
-    labels = torch.randint(scene.classes, shape, generator=generator)
+    labels = torch.randint(classes, shape, generator=generator)
     ignored = torch.rand(shape, generator=generator) < 0.2
     return labels.where(~ignored, IGNORED)
 
@@ -204,21 +224,22 @@ def _sample(scene: Scene, kinds: tuple[str, ...], generator: torch.Generator) ->
         metainfo=dict(img_shape=scene.shape),
     )
     if scene.pixels != 'none':
-        data = _labels(scene, (1, 2 * scene.sizes[0][0], scene.shape[1]), generator)
+        shape = 1, 2 * scene.levels[0][0], scene.shape[1]
+        data = _labels(scene, shape, generator, scene.classes)
         data = data.where(data != IGNORED, 255)
         sample.gt_sem_seg = SimpleNamespace(data=data)
     return sample
 
 
 def _targets(scene: Scene, samples: list, generator: torch.Generator) -> DenseTargets:
-    """Priors around the cells, positive where the cell is near a box's centre."""
+    """Return one prior per anchor, positive where its cell is near a box's centre."""
     boxes, classes, exist = pad_boxes(samples, torch.device('cpu'))
-    # One box more, which nothing is near to: images without any have a maximum too.
+    # A maximum over no boxes would fail, so every image gets a far-away box.
     boxes = functional.pad(boxes, (0, 0, 0, 1), value=-1e4)
     classes, exist = (functional.pad(x, (0, 1)) for x in (classes, exist))
     centers = (boxes[..., :2] + boxes[..., 2:]) / 2
     labels, priors, indices = [], [], []
-    for (height, width), stride in zip(scene.sizes, scene.strides, strict=True):
+    for (height, width), stride in zip(scene.levels, scene.strides, strict=True):
         rows, columns = torch.arange(height) + 0.5, torch.arange(width) + 0.5
         cells = torch.cartesian_prod(rows, columns).flip(1) * stride
         half = stride * torch.tensor([[4.0, 4.0], [6.0, 3.0]])[: scene.anchors]
@@ -249,7 +270,7 @@ def _targets(scene: Scene, samples: list, generator: torch.Generator) -> DenseTa
 def decoder(
     priors: list[Tensor], strides: list[int]
 ) -> Callable[[int, Tensor], Tensor]:
-    """Return what makes boxes: deltas of anchors, or distances from points."""
+    """Return a decoder of boxes: from deltas of anchors, or distances from points."""
 
     def decode(level: int, raw: Tensor) -> Tensor:
         first, last = raw.split(2, -1)
@@ -260,7 +281,7 @@ def decoder(
             return torch.cat([prior - left, prior + right], -1)
         size = prior[..., 2:] - prior[..., :2]
         center = (prior[..., 2:] + prior[..., :2]) / 2 + size * first
-        # As mmdet bounds what the exponential makes of a delta.
+        # As mmdet does, bound the delta before the exponential.
         half = size * last.clamp(-4, 4).exp() / 2
         return torch.cat([center - half, center + half], -1)
 

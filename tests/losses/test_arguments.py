@@ -1,4 +1,4 @@
-"""Every number that a config gives to a loss or connector is checked by its class."""
+"""Every loss and connector checks the numbers that it is built with."""
 
 import inspect
 import math
@@ -11,21 +11,10 @@ from torch import nn
 
 from kdtoolbox import connectors, losses
 from kdtoolbox.losses.arguments import check_counts
+from kdtoolbox.losses.examples import Sizes, examples_of, loss_classes
 from kdtoolbox.losses.logits.class_logits import check_tau
 
 REQUIRED: dict[str, dict[str, Any]] = {
-    'CIRKDMemoryLoss': dict(num_classes=3, student_channels=4, teacher_channels=4),
-    'CTKDLoss': dict(ramp_iterations=4),
-    'DiffKDLoss': dict(channels=4),
-    'FAKDLoss': dict(num_classes=3, student_channels=4, ramp_iterations=2),
-    'FBKDLoss': dict(channels=4, num_levels=2),
-    'FGDLoss': dict(channels=4, num_levels=2),
-    'FTLoss': dict(teacher_channels=4, factor_channels=2),
-    'MasKDLoss': dict(channels=4, num_levels=2, num_tokens=2, allow_random=True),
-    'SKDHolisticLoss': dict(num_classes=3),
-    'SemCKDLoss': dict(student_channels=[4, 4], teacher_channels=[4]),
-    'VIDLoss': dict(channels=4),
-    'ViTKDLoss': dict(channels=4),
     'ABFConnector': dict(in_channels=[4, 4], out_channels=[4, 4], mid_channels=2),
     'CBAMConnector': dict(in_channels=[4, 4], out_channels=[4, 4]),
     'ChannelMLPConnector': dict(in_channels=[4, 4], out_channels=4),
@@ -34,7 +23,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     'RegressorConnector': dict(in_channels=4, out_channels=4),
     'TranslatorConnector': dict(in_channels=4, out_channels=4),
 }
-"""What the classes cannot be built without; lists where they take some."""
+"""Required arguments of the connectors; lists where they accept lists."""
 
 FURTHER: dict[str, list[Any]] = {
     'iou_exponent': [1.5],
@@ -45,7 +34,7 @@ FURTHER: dict[str, list[Any]] = {
     'threshold': [1.0],
     'window': [10],
 }
-"""Values above the range of these arguments, or between those that they take."""
+"""Further bad values: above the range of an argument, or between allowed values."""
 
 NOT_ZERO = ('tau', 'margin', 'radius', 'max_val', 'init_variance')
 ZERO = ('skip', 'student_mask_warmup')
@@ -58,7 +47,7 @@ CLASSES = [
 
 
 def bad_values(name: str, hint: str) -> list[Any]:
-    """Return values that an argument of this name and type must not have."""
+    """Return bad values for an argument of this name and type."""
     if 'float' in hint:
         bad = [-1.0, math.nan, math.inf, *[0.0] * (name in NOT_ZERO)]
     else:
@@ -68,6 +57,13 @@ def bad_values(name: str, hint: str) -> list[Any]:
     return lists if hint.startswith('collections.abc.Sequence') else bad + lists
 
 
+def required(kind: type[nn.Module]) -> dict[str, Any]:
+    """Return arguments with which a loss or connector can be built."""
+    if kind.__name__ in loss_classes():
+        return examples_of(kind)[0].arguments(Sizes())
+    return REQUIRED.get(kind.__name__, {})
+
+
 def cases() -> list[Any]:
     found = [
         (kind, name, bad)
@@ -75,7 +71,7 @@ def cases() -> list[Any]:
         for name, parameter in inspect.signature(kind).parameters.items()
         if 'int' in (hint := str(parameter.annotation)) or 'float' in hint
         for bad in bad_values(name, hint)
-        # Those are counted from either end, and refused where the wire is known.
+        # Levels may be negative; they are checked once the wire is known.
         if name != 'levels'
     ]
     return [
@@ -86,7 +82,7 @@ def cases() -> list[Any]:
 
 @pytest.mark.parametrize(('kind', 'name', 'bad'), cases())
 def test_bad_numbers_are_refused(kind: type[nn.Module], name: str, bad: Any) -> None:
-    arguments = REQUIRED.get(kind.__name__, {})
+    arguments = required(kind)
     if isinstance(arguments.get(name), list) and not isinstance(bad, list):
         bad = [bad] * len(arguments[name])
     with pytest.raises(ValueError, match=rf'\b{name}\b') as caught:
@@ -95,22 +91,22 @@ def test_bad_numbers_are_refused(kind: type[nn.Module], name: str, bad: Any) -> 
 
 
 @pytest.mark.parametrize('kind', CLASSES, ids=lambda kind: kind.__name__)
-def test_the_least_numbers_are_taken(kind: type[nn.Module]) -> None:
+def test_weights_may_be_zero(kind: type[nn.Module]) -> None:
     weights = [
         name
         for name in inspect.signature(kind).parameters
         if name.endswith('_weight') or name in ('alpha', 'beta', 'gamma')
     ]
-    kind(**REQUIRED.get(kind.__name__, {}), **dict.fromkeys(weights, 0))
+    kind(**required(kind), **dict.fromkeys(weights, 0))
 
 
 @pytest.mark.parametrize('tau', ['4', None, True, torch.ones(())])
-def test_a_temperature_is_no_text(tau: Any) -> None:
+def test_a_temperature_that_is_no_number_is_refused(tau: Any) -> None:
     with pytest.raises(ValueError, match='KDLoss: tau must be .* tau=1.0 in the entry'):
         check_tau('KDLoss', tau)
 
 
-def test_a_message_names_the_place_and_mends_the_line() -> None:
+def test_a_message_names_the_argument_and_shows_the_line_to_write() -> None:
     message = (
         'ConvConnector: in_channels must be a list with an integer of at least 1 per '
         'level, got [8, 0]; write for instance in_channels=[4] in the entry of this '

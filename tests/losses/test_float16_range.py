@@ -1,7 +1,7 @@
 """Losses on float16 maps whose gradients are larger than float16 can hold.
 
-The loss scaler of mixed precision is what such gradients are left to: it skips the
-update and tries a smaller scale. What a loss has to do is compute in float32.
+The loss scaler of mixed precision handles such gradients: it skips the update and tries
+a smaller scale. A loss has to compute in float32.
 """
 
 from collections.abc import Callable
@@ -37,12 +37,12 @@ LOSSES: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = dict(
     SP=(SPLoss, {}),
     QueryBox=(QueryBoxLoss, dict(teacher_cls=LOGITS)),
 )
-# Of the student's values, in steps of ten from where float16 has its first number.
+# Factors on the student's values: powers of ten, from below the range of float16.
 SCALES = [10.0**power for power in range(-8, 5)]
 
 
 def inputs(name: str, scale: float) -> tuple[Tensor, Tensor]:
-    """Return float16 maps, of which a part is 0, and the teacher's."""
+    """Return float16 maps of the student, partly 0, and of the teacher."""
     generator = torch.Generator().manual_seed(0)
     shape = (100, 4) if name == 'QueryBox' else (2, CHANNELS, *SIZE)
     student, teacher = torch.randn(2, *shape, generator=generator)
@@ -75,7 +75,7 @@ def test_a_float16_gradient_is_that_of_float32_and_infinite_only_beyond_its_rang
         student, teacher = inputs(name, scale)
         wide = gradient_of(name, student.float(), teacher, 1.0)
         assert wide.isfinite().all()
-        # Of the next power of two, the loss's weight as a loss scale has it.
+        # The weight with which the largest gradient leaves the range of float16.
         largest = float(wide.abs().max())
         weight = 2.0 ** int(torch.tensor(LARGEST / max(largest, 1e-30)).log2().ceil())
         for factor in (1.0, weight):

@@ -1,4 +1,4 @@
-"""Heads whose predictions cannot be compared, and what a message tells to do."""
+"""Errors for predictions that cannot be compared, and the mending line they show."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -11,17 +11,27 @@ from torch import Tensor
 
 from kdtoolbox import losses
 from kdtoolbox.losses.detection.targets import DenseTargets
+from kdtoolbox.losses.examples import Sizes, examples_of, loss_classes
 
 SIZE = (4, 3)
 NOTHING = SimpleNamespace(bboxes=torch.zeros(0, 4), labels=torch.zeros(0).long())
 OBJECTS = [SimpleNamespace(gt_instances=NOTHING)] * 2
 PIXELS = samples_of(torch.zeros(2, *SIZE, dtype=torch.long))
-SOFTMAX = dict.fromkeys(
-    ['BPKDLoss', 'DISTLoss', 'DKDLoss', 'DSDCategoryLoss', 'GuidedKDLoss', 'KDLoss'], {}
-)
-SOFTMAX |= dict.fromkeys(['LSKDLoss', 'NKDLoss', 'NormKDLoss', 'SDDLoss'], {})
-SOFTMAX |= dict.fromkeys(['SphericalKDLoss', 'TTMLoss', 'WSLDLoss'], {})
-SOFTMAX |= dict(CTKDLoss=dict(ramp_iterations=2))
+LAYERS_OF_CLASSES = ('FAKDLoss', 'SKDHolisticLoss')
+"""Losses that have or read a layer for a fixed number of classes."""
+
+
+def softmax_losses() -> dict[str, dict[str, Any]]:
+    """Return the losses on class logits of pixels, with their arguments."""
+    return {
+        name: example.arguments(Sizes(classes=5))
+        for name, kind in loss_classes().items()
+        for example in examples_of(kind)
+        if example.student == 'class logits map' and name not in LAYERS_OF_CLASSES
+    }
+
+
+SOFTMAX = softmax_losses()
 
 
 def targets_of(num_classes: int, anchors: int = 1) -> DenseTargets:
@@ -42,7 +52,9 @@ def predictions(channels: int, size: tuple[int, int] = SIZE) -> Tensor:
     return waves((2, channels, *size), 0.37, 0.11)
 
 
-def on_levels(kind: str, mine: Tensor, theirs: Tensor, targets: DenseTargets) -> Any:
+def on_levels(
+    kind: str, student: Tensor, teacher: Tensor, targets: DenseTargets
+) -> Any:
     """Compare one level of predictions by a loss of dense heads."""
     features, logits = [predictions(5)], [predictions(3)]
     wires: dict[str, dict[str, Any]] = {
@@ -58,18 +70,18 @@ def on_levels(kind: str, mine: Tensor, theirs: Tensor, targets: DenseTargets) ->
     }
     loss = getattr(losses, kind)() if hasattr(losses, kind) else None
     if kind == 'PFILoss':
-        return loss(features, features, [mine], [theirs])
+        return loss(features, features, [student], [teacher])
     if kind.startswith('GIDLoss'):
         pairs = dict(cls=(logits, logits), reg=([predictions(4)],) * 2)
-        pairs[kind[-3:]] = [mine], [theirs]
+        pairs[kind[-3:]] = [student], [teacher]
         pairs = [*pairs['cls'], *pairs['reg']]
         return losses.GIDLoss()(features, features, *pairs, targets, (32, 24))
     if getattr(loss, 'per_level', True):
-        return loss(mine, theirs, **wires[kind])
-    return loss([mine], [theirs], **wires[kind])
+        return loss(student, teacher, **wires[kind])
+    return loss([student], [teacher], **wires[kind])
 
 
-def refusal(kind: str, *arguments: Any) -> str:
+def error_of(kind: str, *arguments: Any) -> str:
     with pytest.raises(ValueError, match='.') as caught:
         on_levels(kind, *arguments)
     return str(caught.value)
@@ -82,49 +94,51 @@ BINS = ['CrossKDDistributionLoss', 'LDLoss']
 
 
 @pytest.mark.parametrize('kind', CLASSES)
-def test_other_classes_of_dense_heads_are_no_matter_of_a_connector(kind: str) -> None:
-    message = refusal(kind, predictions(3), predictions(4), targets_of(3))
+def test_other_classes_of_dense_heads_are_refused_without_naming_a_connector(
+    kind: str,
+) -> None:
+    message = error_of(kind, predictions(3), predictions(4), targets_of(3))
     assert '(2, 3, 4, 3) and teacher (2, 4, 4, 3) differ in shape' in message
     assert 'num_classes' in message
     assert 'Connector' not in message
 
 
 @pytest.mark.parametrize('kind', BOXES)
-def test_other_boxes_are_no_matter_of_a_connector(kind: str) -> None:
-    message = refusal(kind, predictions(4), predictions(8), targets_of(3))
+def test_other_boxes_are_refused(kind: str) -> None:
+    message = error_of(kind, predictions(4), predictions(8), targets_of(3))
     assert 'teacher (2, 8, 4, 3) differ in shape' in message
     assert 'anchor_generator' in message
     assert 'Connector' not in message
 
 
 @pytest.mark.parametrize('kind', [*CLASSES, *BOXES, *BINS])
-def test_other_levels_are_named(kind: str) -> None:
+def test_other_levels_are_refused(kind: str) -> None:
     pair = predictions(12), predictions(12, (2, 3))
-    message = refusal(kind, *pair, targets_of(12))
+    message = error_of(kind, *pair, targets_of(12))
     assert '(2, 12, 2, 3) differ in shape; record the same levels' in message
 
 
 @pytest.mark.parametrize('kind', BINS)
-def test_other_bins_name_the_line_of_the_student(kind: str) -> None:
-    message = refusal(kind, predictions(4 * 17), predictions(4 * 9), targets_of(3))
+def test_other_bins_are_refused_with_the_line_of_the_student(kind: str) -> None:
+    message = error_of(kind, predictions(4 * 17), predictions(4 * 9), targets_of(3))
     assert '`student.bbox_head.reg_max=8`' in message
     assert 'Connector' not in message
 
 
 @pytest.mark.parametrize(('channels', 'anchors'), [(4, 1), (36, 9), (9, 1)])
 @pytest.mark.parametrize('kind', BINS)
-def test_heads_without_distributions_are_told_apart(
+def test_heads_without_box_distributions_are_refused(
     kind: str, channels: int, anchors: int
 ) -> None:
     pair = predictions(channels), predictions(channels)
-    message = refusal(kind, *pair, targets_of(3, anchors))
+    message = error_of(kind, *pair, targets_of(3, anchors))
     assert f'got (2, {channels}, 4, 3) of {anchors}; a GFL head' in message
     assert '`bbox_head.gfl_reg`' in message
     assert 'CrossKDBoxLoss' in message
 
 
 @pytest.mark.parametrize('kind', SOFTMAX)
-def test_other_classes_are_no_matter_of_a_connector(kind: str) -> None:
+def test_other_classes_are_refused(kind: str) -> None:
     loss = getattr(losses, kind)(**SOFTMAX[kind])
     message = r'differ in shape; .*classes \(axis 1\): .*`num_classes`'
     with pytest.raises(ValueError, match=message) as caught:
@@ -135,27 +149,27 @@ def test_other_classes_are_no_matter_of_a_connector(kind: str) -> None:
 
 
 @pytest.mark.parametrize('kind', SOFTMAX)
-def test_one_class_has_nothing_to_tell_by_a_softmax(kind: str) -> None:
+def test_one_class_is_refused_with_a_softmax(kind: str) -> None:
     loss = getattr(losses, kind)(**SOFTMAX[kind])
     with pytest.raises(ValueError, match=r'at least [23] classes.*use_sigmoid=True'):
         loss(predictions(1), 2 * predictions(1), data_samples=PIXELS)
 
 
 @pytest.mark.parametrize('kind', ['CTKDLoss', 'KDLoss', 'TTMLoss'])
-def test_one_class_teaches_by_a_sigmoid(kind: str) -> None:
+def test_one_class_gives_a_gradient_with_a_sigmoid(kind: str) -> None:
     loss = getattr(losses, kind)(use_sigmoid=True, **SOFTMAX[kind])
     student = predictions(1).requires_grad_()
     loss(student, 2 * predictions(1), data_samples=PIXELS).backward()
     assert student.grad.any()
 
 
-def test_one_class_of_a_dense_head_has_nothing_to_tell_by_a_softmax() -> None:
-    message = refusal('LDClsLoss', predictions(1), 2 * predictions(1), targets_of(1))
+def test_one_class_of_a_dense_head_is_refused_with_a_softmax() -> None:
+    message = error_of('LDClsLoss', predictions(1), 2 * predictions(1), targets_of(1))
     assert 'num_classes=1' in message
     assert "type='kdtoolbox.KDLoss' with use_sigmoid=True" in message
 
 
-def test_one_class_of_rois_has_nothing_to_tell_by_a_softmax() -> None:
+def test_one_class_of_rois_is_refused_with_a_softmax() -> None:
     rows, labels = waves((6, 1), 0.9, 0.3), torch.zeros(6, dtype=torch.long)
     with pytest.raises(ValueError, match='at least 2 classes'):
         losses.DeFeatRoILoss()(rows, rows, labels)

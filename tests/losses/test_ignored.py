@@ -1,6 +1,7 @@
-"""Pixels that the task ignores are never distilled, whatever label says so."""
+"""Pixels with the label that a task ignores are never distilled."""
 
 import copy
+import inspect
 import sys
 from typing import Any
 
@@ -8,43 +9,46 @@ import pytest
 import torch
 from golden import waves
 from pixels import samples_of
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdtoolbox import losses
+from kdtoolbox.losses.examples import Example, Sizes, examples_of, loss_classes
 
 SIZE, WIDTH = (6, 8), 5
-MEMORY = dict(student_channels=WIDTH, teacher_channels=WIDTH)
-MEMORY |= dict(pixel_slots=20, region_slots=5, pixel_keys=30, region_keys=20)
 
-LOGITS: dict[str, dict[str, Any]] = {
-    'BPKDLoss': {},
+
+def reads_pixels(kind: Any) -> bool:
+    """Return whether a loss class reads labels of pixels."""
+    names = vars(sys.modules[kind.__module__])
+    inputs = inspect.signature(kind.forward).parameters
+    return 'data_samples' in inputs and (
+        'read_logits' in names or 'pixel_labels' in names
+    )
+
+
+def example_on_maps(kind: type[nn.Module]) -> Example:
+    """Return the first example of a loss class with a wire of maps."""
+    return next(x for x in examples_of(kind) if x.student.endswith('map'))
+
+
+READERS = {
+    name: example_on_maps(kind)
+    for name, kind in loss_classes().items()
+    if reads_pixels(kind)
+}
+LOGITS = [name for name in READERS if READERS[name].student == 'class logits map']
+FEATURES = [name for name in READERS if name not in LOGITS]
+SMALL: dict[str, dict[str, Any]] = {
+    'CIRKDMemoryLoss': dict(
+        pixel_slots=20, region_slots=5, pixel_keys=30, region_keys=20
+    ),
+    'CIRKDMiniBatchLoss': dict(pool_size=2),
     'CTKDLoss': dict(ramp_iterations=2),
-    'DISTLoss': {},
-    'DKDLoss': {},
-    'DSDCategoryLoss': {},
-    'FAKDLoss': dict(student_channels=WIDTH, ramp_iterations=1),
-    'GuidedKDLoss': {},
-    'KDLoss': {},
-    'LSKDLoss': {},
-    'NKDLoss': {},
-    'NormKDLoss': {},
-    'SDDLoss': {},
-    'SKDHolisticLoss': {},
-    'SphericalKDLoss': {},
-    'TTMLoss': {},
-    'WSLDLoss': {},
 }
-FEATURES: dict[str, dict[str, Any]] = {
-    'CIRKDMemoryLoss': MEMORY,
-    'CIRKDMiniBatchLoss': {},
-    'IDDLoss': {},
-    'IFVDLoss': {},
-}
-OF_CLASSES = ('CIRKDMemoryLoss', 'FAKDLoss', 'SKDHolisticLoss')
-"""Those that are built for a number of classes."""
+"""Arguments for small maps and few iterations."""
 
-OF_NAMES = [kind for kind in LOGITS if kind != 'SKDHolisticLoss']
-"""Those without weights of their own for each class."""
+WITHOUT_CLASSES = [name for name in LOGITS if name != 'SKDHolisticLoss']
+"""Losses without weights of their own for each class."""
 
 HOLES = torch.zeros(2, *SIZE, dtype=torch.bool)
 HOLES[0, :2, 1:4], HOLES[0, 4, 6], HOLES[1, 3:, 3], HOLES[1, 0] = True, True, True, True
@@ -52,13 +56,12 @@ HOLES[0, :2, 1:4], HOLES[0, 4, 6], HOLES[1, 3:, 3], HOLES[1, 0] = True, True, Tr
 
 def build(kind: str, classes: int) -> Any:
     torch.manual_seed(0)
-    arguments = (LOGITS | FEATURES)[kind]
-    if kind in OF_CLASSES:
-        arguments = dict(arguments, num_classes=classes)
+    sizes = Sizes(channels=WIDTH, teacher_channels=WIDTH, classes=classes)
+    arguments = READERS[kind].arguments(sizes) | SMALL.get(kind, {})
     loss = getattr(losses, kind)(**arguments).double()
     if kind == 'SKDHolisticLoss':
         torch.nn.init.normal_(loss.critic.score.weight)
-    # The statistics of the head's batch norm are those of all that the student sees.
+    # In training mode, batch norm statistics would contain the ignored pixels.
     return loss.eval() if kind == 'CIRKDMemoryLoss' else loss
 
 
@@ -78,7 +81,7 @@ def run(loss: Any, pair: list[Tensor], samples: list, **wires: Tensor) -> list[T
 
 
 def wires_of(kind: str, classes: int) -> dict[str, Tensor]:
-    if kind != 'FAKDLoss':
+    if 'features' not in READERS[kind].wires:
         return {}
     features = waves((2, WIDTH, *SIZE), 0.31, 0.19).double()
     return dict(
@@ -87,7 +90,7 @@ def wires_of(kind: str, classes: int) -> dict[str, Tensor]:
 
 
 def labels_of(ignored: int) -> Tensor:
-    # Classes 1 to 6 and 8: none is one of those that a task may ignore below.
+    # Classes 1 to 6 and 8: none of the labels that a test below ignores.
     labels = 1 + torch.arange(96).reshape(2, *SIZE) // 5 % 7
     return labels.where(labels < 7, 8).masked_fill(HOLES, ignored)
 
@@ -100,16 +103,12 @@ def samples_with(ignored: int | None, labels: Tensor) -> list:
     return samples
 
 
-def test_every_loss_that_reads_labels_of_pixels_is_here() -> None:
-    readers = {
-        name
-        for name in losses.__all__
-        if isinstance(kind := getattr(losses, name), type)
-        and {'read_logits', 'pixel_labels'} & {*vars(sys.modules[kind.__module__])}
-    }
-    # Those of the same files that read none.
-    readers -= {'ChannelDistillationLoss', 'DSDPixelLoss'}
-    assert readers == {*LOGITS, *FEATURES}
+def test_losses_on_labels_of_pixels_are_found() -> None:
+    assert {'KDLoss', 'DKDLoss', 'FAKDLoss', 'SKDHolisticLoss'} <= set(LOGITS)
+    assert {'CIRKDMemoryLoss', 'CIRKDMiniBatchLoss', 'IDDLoss', 'IFVDLoss'} <= set(
+        FEATURES
+    )
+    assert not {'ChannelDistillationLoss', 'DSDPixelLoss'} & READERS.keys()
 
 
 @pytest.mark.parametrize('ignored', [0, 255, 7, -100])
@@ -125,7 +124,7 @@ def test_ignored_pixels_change_neither_value_nor_gradient(
     other = 7 * waves((*HOLES.shape, 1), 0.9, 0.4).double()
     for side in (0, 1):
         changed = list(pair)
-        # In the order of the channels too, which some losses heed alone.
+        # Also change the order of the channels; some losses compare only that.
         away = (other - 2 * pair[side].movedim(1, -1)).movedim(-1, 1)
         changed[side] = away.where(HOLES[:, None], pair[side])
         torch.testing.assert_close(run(loss, changed, samples, **wires), expected)
@@ -141,7 +140,7 @@ def test_ignored_pixels_change_neither_value_nor_gradient(
 def test_what_is_not_ignored_counts(kind: str) -> None:
     loss, pair, wires = build(kind, 9), maps(kind, 9), wires_of(kind, 9)
     expected = run(loss, pair, samples_with(7, labels_of(7)), **wires)
-    # The teacher is right there, without which one loss compares nothing.
+    # One loss compares only pixels at which the teacher is right.
     labels = pair[1].argmax(1).where(HOLES, labels_of(7))
     found = run(loss, pair, samples_with(-100, labels), **wires)
     assert found[1].movedim(1, -1)[HOLES].any()
@@ -149,9 +148,9 @@ def test_what_is_not_ignored_counts(kind: str) -> None:
 
 
 @pytest.mark.parametrize('ignored', [0, -100])
-@pytest.mark.parametrize('kind', [*OF_NAMES, 'IDDLoss', 'IFVDLoss'])
+@pytest.mark.parametrize('kind', [*WITHOUT_CLASSES, 'IDDLoss', 'IFVDLoss'])
 def test_255_is_a_class_like_any_other(kind: str, ignored: int) -> None:
-    """What 300 classes are called makes no difference."""
+    """Renumber 300 classes and expect the same value and gradient."""
     order = torch.arange(300)
     order[[1, 2, 3, 255, 256, 299]] = torch.tensor([255, 256, 299, 1, 2, 3])
     pair, wires = maps(kind, 300), wires_of(kind, 300)

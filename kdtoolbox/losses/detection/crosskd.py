@@ -10,6 +10,7 @@ from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.detection.boxes import box_ious, giou_distances
 from kdtoolbox.losses.detection.targets import DenseTargets, flatten_predictions
 from kdtoolbox.losses.distributions import check_distributions
+from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.inputs import check_predictions
 from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
@@ -46,7 +47,7 @@ def quality_bce_loss(
     goal = teacher.sigmoid()
     bce = functional.binary_cross_entropy_with_logits(student, goal, reduction='none')
     rows = ((student.sigmoid() - goal).abs() * bce).sum(-1)
-    return (rows * weight).sum() / (avg_factor + EPS)
+    return (rows * weight).sum() / avg_factor
 
 
 @full_precision
@@ -130,7 +131,7 @@ def centerness_loss(
     loss = functional.binary_cross_entropy_with_logits(
         student, teacher.sigmoid(), reduction='none'
     )
-    return (loss * weight).sum() / (avg_factor + EPS)
+    return (loss * weight).sum() / avg_factor
 
 
 @full_precision
@@ -167,6 +168,8 @@ class CrossKDClsLoss(nn.Module):
 
     reads_classes = True
 
+    examples = (Example('dense class logits'),)
+
     def __init__(self, loss_weight: float = 1.0) -> None:
         super().__init__()
         check_at_least('CrossKDClsLoss', 0, loss_weight=loss_weight)
@@ -181,7 +184,7 @@ class CrossKDClsLoss(nn.Module):
             flatten_predictions(student, targets.num_classes),
             flatten_predictions(teacher, targets.num_classes),
             targets.label_weights[level],
-            targets.avg_factor,
+            targets.avg_factor + EPS,
         )
         return self.loss_weight * loss
 
@@ -207,6 +210,10 @@ class CrossKDDistributionLoss(nn.Module):
     """
 
     per_level = False
+
+    examples = (
+        Example('box distributions', wires=dict(teacher_cls='dense class logits')),
+    )
 
     def __init__(self, loss_weight: float = 4.0) -> None:
         super().__init__()
@@ -253,6 +260,8 @@ class CrossKDBoxLoss(nn.Module):
         'iou'
     """
 
+    examples = (Example('dense boxes', wires=dict(teacher_cls='dense class logits')),)
+
     def __init__(
         self, mode: Literal['giou', 'iou'] = 'giou', loss_weight: float = 1.0
     ) -> None:
@@ -294,6 +303,8 @@ class CrossKDCenternessLoss(nn.Module):
         1.0
     """
 
+    examples = (Example('centerness'),)
+
     def __init__(self, loss_weight: float = 1.0) -> None:
         super().__init__()
         check_at_least('CrossKDCenternessLoss', 0, loss_weight=loss_weight)
@@ -308,6 +319,6 @@ class CrossKDCenternessLoss(nn.Module):
             flatten_predictions(student, 1)[..., 0],
             flatten_predictions(teacher, 1)[..., 0],
             targets.positives(level),
-            targets.avg_factor,
+            targets.avg_factor + EPS,
         )
         return self.loss_weight * loss

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.detection.targets import pad_boxes
+from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.inputs import check_maps
 from kdtoolbox.losses.logits.class_logits import check_labels, check_logits
 from kdtoolbox.losses.precision import full_precision
@@ -263,6 +264,8 @@ class DeFeatRoILoss(nn.Module):
     """
 
     reads_classes = True
+
+    examples = (Example('RoI logits', wires=dict(labels='RoI labels')),)
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ The paths that give them are `kdtoolbox.distillers.FCFDDistiller`.
 from torch import Tensor, nn
 
 from kdtoolbox.losses.arguments import check_at_least
+from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
@@ -60,6 +61,8 @@ class FCFDRegressionLoss(nn.Module):
     """
 
     reads_classes = True
+
+    examples = (Example('RoI boxes'),)
 
     def __init__(self, loss_weight: float = 1.0) -> None:
         super().__init__()

@@ -9,6 +9,7 @@ from torch.autograd.function import once_differentiable
 
 from kdtoolbox.losses.arguments import check_above, check_at_least, check_counts
 from kdtoolbox.losses.detection.targets import pad_boxes
+from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.inputs import check_maps
 from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
@@ -280,6 +281,10 @@ class FGDLoss(nn.Module):
         >>> len(loss.contexts)
         5
     """
+
+    examples = (
+        Example(arguments=lambda s: dict(channels=s.channels, num_levels=s.num_levels)),
+    )
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least
+from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.inputs import check_maps, check_predictions
 from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
@@ -119,6 +120,8 @@ class FRSFeatureLoss(nn.Module):
         0.005
     """
 
+    examples = (Example(wires=dict(teacher_cls='dense class logits')),)
+
     def __init__(self, loss_weight: float = 0.005) -> None:
         super().__init__()
         check_at_least('FRSFeatureLoss', 0, loss_weight=loss_weight)
@@ -150,6 +153,8 @@ class FRSLogitLoss(nn.Module):
     """
 
     reads_classes = True
+
+    examples = (Example('dense class logits'),)
 
     def __init__(self, loss_weight: float = 0.02) -> None:
         super().__init__()

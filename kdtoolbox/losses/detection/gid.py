@@ -8,6 +8,7 @@ from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.detection.boxes import box_areas, box_intersections
 from kdtoolbox.losses.detection.pooling import pool_boxes
 from kdtoolbox.losses.detection.targets import DenseTargets, flatten_predictions
+from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.inputs import check_maps, check_predictions
 from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
@@ -250,6 +251,17 @@ class GIDLoss(nn.Module):
     per_level = False
 
     reads_classes = True
+
+    examples = (
+        Example(
+            wires=dict(
+                student_cls='dense class logits',
+                teacher_cls='dense class logits',
+                student_reg='dense boxes',
+                teacher_reg='dense boxes',
+            )
+        ),
+    )
 
     def __init__(
         self,

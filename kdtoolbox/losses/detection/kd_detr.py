@@ -6,6 +6,7 @@ from torch.nn import functional
 from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.detection.boxes import to_corners
 from kdtoolbox.losses.detection.crosskd import box_loss
+from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.logits.class_logits import check_logits
 from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
@@ -89,6 +90,8 @@ class QueryClassLoss(nn.Module):
     """
 
     reads_classes = True
+
+    examples = (Example('query logits'),)
 
     def __init__(self, loss_weight: float = 1.0) -> None:
         super().__init__()
@@ -176,6 +179,8 @@ class QueryBoxLoss(nn.Module):
         >>> QueryBoxLoss()(boxes, boxes, torch.zeros(6, 80))
         {'l1': tensor(0.), 'giou': tensor(0.)}
     """
+
+    examples = (Example('query boxes', wires=dict(teacher_cls='query logits')),)
 
     def __init__(
         self,

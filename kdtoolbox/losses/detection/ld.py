@@ -15,6 +15,7 @@ from kdtoolbox.losses.detection.targets import (
     pad_boxes,
 )
 from kdtoolbox.losses.distributions import check_distributions
+from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.inputs import check_predictions
 from kdtoolbox.losses.logits.class_logits import check_tau
 from kdtoolbox.losses.precision import full_precision
@@ -150,6 +151,10 @@ class LDLoss(nn.Module):
 
     per_level = False
 
+    examples = (
+        Example('box distributions', wires=dict(student_cls='dense class logits')),
+    )
+
     def __init__(
         self,
         tau: float = 10.0,
@@ -226,6 +231,8 @@ class LDClsLoss(nn.Module):
     """
 
     reads_classes = True
+
+    examples = (Example('dense class logits'),)
 
     def __init__(self, tau: float = 2.0, loss_weight: float = 10.0) -> None:
         super().__init__()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from kdtoolbox.losses.arguments import check_at_least
+from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.inputs import check_maps, check_predictions
 from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
@@ -86,6 +87,14 @@ class PFILoss(nn.Module):
     per_level = False
 
     reads_classes = True
+
+    examples = (
+        Example(
+            wires=dict(
+                student_cls='dense class logits', teacher_cls='dense class logits'
+            )
+        ),
+    )
 
     def __init__(self, legacy_logits: bool = False, loss_weight: float = 1.5) -> None:
         super().__init__()

@@ -17,6 +17,7 @@ from kdtoolbox.losses.arguments import (
 )
 from kdtoolbox.losses.detection.pgd_masks import teacher_masks
 from kdtoolbox.losses.detection.targets import DenseTargets
+from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.inputs import check_maps
 from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
@@ -186,6 +187,13 @@ class PGDClsLoss(nn.Module):
 
     reads_classes = True
 
+    examples = (
+        Example(
+            wires=dict(teacher_cls='dense class logits', teacher_reg='dense boxes'),
+            arguments=lambda s: dict(level_weights=[1.0] * s.num_levels),
+        ),
+    )
+
     def __init__(
         self,
         iou_exponent: float = 0.8,
@@ -287,6 +295,12 @@ class PGDRegLoss(nn.Module):
     per_level = False
 
     reads_classes = True
+
+    examples = (
+        Example(
+            wires=dict(teacher_cls='dense class logits', teacher_reg='dense boxes')
+        ),
+    )
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least
+from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.inputs import SAME_CLASSES, check_predictions
 from kdtoolbox.losses.logits.class_logits import check_labels
 from kdtoolbox.losses.precision import full_precision
@@ -136,6 +137,8 @@ class RoIRegressionLoss(nn.Module):
 
     reads_classes = True
 
+    examples = (Example('RoI boxes', wires=dict(labels='RoI labels')),)
+
     def __init__(self, loss_weight: float = 1.0) -> None:
         super().__init__()
         check_at_least('RoIRegressionLoss', 0, loss_weight=loss_weight)
@@ -163,6 +166,8 @@ class ObjectnessLoss(nn.Module):
     """
 
     per_level = False
+
+    examples = (Example('objectness'),)
 
     def __init__(self, loss_weight: float = 0.5) -> None:
         super().__init__()

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.detection.targets import DenseTargets, pad_boxes
+from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.inputs import check_predictions
 from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
@@ -107,6 +108,8 @@ class RMLoss(nn.Module):
     per_level = False
 
     reads_classes = True
+
+    examples = (Example('dense class logits'),)
 
     def __init__(self, loss_weight: float = 4.0) -> None:
         super().__init__()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.linalg import vector_norm
 
 from kdtoolbox.losses.arguments import check_at_least
+from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.inputs import check_maps, check_positions
 from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
@@ -143,6 +144,8 @@ class AffinityLoss(nn.Module):
         >>> AffinityLoss()(torch.ones(2, 4, 8, 8), torch.ones(2, 6, 8, 8)) < 1e-6
         tensor(True)
     """
+
+    examples = (Example('map', 'map of other channels'),)
 
     def __init__(self, legacy_channels: bool = False, loss_weight: float = 1.0) -> None:
         super().__init__()

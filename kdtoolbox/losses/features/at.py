@@ -4,6 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least
+from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.inputs import check_positions
 from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
@@ -61,6 +62,8 @@ class ATLoss(nn.Module):
         >>> ATLoss().loss_weight
         1000.0
     """
+
+    examples = (Example('map', 'map of other channels'),)
 
     def __init__(self, loss_weight: float = 1000.0) -> None:
         super().__init__()

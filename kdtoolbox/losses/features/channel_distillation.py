@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least
+from kdtoolbox.losses.examples import LABELLED_CLASS_LOGITS, Example
 from kdtoolbox.losses.logits.class_logits import check_tau, read_logits, require_labels
 from kdtoolbox.losses.logits.kd import kd_divergence
 from kdtoolbox.losses.precision import full_precision
@@ -101,6 +102,8 @@ class ChannelDistillationLoss(nn.Module):
         tensor(6.)
     """
 
+    examples = (Example('map', 'map of other size'),)
+
     def __init__(self, loss_weight: float = 6.0) -> None:
         super().__init__()
         check_at_least('ChannelDistillationLoss', 0, loss_weight=loss_weight)
@@ -132,6 +135,8 @@ class GuidedKDLoss(nn.Module):
     """
 
     reads_classes = True
+
+    examples = LABELLED_CLASS_LOGITS
 
     def __init__(self, tau: float = 1.0, loss_weight: float = 1.0) -> None:
         super().__init__()

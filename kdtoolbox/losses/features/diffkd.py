@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least, check_counts
+from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.features.denoiser import TIMES, BatchNorm, Denoiser, NoiseAdapter
 from kdtoolbox.losses.inputs import check_maps
 from kdtoolbox.losses.precision import full_precision
@@ -54,6 +55,8 @@ class DiffKDLoss(nn.Module):
     """
 
     kept: Tensor
+
+    examples = (Example(arguments=lambda s: dict(channels=s.channels)),)
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.linalg import vector_norm
 
 from kdtoolbox.losses.arguments import check_at_least, check_counts
+from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.features.non_local import NonLocal
 from kdtoolbox.losses.inputs import check_maps
 from kdtoolbox.losses.precision import full_precision
@@ -47,6 +48,10 @@ class FBKDLoss(nn.Module):
         >>> sorted(loss(torch.ones(1, 8, 4, 4), torch.zeros(1, 8, 4, 4), level=0))
         ['channel', 'feature', 'nonlocal', 'spatial']
     """
+
+    examples = (
+        Example(arguments=lambda s: dict(channels=s.channels, num_levels=s.num_levels)),
+    )
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least
+from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
@@ -65,6 +66,16 @@ class FSPLoss(nn.Module):
         >>> loss(maps, 2 * maps, maps, maps)
         tensor(1.)
     """
+
+    examples = (
+        Example(
+            'map',
+            'map of other size',
+            wires=dict(
+                student_end='map of other channels', teacher_end='map of other channels'
+            ),
+        ),
+    )
 
     def __init__(self, loss_weight: float = 1.0) -> None:
         super().__init__()

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least, check_counts
+from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.features.paraphraser import Paraphraser
 from kdtoolbox.losses.inputs import check_maps
 from kdtoolbox.losses.precision import full_precision
@@ -73,6 +74,16 @@ class FTLoss(nn.Module):
         >>> FTLoss(teacher_channels=8, factor_channels=4).loss_weight
         200.0
     """
+
+    examples = (
+        Example(
+            'map',
+            'map of other channels',
+            arguments=lambda s: dict(
+                teacher_channels=s.teacher_channels, factor_channels=s.channels
+            ),
+        ),
+    )
 
     def __init__(
         self,

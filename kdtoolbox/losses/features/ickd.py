@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from kdtoolbox.losses.arguments import check_at_least
+from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
@@ -83,6 +84,8 @@ class ICKDLoss(nn.Module):
         >>> ICKDLoss(loss_weight=2.5)(torch.ones(1, 2, 4, 4), torch.ones(1, 2, 3, 3))
         tensor(0.)
     """
+
+    examples = (Example('map', 'map of other size'),)
 
     def __init__(self, loss_weight: float = 1.0) -> None:
         super().__init__()

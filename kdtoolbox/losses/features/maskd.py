@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from kdtoolbox.checkpoints.weights import load_checkpoint, load_strictly
 from kdtoolbox.losses.arguments import check_at_least, check_counts
+from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.features.receptive_tokens import ReceptiveTokens, token_masks
 from kdtoolbox.losses.inputs import check_maps
 from kdtoolbox.losses.precision import full_precision
@@ -105,6 +106,17 @@ class MasKDLoss(nn.Module):
     """
 
     calls: Tensor
+
+    examples = (
+        Example(
+            arguments=lambda s: dict(
+                channels=s.channels,
+                num_levels=s.num_levels,
+                num_tokens=6,
+                allow_random=True,
+            ),
+        ),
+    )
 
     def __init__(
         self,

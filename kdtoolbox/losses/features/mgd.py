@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from kdtoolbox.losses.arguments import check_at_least
+from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.inputs import check_maps
 from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
@@ -83,6 +84,17 @@ class MGDLoss(nn.Module):
         >>> loss(torch.ones(2, 8, 4, 4), torch.zeros(2, 8, 4, 4))
         tensor(64.)
     """
+
+    examples = (
+        Example(
+            connector=lambda s: dict(
+                type='MGDConnector',
+                channels=s.channels,
+                num_levels=s.num_levels,
+                mask_ratio=0.65,
+            ),
+        ),
+    )
 
     def __init__(self, loss_weight: float = 2e-5) -> None:
         super().__init__()

@@ -7,6 +7,7 @@ channels.
 from torch import Tensor, nn
 
 from kdtoolbox.losses.arguments import check_at_least
+from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
@@ -77,6 +78,8 @@ class NORMLoss(nn.Module):
         >>> NORMLoss(2.0)(torch.ones(1, 6, 4, 4), torch.zeros(1, 2, 4, 4))
         tensor(6.)
     """
+
+    examples = (Example('map', 'map of other channels'),)
 
     def __init__(self, loss_weight: float = 1.0) -> None:
         super().__init__()

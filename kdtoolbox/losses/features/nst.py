@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least
+from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.inputs import check_positions
 from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
@@ -60,6 +61,8 @@ class NSTLoss(nn.Module):
         >>> NSTLoss().loss_weight
         50.0
     """
+
+    examples = (Example('map', 'map of other channels'),)
 
     def __init__(self, loss_weight: float = 50.0) -> None:
         super().__init__()

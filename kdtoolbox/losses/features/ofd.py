@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from kdtoolbox.losses.arguments import check_at_least
+from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.inputs import check_maps
 from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
@@ -111,6 +112,8 @@ class OFDLoss(nn.Module):
         >>> OFDLoss().loss_weight
         0.001
     """
+
+    examples = (Example(), Example(wires=dict(margin='channel margins')))
 
     def __init__(self, loss_weight: float = 1e-3) -> None:
         super().__init__()

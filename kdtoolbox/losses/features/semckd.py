@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least, check_counts
+from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.inputs import check_maps
 from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
@@ -91,6 +92,18 @@ class SemCKDLoss(nn.Module):
     """
 
     per_level = False
+
+    examples = (
+        Example(
+            'map',
+            'map of other channels',
+            arguments=lambda s: dict(
+                student_channels=[s.channels] * s.num_levels,
+                teacher_channels=[s.teacher_channels] * s.num_levels,
+                pool_size=4,
+            ),
+        ),
+    )
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kdtoolbox.losses.arguments import check_at_least
+from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
@@ -72,6 +73,8 @@ class SRDLoss(nn.Module):
         >>> SRDLoss(exponent=1.0)(torch.full((2, 4), 2.0), torch.zeros(2, 4))
         tensor(5.5452)
     """
+
+    examples = (Example('map'), Example('feature rows'))
 
     def __init__(self, exponent: float = 4.0, loss_weight: float = 1.0) -> None:
         super().__init__()

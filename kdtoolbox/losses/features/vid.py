@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_above, check_at_least, check_counts
+from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.inputs import check_maps
 from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
@@ -68,6 +69,10 @@ class VIDLoss(nn.Module):
         >>> VIDLoss(channels=2).variances(0).detach()
         tensor([5.0000, 5.0000])
     """
+
+    examples = (
+        Example(arguments=lambda s: dict(channels=s.channels, num_levels=s.num_levels)),
+    )
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kdtoolbox.losses.arguments import check_at_least, check_counts, check_share
+from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.inputs import check_maps
 from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
@@ -62,6 +63,8 @@ class ViTKDLoss(nn.Module):
         >>> loss(torch.ones(2, 8, 4, 4), torch.ones(2, 8, 4, 4)).shape
         torch.Size([])
     """
+
+    examples = (Example(arguments=lambda s: dict(channels=s.channels)),)
 
     def __init__(
         self, channels: int, mask_ratio: float = 0.5, loss_weight: float = 3e-6

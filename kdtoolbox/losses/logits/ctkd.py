@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kdtoolbox.losses.arguments import check_at_least
+from kdtoolbox.losses.examples import CLASS_LOGITS
 from kdtoolbox.losses.logits.class_logits import read_logits
 from kdtoolbox.losses.logits.kd import kd_divergence
 from kdtoolbox.losses.precision import full_precision
@@ -52,6 +54,11 @@ class CTKDLoss(nn.Module):
     iterations: Tensor
 
     reads_classes = True
+
+    examples = tuple(
+        replace(example, arguments=lambda s: dict(ramp_iterations=100))
+        for example in CLASS_LOGITS
+    )
 
     def __init__(
         self,

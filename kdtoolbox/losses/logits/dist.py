@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from kdtoolbox.losses.arguments import check_at_least
+from kdtoolbox.losses.examples import CLASS_LOGITS
 from kdtoolbox.losses.logits.class_logits import check_logits, check_tau, read_logits
 from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
@@ -106,6 +107,8 @@ class DISTLoss(nn.Module):
     """
 
     reads_classes = True
+
+    examples = CLASS_LOGITS
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least
+from kdtoolbox.losses.examples import LABELLED_CLASS_LOGITS
 from kdtoolbox.losses.logits.class_logits import (
     check_tau,
     read_logits,
@@ -108,6 +109,8 @@ class DKDLoss(nn.Module):
     """
 
     reads_classes = True
+
+    examples = LABELLED_CLASS_LOGITS
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least
+from kdtoolbox.losses.examples import CLASS_LOGITS
 from kdtoolbox.losses.logits.class_logits import check_tau, read_logits
 from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
@@ -97,6 +98,8 @@ class KDLoss(nn.Module):
     """
 
     reads_classes = True
+
+    examples = CLASS_LOGITS
 
     def __init__(
         self, tau: float = 1.0, use_sigmoid: bool = False, loss_weight: float = 1.0

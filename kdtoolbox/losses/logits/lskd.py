@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kdtoolbox.losses.arguments import check_at_least
+from kdtoolbox.losses.examples import CLASS_LOGITS
 from kdtoolbox.losses.logits.class_logits import check_logits, check_tau, read_logits
 from kdtoolbox.losses.logits.kd import kd_divergence
 from kdtoolbox.losses.precision import full_precision
@@ -111,6 +112,8 @@ class LSKDLoss(nn.Module):
     """
 
     reads_classes = True
+
+    examples = CLASS_LOGITS
 
     def __init__(self, tau: float = 2.0, loss_weight: float = 1.0) -> None:
         super().__init__()

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from kdtoolbox.losses.arguments import check_at_least
+from kdtoolbox.losses.examples import LABELLED_CLASS_LOGITS
 from kdtoolbox.losses.logits.class_logits import (
     check_tau,
     read_logits,
@@ -88,6 +89,8 @@ class NKDLoss(nn.Module):
     """
 
     reads_classes = True
+
+    examples = LABELLED_CLASS_LOGITS
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least
+from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.logits.class_logits import (
     ClassLogits,
     check_logits,
@@ -122,6 +123,8 @@ class SDDLoss(nn.Module):
     """
 
     reads_classes = True
+
+    examples = (Example('class logits map', pixel_labels=True),)
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_above, check_at_least
+from kdtoolbox.losses.examples import CLASS_LOGITS
 from kdtoolbox.losses.logits.class_logits import check_logits, check_tau, read_logits
 from kdtoolbox.losses.logits.kd import kd_divergence
 from kdtoolbox.losses.precision import full_precision
@@ -83,6 +84,8 @@ class SphericalKDLoss(nn.Module):
     """
 
     reads_classes = True
+
+    examples = CLASS_LOGITS
 
     def __init__(
         self, radius: float = 2.0, tau: float = 4.0, loss_weight: float = 1.0

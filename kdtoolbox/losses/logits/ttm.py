@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from kdtoolbox.losses.arguments import check_at_least
+from kdtoolbox.losses.examples import CLASS_LOGITS
 from kdtoolbox.losses.logits.class_logits import check_tau, read_logits
 from kdtoolbox.losses.logits.kd import kd_divergence
 from kdtoolbox.losses.precision import full_precision
@@ -82,6 +83,8 @@ class TTMLoss(nn.Module):
     """
 
     reads_classes = True
+
+    examples = CLASS_LOGITS
 
     def __init__(
         self,

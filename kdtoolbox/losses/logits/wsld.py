@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least
+from kdtoolbox.losses.examples import LABELLED_CLASS_LOGITS
 from kdtoolbox.losses.logits.class_logits import check_tau, read_logits, require_labels
 from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
@@ -82,6 +83,8 @@ class WSLDLoss(nn.Module):
     """
 
     reads_classes = True
+
+    examples = LABELLED_CLASS_LOGITS
 
     def __init__(self, tau: float = 2.0, loss_weight: float = 1.0) -> None:
         super().__init__()

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least
+from kdtoolbox.losses.examples import MAPS_AND_ROWS
 from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.losses.relations.rows import check_grid, mean_of_pairs, read_rows
 from kdtoolbox.registry import MODELS
@@ -112,6 +113,8 @@ class CCLoss(nn.Module):
         >>> CCLoss()(torch.ones(2, 8, 4, 4), torch.ones(2, 5, 8, 8))
         tensor(0.)
     """
+
+    examples = MAPS_AND_ROWS
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from kdtoolbox.losses.arguments import check_at_least
+from kdtoolbox.losses.examples import MAPS_AND_ROWS
 from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.losses.relations.rows import check_grid, mean_of_pairs, read_rows
 from kdtoolbox.registry import MODELS
@@ -72,6 +73,8 @@ class PKTLoss(nn.Module):
         >>> PKTLoss()(torch.ones(2, 8, 4, 4), torch.ones(2, 5, 8, 8))
         tensor(0.)
     """
+
+    examples = MAPS_AND_ROWS
 
     def __init__(self, grid: int | None = 4, loss_weight: float = 30000.0) -> None:
         super().__init__()

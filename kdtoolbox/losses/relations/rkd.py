@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least, check_counts
+from kdtoolbox.losses.examples import MAPS_AND_ROWS
 from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.losses.relations.rows import check_grid, mean_of_pairs, read_rows
 from kdtoolbox.registry import MODELS
@@ -97,6 +98,8 @@ class RKDLoss(nn.Module):
         >>> RKDLoss(distance_weight=1.0, angle_weight=2.0).max_rows
         128
     """
+
+    examples = MAPS_AND_ROWS
 
     def __init__(
         self,

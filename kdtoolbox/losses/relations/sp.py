@@ -4,6 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least
+from kdtoolbox.losses.examples import MAPS_AND_ROWS
 from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.losses.relations.rows import check_grid, mean_of_pairs, read_rows
 from kdtoolbox.registry import MODELS
@@ -63,6 +64,8 @@ class SPLoss(nn.Module):
         >>> SPLoss()(torch.ones(2, 8, 4, 4), torch.ones(2, 5, 8, 8))
         tensor(0.)
     """
+
+    examples = MAPS_AND_ROWS
 
     def __init__(self, grid: int | None = 4, loss_weight: float = 3000.0) -> None:
         super().__init__()

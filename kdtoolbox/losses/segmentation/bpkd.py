@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least, check_counts
+from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.features.cwd import channel_wise_divergence
 from kdtoolbox.losses.logits.class_logits import (
     check_logits,
@@ -173,6 +174,8 @@ class BPKDLoss(nn.Module):
     """
 
     reads_classes = True
+
+    examples = (Example('class logits map', pixel_labels=True),)
 
     def __init__(
         self,

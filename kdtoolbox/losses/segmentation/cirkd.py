@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least, check_counts
+from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.inputs import check_positions
 from kdtoolbox.losses.logits.class_logits import check_tau
 from kdtoolbox.losses.logits.kd import kd_divergence
@@ -90,6 +91,10 @@ class CIRKDMiniBatchLoss(nn.Module):
         >>> loss(torch.ones(2, 8, 8, 8), torch.ones(2, 16, 8, 8))
         tensor(0.)
     """
+
+    examples = (
+        Example('map', 'map of other channels', arguments=lambda s: dict(pool_size=4)),
+    )
 
     def __init__(
         self, tau: float = 0.1, pool_size: int = 2, loss_weight: float = 1.0

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least, check_counts
+from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.inputs import check_positions
 from kdtoolbox.losses.logits.class_logits import check_tau
 from kdtoolbox.losses.logits.kd import kd_divergence
@@ -101,6 +102,22 @@ class CIRKDMemoryLoss(nn.Module):
         >>> sum(queue.keys.numel() for queue in (loss.pixels, loss.regions))
         15200
     """
+
+    examples = (
+        Example(
+            'map',
+            'map of other channels',
+            arguments=lambda s: dict(
+                num_classes=s.classes,
+                student_channels=s.channels,
+                teacher_channels=s.teacher_channels,
+                pixel_slots=500,
+                region_slots=500,
+                max_anchors=1024,
+            ),
+            pixel_labels=True,
+        ),
+    )
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least
+from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.logits.class_logits import check_logits, check_tau, read_logits
 from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
@@ -106,6 +107,8 @@ class DSDPixelLoss(nn.Module):
     """
 
     per_level = False
+
+    examples = (Example('map of one size'),)
 
     def __init__(self, loss_weight: float = 1000.0) -> None:
         super().__init__()
@@ -211,6 +214,8 @@ class DSDCategoryLoss(nn.Module):
     """
 
     reads_classes = True
+
+    examples = (Example('class logits map'),)
 
     def __init__(self, tau: float = 4.0, loss_weight: float = 10.0) -> None:
         super().__init__()

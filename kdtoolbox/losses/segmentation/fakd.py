@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least, check_counts
+from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.logits.class_logits import check_tau, read_logits, require_labels
 from kdtoolbox.losses.logits.kd import kd_divergence
 from kdtoolbox.losses.precision import full_precision
@@ -94,6 +95,17 @@ class FAKDLoss(nn.Module):
     steps: Tensor
 
     reads_classes = True
+
+    examples = (
+        Example(
+            'class logits map',
+            wires=dict(features='map', classifier='classifier weights'),
+            arguments=lambda s: dict(
+                num_classes=s.classes, student_channels=s.channels, ramp_iterations=1
+            ),
+            pixel_labels=True,
+        ),
+    )
 
     def __init__(
         self,

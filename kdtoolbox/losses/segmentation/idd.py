@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kdtoolbox.losses.arguments import check_at_least
+from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.inputs import check_positions
 from kdtoolbox.losses.logits.pixel_labels import IGNORED, number_classes, pixel_labels
 from kdtoolbox.losses.precision import full_precision
@@ -111,6 +112,8 @@ class IDDLoss(nn.Module):
         >>> IDDLoss().loss_weight
         0.5
     """
+
+    examples = (Example('map', 'map of other channels', pixel_labels=True),)
 
     def __init__(self, loss_weight: float = 0.5) -> None:
         super().__init__()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.linalg import vector_norm
 
 from kdtoolbox.losses.arguments import check_at_least
+from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.inputs import check_positions
 from kdtoolbox.losses.logits.pixel_labels import IGNORED, number_classes, pixel_labels
 from kdtoolbox.losses.precision import full_precision
@@ -113,6 +114,8 @@ class IFVDLoss(nn.Module):
         >>> IFVDLoss().loss_weight
         20.0
     """
+
+    examples = (Example('map', 'map of other channels', pixel_labels=True),)
 
     def __init__(
         self, legacy_count_ignored: bool = False, loss_weight: float = 20.0

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least
+from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.inputs import SAME_CLASSES
 from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.losses.segmentation.query_matching import (
@@ -155,6 +156,17 @@ class MaskQueryLoss(nn.Module):
     """
 
     reads_classes = True
+
+    examples = (
+        Example(
+            'mask logits',
+            'mask logits of other queries',
+            wires=dict(
+                student_cls='mask class logits',
+                teacher_cls='mask class logits of other queries',
+            ),
+        ),
+    )
 
     def __init__(
         self,

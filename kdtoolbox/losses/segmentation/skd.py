@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least, check_counts, check_share
+from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.inputs import check_positions
 from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
@@ -106,6 +107,8 @@ class SKDPairwiseLoss(nn.Module):
         >>> SKDPairwiseLoss(scale=0.25).patch_of(torch.zeros(2, 8, 64, 128))
         (16, 32)
     """
+
+    examples = (Example('map', 'map of other channels'),)
 
     def __init__(
         self,

@@ -13,6 +13,7 @@ from torch.func import functional_call
 from torch.linalg import vector_norm
 
 from kdtoolbox.losses.arguments import check_at_least, check_counts
+from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.logits.class_logits import check_logits, read_logits
 from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.losses.segmentation.logit_critic import LogitCritic
@@ -104,6 +105,10 @@ class SKDHolisticLoss(nn.Module):
     """
 
     reads_classes = True
+
+    examples = (
+        Example('class logits map', arguments=lambda s: dict(num_classes=s.classes)),
+    )
 
     def __init__(
         self,
