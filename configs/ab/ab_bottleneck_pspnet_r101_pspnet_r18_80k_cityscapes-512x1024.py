@@ -1,4 +1,4 @@
-# AB before the ReLU of the bottleneck; its weight allows for the size of the maps.
+# AB before the ReLU of the bottleneck; the weight is small because the map is summed.
 _base_ = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
 place = dict(before='decode_head.bottleneck.bn')
 

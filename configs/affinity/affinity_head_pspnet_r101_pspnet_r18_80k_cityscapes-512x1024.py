@@ -1,4 +1,4 @@
-# Knowledge adaptation on the head's last feature, without the auto-encoder.
+# Knowledge adaptation on the head's last feature, without the paper's auto-encoder.
 _base_ = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
 
 layers = dict(kernel_size=3, norm_cfg=dict(type='BN'), act_cfg=dict(type='ReLU'))

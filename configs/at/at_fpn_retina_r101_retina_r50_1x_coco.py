@@ -1,4 +1,4 @@
-# AT on P3 to P7; its weight comes from classification.
+# AT on P3 to P7, with a weight published for classification.
 _base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
 
 model = dict(

@@ -1,4 +1,4 @@
-# Channel distillation and guided KD; weights from classification.
+# Channel distillation and guided KD, with weights published for classification.
 _base_ = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
 wires = dict(feature='decode_head.bottleneck', logits='decode_head.conv_seg')
 conv = dict(type='ConvConnector', in_channels=128, out_channels=512)

@@ -1,4 +1,4 @@
-# CIRKD before the classifier, within the batch and to a memory, and KD on the logits.
+# CIRKD before the classifier, within the batch and against a memory, plus logit KD.
 _base_ = 'mmseg::deeplabv3/deeplabv3_r18-d8_4xb2-80k_cityscapes-512x1024.py'
 
 places = dict(logits='decode_head.conv_seg', features='decode_head.bottleneck')

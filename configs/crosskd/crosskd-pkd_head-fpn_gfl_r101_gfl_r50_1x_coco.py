@@ -1,4 +1,4 @@
-# CrossKD on the head and PKD on P3 to P6, with the weight of the authors.
+# CrossKD on the head and PKD on P3 to P6, with the authors' weight.
 _base_ = 'crosskd_head_gfl_r101_gfl_r50_1x_coco.py'
 
 model = dict(

@@ -1,4 +1,4 @@
-# CrossKD behind the third convolution of ATSS's towers: with the centerness.
+# CrossKD after the third convolution of ATSS's towers: classes, boxes, centerness.
 _base_ = 'mmdet::atss/atss_r50_fpn_1x_coco.py'
 
 boxes = dict(student='cross.reg', teacher='teacher.reg', teacher_cls='teacher.cls')

@@ -1,4 +1,4 @@
-# CrossKD behind the second convolution of FCOS's towers: classes and boxes.
+# CrossKD after the second convolution of FCOS's towers: classes and boxes.
 _base_ = 'mmdet::fcos/fcos_r50-caffe_fpn_gn-head_ms-640-800-2x_coco.py'
 
 boxes = dict(student='cross.reg', teacher='teacher.reg', teacher_cls='teacher.cls')

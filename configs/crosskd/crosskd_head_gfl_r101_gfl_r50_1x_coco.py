@@ -1,4 +1,4 @@
-# CrossKD behind the third convolution of GFL's towers: classes and distributions.
+# CrossKD after the third convolution of GFL's towers: classes and distributions.
 _base_ = 'mmdet::gfl/gfl_r50_fpn_1x_coco.py'
 
 boxes = dict(student='cross.reg', teacher='teacher.reg', teacher_cls='teacher.cls')

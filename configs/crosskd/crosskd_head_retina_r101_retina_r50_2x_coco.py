@@ -1,4 +1,4 @@
-# CrossKD behind the third convolution of RetinaNet's towers: classes and boxes.
+# CrossKD after the third convolution of RetinaNet's towers: classes and boxes.
 _base_ = 'mmdet::retinanet/retinanet_r50_fpn_2x_coco.py'
 
 boxes = dict(student='cross.reg', teacher='teacher.reg', teacher_cls='teacher.cls')

@@ -1,4 +1,4 @@
-# CrossKD from a Swin-T teacher. Nobody has published its weights: train it first.
+# CrossKD from a Swin-T teacher without published weights: train the teacher first.
 _base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
 
 boxes = dict(student='cross.reg', teacher='teacher.reg', teacher_cls='teacher.cls')

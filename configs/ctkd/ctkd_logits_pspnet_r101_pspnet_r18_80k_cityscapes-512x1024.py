@@ -1,4 +1,4 @@
-# CTKD on the logits: 10 of 215 epochs until the reversal is complete.
+# CTKD on the logits: the gradient is fully reversed after 10 of 215 epochs.
 _base_ = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
 
 model = dict(
