@@ -1,4 +1,4 @@
-# CWD on the classification logits of P3 to P7, which share one module.
+# CWD on the classification logits of P3 to P7, all computed by one module.
 _base_ = 'mmdet::gfl/gfl_r50_fpn_1x_coco.py'
 
 model = dict(

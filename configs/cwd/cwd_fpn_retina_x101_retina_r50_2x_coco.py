@@ -1,4 +1,4 @@
-# CWD on P3 to P6; P7 stays free.
+# CWD on P3 to P6, without P7.
 _base_ = 'mmdet::retinanet/retinanet_r50_fpn_2x_coco.py'
 
 model = dict(

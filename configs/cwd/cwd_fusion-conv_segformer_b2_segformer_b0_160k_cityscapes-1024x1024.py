@@ -1,4 +1,4 @@
-# CWD before the classifier, which is as wide on both sides.
+# CWD before the classifier, where student and teacher have the same width.
 _base_ = 'mmseg::segformer/segformer_mit-b0_8xb1-160k_cityscapes-1024x1024.py'
 
 model = dict(

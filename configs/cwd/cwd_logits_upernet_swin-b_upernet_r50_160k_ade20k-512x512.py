@@ -1,4 +1,4 @@
-# CWD on the logits of a transformer for a CNN, with the paper's tau and weight.
+# CWD on the logits of a Swin teacher and a CNN student, with the paper's values.
 _base_ = 'mmseg::upernet/upernet_r50_4xb4-160k_ade20k-512x512.py'
 
 model = dict(

@@ -1,4 +1,4 @@
-# CWD on normalised neck features; the last 20 epochs, without mosaic, are undistilled.
+# CWD on normalised neck features; it stops for the last 20 epochs, without mosaic.
 _base_ = 'mmdet::rtmdet/rtmdet_s_8xb32-300e_coco.py'
 
 norm = dict(type='BN', affine=False, track_running_stats=False)

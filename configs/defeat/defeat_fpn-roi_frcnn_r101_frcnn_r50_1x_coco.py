@@ -1,4 +1,4 @@
-# DeFeat on P2 to P6 and on the classes of the student's RoIs, as its authors have both.
+# DeFeat on P2 to P6 and on the class logits of the student's RoIs.
 _base_ = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
 
 roi = dict(student='student.roi_cls', teacher='teacher.roi_cls', labels='roi.labels')

@@ -1,4 +1,4 @@
-# DeFeat on P3 to P7, objects and background apart.
+# DeFeat on P3 to P7, with separate terms for objects and background.
 _base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
 
 model = dict(

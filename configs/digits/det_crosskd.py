@@ -1,4 +1,4 @@
-# The same student under CrossKD: its head's features go through the teacher's head.
+# The same student, distilled with CrossKD through the teacher's head.
 _base_ = 'det_distilled.py'
 
 ends = dict(student='cross.reg', teacher='teacher.reg', teacher_cls='teacher.cls')

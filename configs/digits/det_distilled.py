@@ -1,4 +1,4 @@
-# The same student, schedule and data order, with the teacher's neck as a guide.
+# The same student, schedule and data order, with CWD between both necks.
 _base_ = 'det_student.py'
 
 model = dict(

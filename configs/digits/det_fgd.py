@@ -1,4 +1,4 @@
-# The same student under FGD on the neck.
+# The same student, distilled with FGD on the neck.
 _base_ = 'det_distilled.py'
 
 model = dict(

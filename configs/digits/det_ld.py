@@ -1,4 +1,4 @@
-# The same student under LD: box distributions and classes of the head.
+# The same student, distilled with LD on box distributions and classes of the head.
 _base_ = 'det_distilled.py'
 
 sources = dict(cls='bbox_head.gfl_cls', reg='bbox_head.scales.*')

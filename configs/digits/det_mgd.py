@@ -1,4 +1,4 @@
-# The same student under MGD on the neck: it generates what is hidden.
+# The same student, distilled with MGD on the neck.
 _base_ = 'det_distilled.py'
 
 model = dict(

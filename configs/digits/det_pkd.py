@@ -1,4 +1,4 @@
-# The same student, schedule and data order, with PKD in the place of CWD.
+# The same student, schedule and data order, with PKD instead of CWD.
 _base_ = 'det_distilled.py'
 
 model = dict(

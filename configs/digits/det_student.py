@@ -1,4 +1,4 @@
-# The small detector trained alone: GFL on a ResNet-18 a quarter as wide as usual.
+# The small detector, trained alone: GFL on a ResNet-18 of a quarter of the width.
 _base_ = 'mmdet::_base_/default_runtime.py'
 
 model = dict(

@@ -1,4 +1,4 @@
-# The teacher of the pair: twice as wide, a deeper head, a longer schedule.
+# The teacher for detection: twice as wide, with a deeper head and a longer schedule.
 _base_ = 'det_student.py'
 
 model = dict(

@@ -1,8 +1,8 @@
-# The same student under CIRKD before the classifier, in the place of CWD.
+# The same student, distilled with CIRKD before the classifier instead of CWD.
 _base_ = 'seg_distilled.py'
 
 features = dict(student='student.features', teacher='teacher.features')
-# The sum of the levels belongs to no module but to the dropout that reads it.
+# No module returns the sum of the levels, so record the input of the dropout.
 places = dict(features=dict(source='decode_head.dropout', what='input'))
 model = dict(
     recorders=dict(student=places, teacher=places),

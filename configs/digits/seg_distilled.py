@@ -1,4 +1,4 @@
-# The same student, schedule and data order, with the teacher's logits as a guide.
+# The same student, schedule and data order, with CWD on the logits.
 _base_ = 'seg_student.py'
 
 model = dict(

@@ -1,4 +1,4 @@
-# The small segmentor trained alone: a semantic FPN on a narrow ResNet-18.
+# The small segmentor, trained alone: a semantic FPN on a narrow ResNet-18.
 _base_ = 'mmseg::_base_/default_runtime.py'
 
 model = dict(

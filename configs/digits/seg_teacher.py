@@ -1,4 +1,4 @@
-# The teacher of the pair: twice as wide, a longer schedule, more augmentation.
+# The teacher for segmentation: twice as wide, a longer schedule, more augmentation.
 _base_ = 'seg_student.py'
 
 model = dict(

@@ -1,4 +1,4 @@
-# DIST on the logits of both heads, with its authors' weights.
+# DIST on the logits of both heads, with the authors' weights.
 _base_ = 'mmseg::deeplabv3/deeplabv3_r18-d8_4xb2-80k_cityscapes-512x1024.py'
 
 logits = dict(main='decode_head.conv_seg', auxiliary='auxiliary_head.conv_seg')

@@ -1,4 +1,4 @@
-# DKD pixel by pixel; the weights are a place to start.
+# DKD on the logits of each pixel, with untuned weights.
 _base_ = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
 
 model = dict(

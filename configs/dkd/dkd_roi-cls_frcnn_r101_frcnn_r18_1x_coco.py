@@ -1,4 +1,4 @@
-# DKD on the class logits of the student's RoIs, with its authors' values for detection.
+# DKD on the class logits of the student's RoIs, with the authors' values for detection.
 _base_ = '../students/faster-rcnn_r18_fpn_1x_coco.py'
 
 model = dict(
