@@ -1,4 +1,4 @@
-# Both terms of DSD beside KD of the pixels, with the weights of CIRKD.
+# Both terms of DSD and pixel-wise KD, with the weights of CIRKD.
 _base_ = 'mmseg::mobilenet_v2/mobilenet-v2-d8_deeplabv3_4xb2-80k_cityscapes-512x1024.py'
 
 logits = dict(logits='decode_head.conv_seg')

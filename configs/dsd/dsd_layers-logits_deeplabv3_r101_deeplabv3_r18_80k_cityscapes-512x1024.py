@@ -1,4 +1,4 @@
-# Both terms of DSD beside KD of the pixels, with the weights of CIRKD.
+# Both terms of DSD and pixel-wise KD, with the weights of CIRKD.
 _base_ = 'mmseg::deeplabv3/deeplabv3_r18-d8_4xb2-80k_cityscapes-512x1024.py'
 
 sources = dict(layers='backbone.layer[2-4]', logits='decode_head.conv_seg')

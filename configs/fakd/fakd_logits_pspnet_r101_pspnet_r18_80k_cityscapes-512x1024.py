@@ -1,4 +1,4 @@
-# FAKD on the logits: KD under augmented features, unverified.
+# FAKD on the logits: KD with augmented features. Unverified.
 _base_ = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
 
 wires = dict(

@@ -1,4 +1,4 @@
-# FBKD on P2 to P5; P6 is a pooled P5 and is left out.
+# FBKD on P2 to P5, without P6, which is a pooled P5.
 _base_ = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
 
 model = dict(

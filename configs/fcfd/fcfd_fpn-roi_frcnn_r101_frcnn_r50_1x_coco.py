@@ -1,4 +1,4 @@
-# FCFD on P2 to P5 and the box heads; P6 is a pooled P5, which no box head reads.
+# FCFD on P2 to P5 and the box heads; no box head reads P6.
 _base_ = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
 
 bridge = dict(in_channels=[256] * 4, out_channels=256, kernel_size=3)

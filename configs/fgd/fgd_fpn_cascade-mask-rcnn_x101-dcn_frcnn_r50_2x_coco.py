@@ -1,4 +1,4 @@
-# FGD on P2 to P5, under a teacher with other heads; the weights of two stages.
+# FGD on P2 to P5, with the two-stage weights; the teacher has different heads.
 _base_ = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_2x_coco.py'
 
 model = dict(

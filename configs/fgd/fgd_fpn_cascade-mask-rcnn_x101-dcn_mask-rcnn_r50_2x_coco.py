@@ -1,4 +1,4 @@
-# FGD on P2 to P5, which the boxes and the masks share.
+# FGD on P2 to P5, which both box and mask head read.
 _base_ = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_2x_coco.py'
 
 model = dict(

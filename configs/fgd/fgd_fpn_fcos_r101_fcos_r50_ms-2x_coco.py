@@ -1,4 +1,4 @@
-# FGD without anchors: 1.6 times the weights, and for FCOS softer attentions.
+# FGD without anchors: 1.6 times the weights, and a higher temperature for FCOS.
 _base_ = 'mmdet::fcos/fcos_r50-caffe_fpn_gn-head_ms-640-800-2x_coco.py'
 
 model = dict(

@@ -1,4 +1,4 @@
-# FGD on P3 to P7; the teacher was trained longer and on several scales.
+# FGD on P3 to P7; the teacher was trained longer and on several image scales.
 _base_ = 'mmdet::gfl/gfl_r50_fpn_1x_coco.py'
 
 model = dict(

@@ -1,4 +1,4 @@
-# FGD before the neck's last norm; 1.6 is the factor of detectors without anchors.
+# FGD before the neck's last norm, with the factor 1.6 for detectors without anchors.
 _base_ = 'mmdet::reppoints/reppoints-moment_r50_fpn-gn_head-gn_2x_coco.py'
 
 model = dict(

@@ -1,4 +1,4 @@
-# FGD on P3 to P7, from the neck and head of the teacher.
+# FGD on P3 to P7; the student starts with the teacher's neck and head.
 _base_ = 'mmdet::retinanet/retinanet_r50_fpn_2x_coco.py'
 
 model = dict(

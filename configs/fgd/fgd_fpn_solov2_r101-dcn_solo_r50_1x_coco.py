@@ -1,4 +1,4 @@
-# FGD on P2 to P5, before SOLO resizes them; 1.6 is the factor without anchors.
+# FGD on P2 to P5, before SOLO resizes them, with the factor 1.6 without anchors.
 _base_ = 'mmdet::solo/solo_r50_fpn_1x_coco.py'
 
 model = dict(

@@ -1,4 +1,4 @@
-# FGD on all three levels; EMA, mode switch and random resize stay those of YOLOX.
+# FGD on all three levels, with YOLOX's own EMA, mode switch and random resize.
 _base_ = 'mmdet::yolox/yolox_m_8xb8-300e_coco.py'
 
 aligned = dict(

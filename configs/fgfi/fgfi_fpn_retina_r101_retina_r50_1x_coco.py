@@ -1,4 +1,4 @@
-# FGFI on P3 to P7, whose anchors compete for each object.
+# FGFI on P3 to P7; the anchors of all levels compete for each object.
 _base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
 
 model = dict(
