@@ -1,4 +1,4 @@
-# FitNet on P3 to P7; a regressor per level, although the channels agree.
+# FitNet on P3 to P7, with a regressor per level, although the widths are equal.
 _base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
 
 model = dict(

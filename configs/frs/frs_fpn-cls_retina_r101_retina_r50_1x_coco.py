@@ -1,4 +1,4 @@
-# FRS on the pyramid and on the classification; both warm up, as the authors do it.
+# FRS on the pyramid and the classification; both warm up, as in the authors' code.
 _base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
 
 conv = dict(in_channels=[256] * 5, out_channels=256, kernel_size=3)

@@ -1,4 +1,4 @@
-# FSP from the third to the fourth stage; its weight comes from classification.
+# FSP from the third to the fourth stage, with a weight published for classification.
 _base_ = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
 stages = dict(start='backbone.layer3', end='backbone.layer4')
 conv = dict(type='ConvConnector')

@@ -1,4 +1,4 @@
-# FT on the feature before the classifier; factors of half the width of the teacher.
+# FT on the feature before the classifier, with factors of half the teacher's width.
 _base_ = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
 place = dict(bottleneck='decode_head.bottleneck')
 wires = dict(student='translated', teacher='teacher.bottleneck')

@@ -1,4 +1,4 @@
-# GID on P3 to P7 and on both outputs of the head, with the authors' RetinaNet values.
+# GID on P3 to P7 and both head outputs, with the authors' values for RetinaNet.
 _base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
 
 recorder = dict(fpn='neck', cls='bbox_head.retina_cls', reg='bbox_head.retina_reg')

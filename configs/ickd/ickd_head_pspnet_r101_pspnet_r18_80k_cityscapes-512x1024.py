@@ -1,4 +1,4 @@
-# ICKD on the feature before the logits; its weight comes from classification.
+# ICKD on the feature before the logits, with a weight published for classification.
 _base_ = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
 head = dict(feature='decode_head.bottleneck')
 

@@ -1,4 +1,4 @@
-# IDD on the head's last feature, without its position module, unverified.
+# IDD on the head's last feature, without the position module. Unverified.
 _base_ = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
 
 widths = dict(in_channels=128, out_channels=512)

@@ -1,4 +1,4 @@
-# IFVD before the classifier beside KD of the pixels, with the weights of CIRKD.
+# IFVD before the classifier and pixel-wise KD, with the weights of CIRKD.
 _base_ = 'mmseg::deeplabv3/deeplabv3_r18-d8_4xb2-80k_cityscapes-512x1024.py'
 
 sources = dict(features='decode_head.bottleneck', logits='decode_head.conv_seg')
