@@ -61,17 +61,17 @@ def losses_of_classes(distiller: Any) -> list[str]:
     """
     return [
         f'model.losses.{name}'
-        for name, wires in distiller._comparisons.items()
+        for name, wires in distiller.wiring.comparisons.items()
         if getattr(distiller.losses[name], 'reads_classes', False)
         or _is_of_classes(distiller, wires.get('teacher', ''))
     ]
 
 
 def _is_of_classes(distiller: Any, wire: str) -> bool:
-    if wire in distiller._connections:
+    if wire in distiller.wiring.connections:
         return any(
             _is_of_classes(distiller, source)
-            for source in distiller._connections[wire].values()
+            for source in distiller.wiring.connections[wire].values()
         )
     side, _, name = wire.partition('.')
     if side != 'teacher':

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdtoolbox.distillers.building import build_section
 from kdtoolbox.distillers.distiller import Distiller, Wires
 from kdtoolbox.distillers.split_head import SplitHead
-from kdtoolbox.distillers.wiring import build_section
 from kdtoolbox.losses.inputs import at_least_float32
 from kdtoolbox.recorders import Recorder, Records
 from kdtoolbox.registry import MODELS
@@ -81,6 +81,7 @@ class CrossKDDistiller(Distiller):
                 'model.projection',
                 lambda kind: [],
             )
+        self.wiring.add_module('projections', self.projections)
 
     def complete_recorders(
         self, recorders: Mapping[str, Mapping[str, Recorder]]
@@ -118,7 +119,9 @@ class CrossKDDistiller(Distiller):
             ]
             for tower in TOWERS
         }
-        read = {wire for ends in self._comparisons.values() for wire in ends.values()}
+        read = {
+            wire for ends in self.wiring.comparisons.values() for wire in ends.values()
+        }
         for kind in self._head.kinds:
             if f'cross.{kind}' in read:
                 levels = aligned[f'{self._head.tower_of(kind)}_tower']

@@ -8,25 +8,15 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from kdtoolbox.configuration import check_keys
-from kdtoolbox.distillers.comparison import compare, context_of, explained
+from kdtoolbox.distillers.building import SIDES, Sides, Wires
 from kdtoolbox.distillers.dense_targets import record_targets
 from kdtoolbox.distillers.finite import IMAGES, Seen, check_finite, finite_step
 from kdtoolbox.distillers.initialization import inherit
 from kdtoolbox.distillers.normalization import Renormalization
-from kdtoolbox.distillers.watching import Watch, trained_wires
-from kdtoolbox.distillers.wiring import (
-    SIDES,
-    build_section,
-    check_wiring,
-    connector_wires,
-    loss_wires,
-    running_order,
-)
+from kdtoolbox.distillers.wiring import Wiring
 from kdtoolbox.recorders import Recorder, Records, check_recorders, record
 from kdtoolbox.registry import MODELS
 from kdtoolbox.teacher import Teacher, build_model
-
-Wires = dict[str, list[Tensor]]
 
 
 @MODELS.register_module()
@@ -75,12 +65,11 @@ class Distiller(BaseModel):
         with torch.random.fork_rng(devices=[]):
             check_keys(teacher, Teacher, 'model.teacher')
             self.teacher = Teacher(**teacher)
-            self.connectors, self._connections = build_section(
-                connectors or {}, 'model.connectors', connector_wires
-            )
-            self.losses, self._comparisons = build_section(
-                losses, 'model.losses', loss_wires
-            )
+            wiring = Wiring(losses, connectors)
+        # Not registered: checkpoints and optimizers name its parts without a prefix.
+        object.__setattr__(self, 'wiring', wiring)
+        for name, part in wiring.named_children():
+            self.add_module(name, part)
         self.init_student = init_student
         recorders = _check_sides(recorders or {side: {} for side in SIDES})
         self.recorders = self.complete_recorders(recorders)
@@ -88,9 +77,7 @@ class Distiller(BaseModel):
             self.student, self.recorders['student'], 'model.recorders.student'
         )
         self.teacher.check(self.recorders['teacher'])
-        wiring = self.wire_sides(), self._connections, self._comparisons
-        check_wiring(*wiring)
-        self._watch = Watch(trained_wires(*wiring))
+        self.wiring.connect(self.wire_sides())
         self._to_teacher = Renormalization(
             self.data_preprocessor, self.teacher.model.data_preprocessor
         )
@@ -101,7 +88,7 @@ class Distiller(BaseModel):
         """Return the recorders of the config with those that a subclass needs."""
         return recorders
 
-    def wire_sides(self) -> dict[str, set[str]]:
+    def wire_sides(self) -> Sides:
         """Return each wire that `collect_wires` makes with the sides it stems from."""
         return {
             f'{side}.{name}': {side} for side in SIDES for name in self.recorders[side]
@@ -141,10 +128,10 @@ class Distiller(BaseModel):
         """
         with finite_step(data_samples, self) as seen:
             seen[IMAGES] = inputs
-            if any(loss.loss_weight for loss in self.losses.values()):
+            if self.wiring.active:
                 return self._losses(inputs, data_samples, seen)
             task_losses = self.student(inputs, data_samples, mode='loss')
-            zeros = {name: self._zero() for name in self.losses}
+            zeros = {name: self.wiring.zero(inputs) for name in self.wiring.losses}
             seen |= _own(task_losses) | {
                 f'model.losses.{key}': zeros[key] for key in zeros
             }
@@ -161,7 +148,7 @@ class Distiller(BaseModel):
             data_samples,
         )
         seen |= self._places(_wires_of('teacher', teacher_records))
-        wanted = any('targets' in context_of(loss) for loss in self.losses.values())
+        wanted = self.wiring.reads_targets
         with record_targets(self.student, wanted) as targets:
             task_losses, student_records = self.observe_student(inputs, data_samples)
         seen |= self._places(_wires_of('student', student_records)) | _own(task_losses)
@@ -172,7 +159,7 @@ class Distiller(BaseModel):
         )
         wires = self.collect_wires(student_records, teacher_records)
         seen |= self._places(wires)
-        return _merge(task_losses, self.distill(wires, context, seen))
+        return _merge(task_losses, self.wiring(wires, context, seen))
 
     def observe_student(
         self, inputs: Tensor, data_samples: Sequence
@@ -199,54 +186,6 @@ class Distiller(BaseModel):
             teacher: The teacher's records, without gradient.
         """
         return _wires_of('student', student) | _wires_of('teacher', teacher)
-
-    def distill(
-        self, wires: Wires, context: Mapping[str, Any], seen: Seen | None = None
-    ) -> dict[str, Tensor]:
-        """Return the weighted distillation losses, levels summed.
-
-        Args:
-            wires: What `collect_wires` returns.
-            context: ``data_samples``, ``batch_input_shape`` and ``targets`` of the
-                batch, for the losses that name them.
-            seen: Takes what connectors and losses make, level by level.
-
-        Raises:
-            ValueError: If the wires of a loss have different numbers of levels.
-        """
-        seen = {} if seen is None else seen
-        active = [name for name, loss in self.losses.items() if loss.loss_weight]
-        wires = dict(self._watch.follow(wires, active))
-        for name in running_order(self._connections):
-            where = f'model.connectors.{name}'
-            sources = [wires[wire] for wire in self._connections[name].values()]
-            wires[name] = seen[where] = explained(
-                where, self.connectors[name], *sources
-            )
-        distilled: dict[str, Tensor] = {}
-        for name, loss in self.losses.items():
-            if name in active:
-                ends = self._comparisons[name]
-                terms = compare(
-                    f'model.losses.{name}', loss, ends, wires, context, seen
-                )
-                self._watch.see(name, terms.values())
-                distilled |= {name + key: term for key, term in terms.items()}
-            else:
-                distilled[name] = seen[f'model.losses.{name}'] = self._zero()
-        return distilled
-
-    def _zero(self) -> Tensor:
-        """Return a zero that reaches every trainable parameter of the distillation.
-
-        DDP expects a gradient for each parameter in each step.
-        """
-        zero = next(self.student.parameters()).new_zeros(())
-        for name, module in self.named_children():
-            if name != 'student':
-                for parameter in module.parameters():
-                    zero = zero + 0 * parameter.sum()
-        return zero
 
     def _places(self, wires: Wires) -> Seen:
         """Return the wires by what an error calls them."""

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdtoolbox.distillers.building import SIDES, build_section, did_you_mean
 from kdtoolbox.distillers.distiller import Distiller, Wires
 from kdtoolbox.distillers.roi_distiller import (
     RESPONSES,
@@ -15,7 +16,6 @@ from kdtoolbox.distillers.roi_distiller import (
     levels_of,
     record_rois,
 )
-from kdtoolbox.distillers.wiring import SIDES, build_section, did_you_mean
 from kdtoolbox.recorders import Recorder, Records
 from kdtoolbox.registry import MODELS
 
@@ -86,6 +86,7 @@ class FCFDDistiller(Distiller):
         self._check_read()
         with torch.random.fork_rng(devices=[]):
             self.bridges, _ = build_section(bridges, 'model.bridges', lambda kind: [])
+        self.wiring.add_module('bridges', self.bridges)
 
     def complete_recorders(
         self, recorders: Mapping[str, Mapping[str, Recorder]]
@@ -159,7 +160,7 @@ class FCFDDistiller(Distiller):
         return self.student if side == 'student' else self.teacher.model
 
     def _check_read(self) -> None:
-        sections = (self._connections, self._comparisons)
+        sections = (self.wiring.connections, self.wiring.comparisons)
         read = {
             w for ends in sections for wires in ends.values() for w in wires.values()
         }

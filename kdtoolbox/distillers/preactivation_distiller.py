@@ -6,8 +6,8 @@ from typing import Any
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from kdtoolbox.distillers.building import SIDES
 from kdtoolbox.distillers.distiller import Distiller, Wires
-from kdtoolbox.distillers.wiring import SIDES
 from kdtoolbox.losses.features.ofd import expected_negative
 from kdtoolbox.recorders import Recorder, Records, check_recorders, find_modules
 from kdtoolbox.registry import MODELS

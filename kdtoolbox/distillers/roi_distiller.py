@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdtoolbox.distillers.building import SIDES
 from kdtoolbox.distillers.distiller import Distiller, Wires
-from kdtoolbox.distillers.wiring import SIDES
 from kdtoolbox.recorders import Recorder, Records
 from kdtoolbox.registry import MODELS
 

@@ -149,8 +149,10 @@ def test_wires_of_class_logits(recorder: str, wire: str, expected: bool) -> None
     model = SimpleNamespace(
         losses=dict(loss=object()),
         recorders=dict(teacher=dict(x=recorder)),
-        _comparisons=dict(loss=dict(student='student.x', teacher=wire)),
-        _connections=dict(made=dict(input='teacher.x')),
+        wiring=SimpleNamespace(
+            comparisons=dict(loss=dict(student='student.x', teacher=wire)),
+            connections=dict(made=dict(input='teacher.x')),
+        ),
     )
     assert losses_of_classes(model) == ['model.losses.loss'] * expected
 

@@ -438,7 +438,7 @@ def terms(toy: Toy) -> Distiller:
 def test_terms_are_logged_and_summed_over_levels(toy: Toy, terms: Distiller) -> None:
     maps = [torch.full((1, 1, 1, 1), float(level)) for level in range(3)]
     wires = {'student.fpn': maps, 'teacher.fpn': [torch.zeros(1, 1, 1, 1)] * 3}
-    assert terms.distill(wires, {}) == {'loss_cwd.fg': 5, 'loss_cwd.bg': 10}
+    assert terms.wiring(wires, {}) == {'loss_cwd.fg': 5, 'loss_cwd.bg': 10}
     [log] = train(terms, lambda _: toy.det_data(), steps=1)
     total = sum(float(value) for name, value in log.items() if name != 'loss')
     assert float(log['loss']) == pytest.approx(total)
@@ -453,7 +453,7 @@ def test_levels_are_summed(toy: Toy) -> None:
         for _ in range(2)
     ]
     wires = {'student.fpn': sides[0], 'teacher.fpn': sides[1]}
-    distilled = distiller.distill(wires, {})
+    distilled = distiller.wiring(wires, {})
     loss = distiller.losses['loss_cwd']
     expected = sum(loss(*pair) for pair in zip(*sides, strict=True))
     torch.testing.assert_close(distilled, dict(loss_cwd=expected))

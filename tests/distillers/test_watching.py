@@ -49,7 +49,7 @@ def step(model: Any) -> list[Tensor]:
     sides = [[torch.randn(1, 8, 2, 2) for _ in range(3)] for _ in range(2)]
     student = [x.requires_grad_() for x in sides[0]]
     wires = {'student.fpn': student, 'teacher.fpn': sides[1]}
-    distilled = model.distill(wires, {})
+    distilled = model.wiring(wires, {})
     (sum(distilled.values()) + sum(x.square().sum() for x in student)).backward()
     assert all(x.grad.any() for x in student)
     return student
@@ -93,7 +93,7 @@ def test_a_sound_distillation_is_not_told_of(
     for _ in range(5):
         step(model)
     assert not told
-    assert model._watch._alive.keys() == {'loss_b'}
+    assert model.wiring.watch._alive.keys() == {'loss_b'}
 
 
 def test_a_loss_that_stays_at_zero_is_reported_once(
@@ -155,7 +155,7 @@ def test_steps_at_weight_0_and_without_gradient_do_not_count(
     wires = {f'{side}.fpn': [torch.ones(1, 8, 2, 2)] for side in ('student', 'teacher')}
     with torch.no_grad():
         for _ in range(5):
-            model.distill(wires, {})
+            model.wiring(wires, {})
     for _ in range(3):
         step(model)
     assert not told
@@ -198,7 +198,7 @@ def test_a_copy_and_a_pickle_watch_on(model: Any, told: list[str]) -> None:
     copied = copy.deepcopy(model)
     step(copied)
     assert len(told) == 1
-    pickle.loads(pickle.dumps(model._watch)).follow({}, [])
+    pickle.loads(pickle.dumps(model.wiring.watch)).follow({}, [])
     assert len(told) == 2
 
 

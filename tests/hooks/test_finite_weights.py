@@ -90,7 +90,7 @@ def start(toy: Toy, make_runner: Callable) -> Callable[..., Any]:
         if broken is not None:
             model.losses['loss_root'] = broken
             ends = dict(student='student.fpn', teacher='teacher.fpn')
-            model._comparisons['loss_root'] = ends
+            model.wiring.comparisons['loss_root'] = ends
         sgd = torch.optim.SGD(model.parameters(), lr=0.01, **(optimizer or {}))
         runner.optim_wrapper = kind(optimizer=sgd, **options)
         runner.register_hook(FiniteWeightsHook())
