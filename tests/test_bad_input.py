@@ -94,8 +94,7 @@ def distillers(toy: SimpleNamespace) -> dict[str, Any]:
         ),
         crosskd=toy.build_distiller(
             toy.gfl(),
-            type='kdtoolbox.CrossKDDistiller',
-            stage=1,
+            sources=[dict(type='CrossHead', stage=1)],
             recorders=empty,
             losses=dict(
                 loss_cross_cls=dict(
@@ -106,7 +105,7 @@ def distillers(toy: SimpleNamespace) -> dict[str, Any]:
         ),
         roi=toy.build_distiller(
             toy.faster_rcnn(),
-            type='kdtoolbox.RoIDistiller',
+            sources=[dict(type='RoIResponses')],
             recorders=empty,
             losses={
                 f'loss_{name}': dict(type=f'{name}Loss', **roi)

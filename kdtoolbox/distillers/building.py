@@ -67,7 +67,7 @@ def build_section(
     modules, wires = nn.ModuleDict(), {}
     for name, config in sorted(configs.items()):
         _check_module_name(name, where)
-        kind = _find_class(config.get('type'), f'{where}.{name}')
+        kind = find_class(config.get('type'), f'{where}.{name}')
         keys = wires_of(kind)
         wires[name] = {key: config[key] for key in keys if key in config}
         lacking = [key for key in _required(kind, keys) if key not in config]
@@ -77,7 +77,7 @@ def build_section(
                 f'{" and one as ".join(map(repr, lacking))}'
             )
         arguments = {key: value for key, value in config.items() if key not in keys}
-        _check_arguments(kind, arguments, f'{where}.{name}')
+        check_arguments(kind, arguments, f'{where}.{name}')
         # Without our scope a bare name means the task library's class.
         try:
             modules[name] = MODELS.build(dict(arguments, _scope_='kdtoolbox'))
@@ -96,7 +96,7 @@ def _check_module_name(name: str, where: str) -> None:
         )
 
 
-def _check_arguments(
+def check_arguments(
     kind: type[nn.Module], arguments: Mapping[str, Any], where: str
 ) -> None:
     """Raise TypeError for unknown arguments and for text where a number belongs."""
@@ -123,7 +123,16 @@ def _required(kind: type[nn.Module], keys: Iterable[str]) -> list[str]:
     ]
 
 
-def _find_class(kind: str | type[nn.Module] | None, where: str) -> type[nn.Module]:
+def find_class(kind: str | type[nn.Module] | None, where: str) -> type[nn.Module]:
+    """Return the class that a config names.
+
+    Args:
+        kind: A class, or its name in kdtoolbox; a name with dots may have a scope.
+        where: Its place in the config, for errors.
+
+    Raises:
+        ValueError: If kdtoolbox has no such class.
+    """
     if isinstance(kind, type):
         return kind
     MODELS.import_from_location()

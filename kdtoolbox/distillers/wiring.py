@@ -1,31 +1,42 @@
-"""Run the connectors and losses of a distillation on the wires of a step."""
+"""Make the wires of a step and run the connectors and losses on them."""
 
-import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kdtoolbox.distillers.building import (
-    CONTEXT,
-    Sides,
     Wires,
     build_section,
     connector_wires,
     loss_wires,
 )
+from kdtoolbox.distillers.calls import (
+    call,
+    check_counts,
+    context_of,
+    tensors_among,
+    terms_of,
+)
 from kdtoolbox.distillers.finite import Seen
 from kdtoolbox.distillers.graph import check_wiring, running_order
+from kdtoolbox.distillers.sources.assembly import connect_sources
+from kdtoolbox.distillers.sources.source import Models, Recorders, Source
 from kdtoolbox.distillers.watching import Watch, trained_wires
 
 
 class Wiring(nn.Module):
-    """The connectors and losses of a distillation and the wires between them.
+    """The sources, connectors and losses of a distillation and the wires between them.
+
+    A distiller needs `connect`, `observe` and `collect`. Without a distiller, call it
+    with wires at once.
 
     Args:
         losses: For each logged name a loss with the wires that it reads.
         connectors: For each new wire a connector with the wires that it reads.
+        sources: The sources of further wires. Their learned parts become child modules.
 
     Attributes:
         connections: The wires that each connector reads.
@@ -39,14 +50,15 @@ class Wiring(nn.Module):
         >>> loss = dict(type='PKDLoss', student='student.fpn', teacher='teacher.fpn')
         >>> wiring = Wiring(dict(loss_pkd=loss))
         >>> maps = [torch.arange(4.0).reshape(1, 1, 2, 2)]
-        >>> wiring({'student.fpn': maps, 'teacher.fpn': maps}, {})
-        {'loss_pkd': tensor(0.)}
+        >>> wiring({'student.fpn': maps, 'teacher.fpn': maps}, {})['loss_pkd'] < 1e-6
+        tensor(True)
     """
 
     def __init__(
         self,
         losses: Mapping[str, dict],
         connectors: Mapping[str, dict] | None = None,
+        sources: Sequence[Source] = (),
     ) -> None:
         super().__init__()
         self.connectors, self.connections = build_section(
@@ -55,21 +67,59 @@ class Wiring(nn.Module):
         self.losses, self.comparisons = build_section(
             losses, 'model.losses', loss_wires
         )
+        # A tuple is not registered, so the parts keep their names in checkpoints.
+        self.sources = tuple(sources)
+        for source in sources:
+            for name, part in source.named_children():
+                self._add_part(source, name, part)
         self._order = running_order(self.connections)
         self.watch = Watch({})
 
-    def connect(self, sides: Sides) -> None:
-        """Check that all wires lead somewhere, and begin to watch the losses.
+    def _add_part(self, source: Source, name: str, part: nn.Module) -> None:
+        if hasattr(self, name):
+            raise ValueError(
+                f'{source.where}: {type(source).__name__} has a learned part called '
+                f'{name!r}, which this distillation already has; rename it in the class'
+            )
+        self.add_module(name, part)
+
+    def connect(self, models: Models, recorders: Recorders) -> Recorders:
+        """Check all wires, begin to watch the losses and return all recorders.
 
         Args:
-            sides: For each wire that is recorded the models it depends on.
+            models: Student and teacher.
+            recorders: The recorders of the config.
 
         Raises:
-            ValueError: As `check_wiring` raises it.
+            ValueError: As `connect_sources` and `check_wiring` raise it.
         """
-        graph = sides, self.connections, self.comparisons
-        check_wiring(*graph)
-        self.watch = Watch(trained_wires(*graph))
+        sections = (self.connections, self.comparisons)
+        read = {
+            w for ends in sections for wires in ends.values() for w in wires.values()
+        }
+        recorders, sides = connect_sources(self.sources, models, recorders, read)
+        check_wiring(sides, *sections)
+        self.watch = Watch(trained_wires(sides, *sections))
+        return recorders
+
+    @contextmanager
+    def observe(self, models: Models) -> Iterator[list]:
+        """Let all sources observe both models while they run in the block."""
+        with ExitStack() as stack:
+            yield [stack.enter_context(some.observe(models)) for some in self.sources]
+
+    def collect(self, models: Models, records: Wires, observed: Sequence) -> Wires:
+        """Return the records and the wires of all sources.
+
+        Args:
+            models: Student and teacher.
+            records: The records of both models as wires.
+            observed: What `observe` yielded.
+        """
+        wires = dict(records)
+        for source, found in zip(self.sources, observed, strict=True):
+            wires |= source.make_wires(models, wires, found)
+        return wires
 
     @property
     def active(self) -> list[str]:
@@ -87,7 +137,7 @@ class Wiring(nn.Module):
         """Return the weighted distillation losses, summed over the levels.
 
         Args:
-            wires: The recorded wires.
+            wires: The wires of the step, as `collect` returns them.
             context: ``data_samples``, ``batch_input_shape`` and ``targets`` of the
                 batch, for the losses that name them.
             seen: Receives the outputs of connectors and losses, level by level.
@@ -109,7 +159,7 @@ class Wiring(nn.Module):
                 self.watch.see(name, terms.values())
                 distilled |= {name + key: term for key, term in terms.items()}
             else:
-                zero = self.zero(next(iter(_flatten(wires.values()))))
+                zero = self.zero(next(iter(tensors_among(wires.values()))))
                 distilled[name] = seen[f'model.losses.{name}'] = zero
         return distilled
 
@@ -133,9 +183,9 @@ class Wiring(nn.Module):
         where, loss = f'model.losses.{name}', self.losses[name]
         levels = {key: wires[wire] for key, wire in self.comparisons[name].items()}
         read = {key: context[key] for key in context_of(loss) if key != 'level'}
-        _check_counts(where, self.comparisons[name], levels)
+        check_counts(where, self.comparisons[name], levels)
         if not getattr(loss, 'per_level', True):
-            terms = _terms(call(where, loss, **levels, **read))
+            terms = terms_of(call(where, loss, **levels, **read))
             seen |= {where + key: term for key, term in terms.items()}
             return terms
         total: dict[str, Tensor] = {}
@@ -144,60 +194,7 @@ class Wiring(nn.Module):
                 read['level'] = level
             arguments = dict(zip(levels, tensors, strict=True), **read)
             value = call(f'{where}, level {level}', loss, **arguments)
-            for key, term in _terms(value).items():
+            for key, term in terms_of(value).items():
                 seen.setdefault(where + key, []).append(term)
                 total[key] = total[key] + term if key in total else term
         return total
-
-
-def context_of(loss: nn.Module) -> list[str]:
-    """Return the arguments of a loss's ``forward`` that are not wires.
-
-    Example:
-        >>> from kdtoolbox.losses import FGDLoss
-        >>> context_of(FGDLoss(channels=8, num_levels=1))
-        ['level', 'data_samples', 'batch_input_shape']
-    """
-    return [key for key in inspect.signature(loss.forward).parameters if key in CONTEXT]
-
-
-def call(where: str, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """Call a connector or a loss; its errors name its place in the config.
-
-    Raises:
-        ValueError: If the module cannot process its arguments.
-    """
-    try:
-        return module(*args, **kwargs)
-    except torch.OutOfMemoryError:
-        raise
-    except ValueError as error:
-        raise ValueError(f'{where}: {error}') from error
-    except (AttributeError, LookupError, RuntimeError, TypeError) as error:
-        tensors = _flatten([*args, *kwargs.values()])
-        given = ', '.join(str(tuple(tensor.shape)) for tensor in tensors)
-        told = f'{where}: {type(module).__name__} cannot read {given}: {error}'
-        if 'gt_instances' in str(error):
-            told += '. It reads boxes, which detectors have; take another loss'
-        raise ValueError(told) from error
-
-
-def _check_counts(where: str, ends: Mapping[str, str], levels: Wires) -> None:
-    counts = {ends[key]: len(tensors) for key, tensors in levels.items()}
-    if len(set(counts.values())) > 1:
-        told = ', '.join(f'{wire} has {n} levels' for wire, n in counts.items())
-        raise ValueError(f'{where}: {told}; record the same levels on both sides')
-
-
-def _flatten(values: Iterable[Any]) -> Iterable[Tensor]:
-    """Yield the tensors among values, also from their lists."""
-    for value in values:
-        for tensor in value if isinstance(value, list) else [value]:
-            if isinstance(tensor, Tensor):
-                yield tensor
-
-
-def _terms(value: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
-    if isinstance(value, Tensor):
-        return {'': value}
-    return {f'.{key}': term for key, term in value.items()}

@@ -163,11 +163,12 @@ def test_a_term_of_a_loss_is_told(toy: Toy) -> None:
         loss_of(model, toy.det_data())
 
 
-def test_wires_of_subclasses_are_told(toy: Toy) -> None:
+def test_wires_of_sources_are_named(toy: Toy) -> None:
     cls = dict(student='student.roi_cls', teacher='teacher.roi_cls')
     config = toy.distiller(toy.faster_rcnn())
     config |= dict(
-        type='kdtoolbox.RoIDistiller', losses=dict(loss_kd=dict(cls, type='KDLoss'))
+        sources=[dict(type='RoIResponses')],
+        losses=dict(loss_kd=dict(cls, type='KDLoss')),
     )
     del config['recorders']
     for side, message in (

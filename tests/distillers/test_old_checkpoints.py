@@ -39,11 +39,11 @@ def connected(toy: Toy) -> dict:
 def bridged(toy: Toy) -> dict:
     """Return FCFD between two Faster R-CNNs."""
     bridge = dict(type='ConvConnector', in_channels=[4] * 2, out_channels=4)
+    bridges = dict(cross=dict(bridge, norm_cfg=dict(type='BN')), back=bridge)
     cls = dict(type='KDLoss', teacher='teacher.roi_cls')
     config = toy.distiller(
         toy.faster_rcnn(base=2, out=4),
-        type='kdtoolbox.FCFDDistiller',
-        bridges=dict(cross=dict(bridge, norm_cfg=dict(type='BN')), back=bridge),
+        sources=[dict(type='RoIResponses'), dict(type='BridgedRoIs', bridges=bridges)],
         losses=dict(
             loss_cross=dict(cls, student='cross.roi_cls'),
             loss_back=dict(cls, student='back.roi_cls'),
@@ -55,13 +55,12 @@ def bridged(toy: Toy) -> dict:
 
 def crossed(toy: Toy) -> dict:
     """Return CrossKD between two GFLs whose towers differ in width."""
+    projection = dict(type='ConvConnector', in_channels=4, out_channels=8)
     wires = dict(student='cross.cls', teacher='teacher.cls')
     config = toy.distiller(
         toy.gfl(base=2, out=4),
         toy.gfl(base=2, out=8),
-        type='kdtoolbox.CrossKDDistiller',
-        stage=1,
-        projection=dict(type='ConvConnector', in_channels=4, out_channels=8),
+        sources=[dict(type='CrossHead', stage=1, projection=projection)],
         losses=dict(loss_cross_cls=dict(wires, type='CrossKDClsLoss')),
     )
     del config['recorders']

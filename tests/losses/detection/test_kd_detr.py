@@ -125,7 +125,7 @@ def test_box_loss_refuses_other_shapes() -> None:
     student, teacher, logits = queries()
     with pytest.raises(ValueError, match=r'same queries, .* \(12, 4\) .* \(6, 4\)'):
         query_box_terms(student, teacher[:6], logits)
-    with pytest.raises(ValueError, match=r'student \(12, 3\) .*QueryDistiller'):
+    with pytest.raises(ValueError, match=r'student \(12, 3\) .*ObjectQueries'):
         query_box_terms(student[:, :3], teacher[:, :3], logits)
     with pytest.raises(ValueError, match=r'logits \(12, K\) .* got \(6, 3\)'):
         query_box_terms(student, teacher, logits[:6])

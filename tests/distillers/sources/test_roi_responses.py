@@ -44,7 +44,7 @@ def roi(toy: Toy, student: dict | None = None, /, **changes: Any) -> Any:
     teacher = changes.pop('teacher', None) or toy.faster_rcnn(base=16, out=16)
     config = toy.distiller(student or toy.faster_rcnn(), teacher)
     config.pop('recorders')
-    config |= dict(type='kdtoolbox.RoIDistiller', losses=LOSSES) | changes
+    config |= dict(sources=[dict(type='RoIResponses')], losses=LOSSES) | changes
     return toy.build(dict(model=config, default_scope='mmdet'))
 
 
@@ -55,13 +55,8 @@ def loss_of(model: Any, data: dict) -> dict:
 def wires_of(model: Any, data: dict) -> tuple[dict, dict]:
     """Return the losses of a step and the wires that they read."""
     seen: dict = {}
-    collect = model.collect_wires
-
-    def collected(student: dict, teacher: dict) -> dict:
-        seen.update(collect(student, teacher), rois=student['rois'])
-        return seen
-
-    model.collect_wires = collected
+    collect = model.wiring.collect
+    model.wiring.collect = lambda *given: seen.update(collect(*given)) or seen
     return loss_of(model, data), seen
 
 
@@ -97,7 +92,7 @@ def test_rois_and_labels_are_those_of_the_students_step(toy: Toy, add_gt: bool) 
     )
     losses, wires = wires_of(roi(toy, student), toy.det_data())
     [logits], [labels], [rois] = (
-        wires[name] for name in ('student.roi_cls', 'roi.labels', 'rois')
+        wires[name] for name in ('student.roi_cls', 'roi.labels', 'student.rois')
     )
     assert len(logits) == len(labels) == len(rois) > 4
     assert logits.requires_grad
@@ -119,7 +114,7 @@ def test_the_teacher_answers_for_the_students_rois(toy: Toy) -> None:
     # Even a teacher that somebody has thawed is asked without gradient.
     teacher = distiller.teacher.model.requires_grad_()
     _, wires = wires_of(distiller, toy.det_data())
-    [rois] = wires['rois']
+    [rois] = wires['student.rois']
     proposals = [InstanceData(bboxes=rois[rois[:, 0] == i, 1:]) for i in (0, 1)]
     batch = teacher.data_preprocessor(toy.det_data(), training=True)
     features = teacher.extract_feat(batch['inputs'])
@@ -194,7 +189,7 @@ def test_an_image_without_boxes(toy: Toy) -> None:
     empty.gt_instances = empty.gt_instances[:0]
     distiller = roi(toy)
     losses, wires = wires_of(distiller, data)
-    [labels], [rois] = wires['roi.labels'], wires['rois']
+    [labels], [rois] = wires['roi.labels'], wires['student.rois']
     assert set(labels[rois[:, 0] == 1].tolist()) == {3}
     assert all(value > 0 for value in distilled(losses).values())
     distiller.parse_losses(losses)[0].backward()
@@ -394,7 +389,7 @@ def test_a_loss_on_labels_is_refused(toy: Toy) -> None:
         roi(toy, losses=losses)
 
 
-def test_the_wires_need_this_distiller(toy: Toy) -> None:
+def test_the_wires_need_this_source(toy: Toy) -> None:
     recorders: dict = dict(student={}, teacher={})
     with pytest.raises(ValueError, match=r"no wire 'student\.roi_cls'"):
-        roi(toy, type='kdtoolbox.Distiller', recorders=recorders)
+        roi(toy, sources=[], recorders=recorders)

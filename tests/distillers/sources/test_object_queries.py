@@ -84,7 +84,7 @@ def detr(toy: Toy, kind: str = 'DeformableDETR', /, **changes: Any) -> dict:
 def pair(toy: Toy, student: dict, teacher: dict, /, **changes: Any) -> Any:
     config = toy.distiller(copy.deepcopy(student), copy.deepcopy(teacher))
     config.pop('recorders')
-    config |= dict(type='kdtoolbox.QueryDistiller', losses=LOSSES) | changes
+    config |= dict(sources=[dict(type='ObjectQueries')], losses=LOSSES) | changes
     model = toy.build(dict(model=config, default_scope='mmdet'))
     for detector in (model.student, model.teacher.model):
         # Before `init_weights` it is whatever lay in memory.
@@ -103,12 +103,12 @@ def loss_of(model: Any, data: dict) -> dict:
 def wires_of(model: Any, data: dict) -> tuple[dict, dict]:
     """Return the losses of a step and the wires that they read."""
     seen: dict = {}
-    collect = model.collect_wires
-    model.collect_wires = lambda *records: seen.update(collect(*records)) or seen
+    collect = model.wiring.collect
+    model.wiring.collect = lambda *given: seen.update(collect(*given)) or seen
     try:
         return loss_of(model, data), seen
     finally:
-        del model.collect_wires
+        del model.wiring.collect
 
 
 def distilled(losses: dict) -> dict[str, Tensor]:
@@ -272,19 +272,19 @@ def test_an_interrupted_step_leaves_nothing_behind(toy: Toy) -> None:
     model = build(toy, 'DeformableDETR')
 
     def stop(*_: Any) -> None:
-        assert model._calls[0]
+        assert model.student.decoder._forward_pre_hooks
         raise KeyboardInterrupt
 
     handle = model.student.bbox_head.loss_cls.register_forward_pre_hook(stop)
     with pytest.raises(KeyboardInterrupt):
         loss_of(model, toy.det_data())
     handle.remove()
-    assert model._calls == ({}, {})
     for decoder in (model.student.decoder, model.teacher.model.decoder):
         assert not decoder._forward_pre_hooks
     first, second = (loss_of(m, toy.det_data()) for m in (model, copy.deepcopy(model)))
     torch.testing.assert_close(distilled(first), distilled(second))
-    assert model._calls == ({}, {})
+    [source] = model.wiring.sources
+    assert vars(source).keys() == {*vars(type(source)()), 'where'}
 
 
 @pytest.mark.parametrize('side', ['student', 'teacher'])

@@ -85,9 +85,9 @@ def losses(family: str) -> dict:
 
 def crosskd(toy: Toy, family: str, student: dict | None = None, **changes: Any) -> Any:
     teacher = detector(toy, family)
-    config = toy.distiller(
-        student or teacher, teacher, type='kdtoolbox.CrossKDDistiller', stage=1
-    )
+    config = toy.distiller(student or teacher, teacher)
+    arguments = {k: changes.pop(k) for k in ('stage', 'projection') if k in changes}
+    config['sources'] = [dict(type='CrossHead', stage=1) | arguments]
     config |= dict(recorders=dict(student={}, teacher={}), losses=losses(family))
     return toy.build_distiller(teacher, **(config | changes))
 
@@ -121,13 +121,8 @@ def test_crossed_predictions_of_a_teacher_are_its_own(toy: Toy, family: str) -> 
     distiller.student.load_state_dict(distiller.teacher.model.state_dict())
     distiller.eval()
     seen = {}
-    collect = distiller.collect_wires
-
-    def collected(*records: Any) -> dict:
-        seen.update(collect(*records))
-        return seen
-
-    distiller.collect_wires = collected
+    collect = distiller.wiring.collect
+    distiller.wiring.collect = lambda *given: seen.update(collect(*given)) or seen
     loss_of(distiller, toy.det_data())
     kinds = {name.split('.')[1] for name in seen if name.startswith('cross')}
     assert kinds == {'cls', 'reg'} | ({'centerness'} if family == 'atss' else set())
@@ -209,7 +204,8 @@ def test_exported_keys_are_the_plain_students(toy: Toy) -> None:
 
 def test_a_head_of_another_width_is_refused(toy: Toy) -> None:
     student = detector(toy, 'gfl', feat_channels=4)
-    message = r'width of the towers: 4, the teacher has 8.*in_channels=4, out_ch.*=8'
+    message = r'width of the towers: 4, the teacher has 8.*set model\.sources\[0\]'
+    message += r'\.projection=.*in_channels=4, out_ch.*=8'
     with pytest.raises(ValueError, match=message):
         crosskd(toy, 'gfl', student)
     projection = dict(type='ConvConnector', in_channels=4, out_channels=8)
