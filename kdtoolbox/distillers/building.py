@@ -13,7 +13,7 @@ from kdtoolbox.registry import MODELS
 
 SIDES = ('student', 'teacher')
 CONTEXT = ('level', 'data_samples', 'batch_input_shape', 'targets')
-"""What a loss gets beside its wires if its ``forward`` names it."""
+"""Arguments of a loss's ``forward`` that are not wires."""
 
 Wires = dict[str, list[Tensor]]
 """The tensors of each wire, one per level."""
@@ -38,7 +38,13 @@ def loss_wires(kind: type[nn.Module]) -> list[str]:
 
 
 def connector_wires(kind: type[nn.Module]) -> list[str]:
-    """Return the wires that a connector reads: ``input`` and what ``forward`` names."""
+    """Return the wires that a connector reads: ``input`` and those after the first.
+
+    Example:
+        >>> from kdtoolbox.connectors import ResizeConnector
+        >>> connector_wires(ResizeConnector)
+        ['input', 'like']
+    """
     _, _, *others = inspect.signature(kind.forward).parameters
     return ['input', *others]
 
@@ -48,21 +54,21 @@ def build_section(
     where: str,
     wires_of: Callable[[type[nn.Module]], list[str]],
 ) -> tuple[nn.ModuleDict, Ends]:
-    """Build the modules of a config section and split off the wires they read.
+    """Build the modules of a config section; return them and the wires they read.
 
-    They are built in the order of their names: a config that was dumped and read again
-    has other orders, and must give the same random weights and optimizer state.
+    The modules are built in the order of their names. A config that was dumped and read
+    again has another order, but needs the same random weights and optimizer state.
 
     Args:
-        configs: The section: for each name the config of a module with its wires.
+        configs: For each name the config of a module with its wires.
         where: Config path of the section, for errors.
-        wires_of: Gives the keys that name wires, from the class of the module.
+        wires_of: Returns, for the class of a module, the keys that name wires.
 
     Raises:
-        ValueError: If a name cannot be one of a module, a type is not registered with
-            kdtoolbox, or a wire is lacking.
-        TypeError: If a module does not know an argument, or it is text where a number
-            belongs.
+        ValueError: If a module cannot have a name, a type is not registered with
+            kdtoolbox, or a wire is missing.
+        TypeError: If a module has no such argument, or the argument is text and has to
+            be a number.
     """
     modules, wires = nn.ModuleDict(), {}
     for name, config in sorted(configs.items()):
@@ -70,15 +76,15 @@ def build_section(
         kind = find_class(config.get('type'), f'{where}.{name}')
         keys = wires_of(kind)
         wires[name] = {key: config[key] for key in keys if key in config}
-        lacking = [key for key in _required(kind, keys) if key not in config]
-        if lacking:
+        missing = [key for key in _required(kind, keys) if key not in config]
+        if missing:
             raise ValueError(
                 f'{where}.{name}: {kind.__name__} reads the wires {keys}; name one as '
-                f'{" and one as ".join(map(repr, lacking))}'
+                f'{" and one as ".join(map(repr, missing))}'
             )
         arguments = {key: value for key, value in config.items() if key not in keys}
         check_arguments(kind, arguments, f'{where}.{name}')
-        # Without our scope a bare name means the task library's class.
+        # Without this scope a bare name is the task library's class.
         try:
             modules[name] = MODELS.build(dict(arguments, _scope_='kdtoolbox'))
         except (TypeError, ValueError) as error:
@@ -91,7 +97,7 @@ def _check_module_name(name: str, where: str) -> None:
         other = name.replace('.', '_') if '.' in name else f'{name}_wire'
         raise ValueError(
             f'{where}: {name!r} cannot be a name here'
-            + (', dots are for the wires of recorders' if '.' in name else '')
+            + (', only wires of recorders contain dots' if '.' in name else '')
             + f'; call it {other!r}'
         )
 
@@ -99,7 +105,7 @@ def _check_module_name(name: str, where: str) -> None:
 def check_arguments(
     kind: type[nn.Module], arguments: Mapping[str, Any], where: str
 ) -> None:
-    """Raise TypeError for unknown arguments and for text where a number belongs."""
+    """Raise TypeError for unknown arguments and for numbers given as text."""
     check_keys(arguments, kind, where)
     hints = get_type_hints(kind.__init__)
     for key, value in arguments.items():
@@ -113,7 +119,7 @@ def check_arguments(
 
 
 def _required(kind: type[nn.Module], keys: Iterable[str]) -> list[str]:
-    """Return the wires without which a module cannot run: those without a default."""
+    """Return the wires that a module requires: those without a default."""
     parameters = inspect.signature(kind.forward).parameters
     # A connector's `input` is the first argument of its forward, whatever its name.
     return [
@@ -136,7 +142,7 @@ def find_class(kind: str | type[nn.Module] | None, where: str) -> type[nn.Module
     if isinstance(kind, type):
         return kind
     MODELS.import_from_location()
-    # A bare name is ours: `get` would also find the task library's class.
+    # `get` would also return the task library's class of a bare name.
     found = MODELS.get(kind) if kind and '.' in kind else MODELS.module_dict.get(kind)
     if found is None:
         raise ValueError(
@@ -147,7 +153,7 @@ def find_class(kind: str | type[nn.Module] | None, where: str) -> type[nn.Module
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Return the end of an error message: the nearest name, or all there are.
+    """Return the end of an error message: the nearest name, or else all names.
 
     Example:
         >>> did_you_mean('student.fnp', ['student.fpn', 'teacher.fpn'])

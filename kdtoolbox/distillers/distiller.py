@@ -35,13 +35,13 @@ class Distiller(BaseModel):
         teacher: Arguments of ``kdtoolbox.teacher.Teacher``.
         losses: For each logged name, which contains 'loss', a loss with the wires that
             its ``forward`` names: ``student`` and ``teacher``, compared level by level,
-            and what else the method reads.
+            and the further wires of the method.
         recorders: ``dict(student=..., teacher=...)``, each as ``record`` takes it.
         connectors: For each new wire a connector with the wire ``input`` that it
             reads and, where it takes a second one, ``like``. Their order does not
             matter: each runs after those whose wires it reads.
-        init_student: Copy the teacher's neck and heads to the student at the start,
-            each part of which all tensors fit. The log lists the copied parts.
+        init_student: Copy the teacher's neck and heads to the student at the start. A
+            part is copied if all its tensors fit. The log lists the copied parts.
         data_preprocessor: The student's, where its own config has none. mmengine's
             Runner puts a config's top-level ``data_preprocessor`` here.
         sources: Configs of `kdtoolbox.distillers.Source`, for wires that need more
@@ -75,8 +75,8 @@ class Distiller(BaseModel):
         super().__init__()
         self.student = build_model(student, data_preprocessor)
         self.data_preprocessor = self.student.data_preprocessor
-        # The student starts from the weights that it has without distillation, and
-        # learned parts of sources from the same random numbers whatever else is built.
+        # The student starts from the weights that it has without distillation. The
+        # learned parts of sources do not depend on the teacher's random numbers.
         with torch.random.fork_rng(devices=[]):
             made = build_sources(sources)
         with torch.random.fork_rng(devices=[]):

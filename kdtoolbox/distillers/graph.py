@@ -7,13 +7,13 @@ from kdtoolbox.distillers.building import Ends, did_you_mean
 
 
 def running_order(connections: Ends) -> list[str]:
-    """Return the connectors, each behind those whose wires it reads.
+    """Return the connectors, each after those whose wires it reads.
 
     Args:
         connections: For each connector the wires it reads.
 
     Raises:
-        ValueError: If they read each other in a circle.
+        ValueError: If connectors read each other in a circle.
 
     Example:
         >>> running_order({'a': {'input': 'b'}, 'b': {'input': 'student.fpn'}})
@@ -28,20 +28,21 @@ def running_order(connections: Ends) -> list[str]:
     except CycleError as error:
         circle = ' -> '.join(error.args[1])
         raise ValueError(
-            f'model.connectors: {circle} go round in a circle; let the `input` of one '
-            'of them be a wire of a recorder'
+            f'model.connectors: {circle} go round in a circle; set the `input` of one '
+            'of them to a wire of a recorder'
         ) from error
 
 
 def check_wiring(
     sides: Mapping[str, set[str]], connections: Ends, comparisons: Ends
 ) -> None:
-    """Raise ValueError for wires that lead nowhere, come from nowhere, or are lacking.
+    """Raise ValueError for wires that do not exist or that nothing reads.
 
     Args:
-        sides: For each wire that is recorded the sides it stems from.
+        sides: For each recorded wire and each wire of a source the models that it
+            depends on.
         connections: For each connector the wires it reads.
-        comparisons: For each loss the wires it compares.
+        comparisons: For each loss the wires it reads.
     """
     sides = dict(sides)
     for name in running_order(connections):
@@ -57,8 +58,8 @@ def check_wiring(
             _check_wire(wire, sides, f'{where}.{key}')
         if 'student' not in sides[comparison['student']]:
             raise ValueError(
-                f'{where}.student: {comparison["student"]!r} comes from the teacher '
-                'alone, so that the loss trains nothing; name a wire of the student'
+                f'{where}.student: {comparison["student"]!r} depends on the teacher '
+                'only, so the loss trains nothing; name a wire of the student'
             )
     read = {
         wire
@@ -69,8 +70,8 @@ def check_wiring(
     for name in connections:
         if name not in read:
             raise ValueError(
-                f'model.connectors.{name}: nothing reads this wire, so that it trains '
-                'nothing; name it in a loss or remove it'
+                f'model.connectors.{name}: nothing reads this wire, so the connector '
+                'trains nothing; name it in a loss or remove it'
             )
 
 
@@ -82,8 +83,8 @@ def _check_loss_name(name: str) -> None:
         )
     if name == 'loss':
         raise ValueError(
-            'model.losses.loss: mmengine logs the total by this name; choose another, '
-            "such as 'loss_distill'"
+            'model.losses.loss: mmengine logs the total under this name; choose '
+            "another, such as 'loss_distill'"
         )
 
 

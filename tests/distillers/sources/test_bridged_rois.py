@@ -93,25 +93,27 @@ def test_each_box_head_reads_the_others_bridged_features(toy: Toy) -> None:
     proposals = [InstanceData(bboxes=rois[rois[:, 0] == i, 1:]) for i in (0, 1)]
     student, teacher = distiller.student, distiller.teacher.model
     batch = teacher.data_preprocessor(toy.det_data(), training=True)
-    mine, theirs = (d.extract_feat(batch['inputs'])[:2] for d in (student, teacher))
+    student_levels, teacher_levels = (
+        d.extract_feat(batch['inputs'])[:2] for d in (student, teacher)
+    )
     expected = dict(
-        teacher=(teacher, theirs),
-        cross=(teacher, distiller.bridges['cross'](mine)),
-        back=(student, distiller.bridges['back'](theirs)),
+        teacher=(teacher, teacher_levels),
+        cross=(teacher, distiller.bridges['cross'](student_levels)),
+        back=(student, distiller.bridges['back'](teacher_levels)),
     )
     for name, (reader, levels) in expected.items():
         logits, deltas = reader.roi_head.forward(tuple(levels), proposals)
         torch.testing.assert_close(wires[f'{name}.roi_cls'], [logits])
         torch.testing.assert_close(wires[f'{name}.roi_reg'], [deltas])
     torch.testing.assert_close(wires['cross.roi_levels'], expected['cross'][1])
-    torch.testing.assert_close(wires['teacher.roi_levels'], list(theirs))
+    torch.testing.assert_close(wires['teacher.roi_levels'], list(teacher_levels))
     for name in ('roi_cls', 'roi_reg', 'roi_levels'):
         assert not wires[f'teacher.{name}'][0].requires_grad
 
 
 def test_what_each_loss_trains(toy: Toy) -> None:
     distiller = fcfd(toy)
-    # Not even a teacher that somebody has thawed is trained.
+    # The teacher is not trained even if somebody has set requires_grad.
     distiller.teacher.model.requires_grad_()
     losses, student = loss_of(distiller, toy.det_data()), distiller.student
     head = student.roi_head.bbox_head
@@ -173,7 +175,7 @@ def test_one_step_trains_student_and_bridges(toy: Toy) -> None:
     assert not [key for key in state if 'teacher' in key]
 
 
-def test_the_distillation_leaves_the_task_losses_alone(toy: Toy) -> None:
+def test_the_distillation_does_not_change_the_task_losses(toy: Toy) -> None:
     found, distiller = [], fcfd(toy)
     for model in (distiller.student, distiller):
         torch.manual_seed(0)

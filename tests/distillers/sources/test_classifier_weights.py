@@ -41,7 +41,7 @@ def test_the_loss_reads_and_trains_the_weights(toy: Toy) -> None:
     wires = model.wiring.collect(model._models, {}, [None])
     [found] = wires['student.classifier']
     assert found is weight
-    # Of the second step, whose lambda is above 0: without it the gradient is another.
+    # In the second step lambda is above 0, which changes the gradient.
     gradients = []
     for strength in (0.0, 0.5):
         model.losses.loss_fakd.strength = strength
@@ -52,7 +52,7 @@ def test_the_loss_reads_and_trains_the_weights(toy: Toy) -> None:
     assert not torch.allclose(*gradients)
 
 
-def test_nothing_joins_the_student(toy: Toy) -> None:
+def test_only_the_loss_adds_buffers_to_the_checkpoint(toy: Toy) -> None:
     names = set(build(toy).state_dict())
     buffers = {
         f'losses.loss_fakd.{x}' for x in ('counts', 'means', 'variances', 'steps')
@@ -60,7 +60,7 @@ def test_nothing_joins_the_student(toy: Toy) -> None:
     assert {n for n in names if not n.startswith('student.')} == buffers
 
 
-def test_refusals(toy: Toy) -> None:
+def test_wrong_layers_and_names_are_refused(toy: Toy) -> None:
     with pytest.raises(
         ValueError, match=r"sources\[0\]\.classifier: .*conv_sag'; nearest: .*conv_seg"
     ):

@@ -41,12 +41,14 @@ def test_the_teachers_norm_gives_records_and_margins(toy: SimpleNamespace) -> No
     model.wiring.collect = lambda *given: wires.update(collect(*given)) or wires
     losses = loss_of(model, toy)
     norm = model.teacher.model.decode_head.bottleneck.bn
-    [mine], [theirs], [margin] = (wires[LOSS[key]] for key in list(LOSS)[1:])
-    assert (mine < 0).any()
-    assert (theirs < 0).any()
+    [student_values], [teacher_values], [margin] = (
+        wires[LOSS[key]] for key in list(LOSS)[1:]
+    )
+    assert (student_values < 0).any()
+    assert (teacher_values < 0).any()
     expected = expected_negative(norm.bias, norm.weight.abs())
     torch.testing.assert_close(margin, expected)
-    expected = 1e-3 * partial_squared_error(mine, theirs, margin)
+    expected = 1e-3 * partial_squared_error(student_values, teacher_values, margin)
     torch.testing.assert_close(losses['loss_ofd'], expected)
 
 

@@ -107,11 +107,11 @@ def test_rois_and_labels_are_those_of_the_students_step(toy: Toy, add_gt: bool) 
         assert (labels[ours][box] == image).all()
 
 
-def test_the_teacher_answers_for_the_students_rois(toy: Toy) -> None:
+def test_the_teachers_box_head_runs_on_the_students_rois(toy: Toy) -> None:
     from mmengine.structures import InstanceData
 
     distiller = roi(toy)
-    # Even a teacher that somebody has thawed is asked without gradient.
+    # The teacher runs without gradient even if somebody has set requires_grad.
     teacher = distiller.teacher.model.requires_grad_()
     _, wires = wires_of(distiller, toy.det_data())
     [rois] = wires['student.rois']
@@ -125,7 +125,7 @@ def test_the_teacher_answers_for_the_students_rois(toy: Toy) -> None:
     assert not wires['teacher.roi_reg'][0].requires_grad
 
 
-def test_the_teacher_leaves_the_task_losses_alone(toy: Toy) -> None:
+def test_the_teacher_does_not_change_the_task_losses(toy: Toy) -> None:
     found = []
     distiller = roi(toy)
     for model in (distiller.student, distiller):
@@ -214,7 +214,7 @@ def test_a_batch_without_any_roi(toy: Toy) -> None:
     assert wires['teacher.roi_cls'][0].shape == (0, 4)
     assert wires['teacher.roi_reg'][0].shape == (0, 12)
     assert all(value == 0 for value in distilled(losses).values())
-    # DDP waits for a gradient of every parameter, that of the classifier among them.
+    # DDP waits for a gradient of every parameter, including the classifier.
     sum(distilled(losses).values()).backward()
     head = distiller.student.roi_head.bbox_head
     assert len(gradients(head)) == len(list(head.parameters()))
@@ -222,7 +222,7 @@ def test_a_batch_without_any_roi(toy: Toy) -> None:
 
 @pytest.fixture
 def half_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let two kernels of mmcv for CPUs take half precision, as those for GPUs do."""
+    """Let two CPU kernels of mmcv accept half precision, as the GPU kernels do."""
     from mmcv.ops import RoIAlign, nms
 
     pool = RoIAlign.forward
@@ -259,12 +259,16 @@ def test_class_agnostic_deltas_under_class_wise_ones(toy: Toy) -> None:
     agnostic = changed(toy.faster_rcnn(), 'roi_head.bbox_head', reg_class_agnostic=True)
     distiller = roi(toy, agnostic)
     losses, wires = wires_of(distiller, toy.det_data())
-    [mine], [theirs], [labels] = (wires[wire] for wire in REG.values())
-    assert mine.shape == theirs.shape == (len(labels), 12)
+    [student_values], [teacher_values], [labels] = (
+        wires[wire] for wire in REG.values()
+    )
+    assert student_values.shape == teacher_values.shape == (len(labels), 12)
     positive = labels < 3
     first = 4 * labels[positive, None] + torch.arange(4)
     expected = functional.smooth_l1_loss(
-        mine[positive, :4], theirs[positive].gather(1, first), reduction='sum'
+        student_values[positive, :4],
+        teacher_values[positive].gather(1, first),
+        reduction='sum',
     )
     torch.testing.assert_close(losses['loss_roi_reg'], expected / positive.sum())
     losses['loss_roi_reg'].backward()
@@ -374,7 +378,7 @@ def test_deltas_of_another_scale_are_refused(toy: Toy) -> None:
 
 
 @pytest.mark.parametrize('side', ['student', 'teacher'])
-def test_taken_names_of_records_are_refused(toy: Toy, side: str) -> None:
+def test_records_with_names_of_the_source_are_refused(toy: Toy, side: str) -> None:
     names = ['roi_cls', 'roi_labels', 'roi_levels', 'roi_reg', 'rois']
     recorders: dict = dict(student={}, teacher={})
     recorders[side] = dict.fromkeys([*names, 'roi'], 'neck')
