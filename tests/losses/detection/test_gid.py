@@ -1,5 +1,6 @@
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
@@ -8,9 +9,11 @@ import torch
 from golden import waves
 from naive_pooling import naive_pool
 from torch import Tensor, nn
+from torch.nn import functional
 
-from kdtoolbox.losses.detection import gid
-from kdtoolbox.losses.detection.gid import GIDLoss, general_instances, relation_error
+from kdtoolbox.losses.detection import gid, gid_instances
+from kdtoolbox.losses.detection.gid import GIDLoss, relation_error
+from kdtoolbox.losses.detection.gid_instances import general_instances
 from kdtoolbox.losses.detection.targets import DenseTargets
 from kdtoolbox.registry import MODELS
 from kdtoolbox.testing import check_loss
@@ -159,8 +162,8 @@ def naive(wires: dict, candidates: int, cells: int) -> dict[str, Tensor]:
 def test_naive_loops(
     dtype: torch.dtype, candidates: int, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gid, 'CANDIDATES', candidates)
-    monkeypatch.setattr(gid, 'SLICE', chunk)
+    monkeypatch.setattr(gid_instances, 'CANDIDATES', candidates)
+    monkeypatch.setattr(gid_instances, 'SLICE', chunk)
     monkeypatch.setattr(gid, 'CELLS', 2)
     wires, reference = make_wires(dtype), make_wires()
     loss = MODELS.build(dict(type='kdtoolbox.GIDLoss'))
@@ -208,6 +211,25 @@ def test_instances_have_fixed_shapes_and_no_gradient() -> None:
     assert not boxes.requires_grad
     # Some of the ten are suppressed or too small.
     assert 4 < int(exist.sum()) < 20
+
+
+def test_boxes_are_decoded_in_full_precision_under_autocast() -> None:
+    wires, targets = make_wires(torch.float32), targets_of(2, SIZES)
+    priors = targets.priors
+
+    def decode_distribution(level: int, raw: Tensor) -> Tensor:
+        # As the heads of GFL, whose boxes are the result of a linear map.
+        return priors[level] + functional.linear(raw, STRIDES[level] * torch.eye(4))
+
+    targets = replace(targets, decode=decode_distribution)
+    logits, regs = (
+        list(zip(wires[f'student_{kind}'], wires[f'teacher_{kind}'], strict=True))
+        for kind in ('cls', 'reg')
+    )
+    expected, _ = general_instances(logits, regs, targets, SHAPE)
+    with torch.autocast('cpu', torch.bfloat16):
+        found, _ = general_instances(logits, regs, targets, SHAPE)
+    assert torch.equal(found, expected)
 
 
 def test_all_boxes_too_small_give_zero() -> None:
