@@ -59,7 +59,7 @@ def test_all_pairs_match_plain_loops(function: Callable) -> None:
 
 
 @pytest.mark.parametrize('function', PAIRWISE, ids=lambda f: f.__name__)
-def test_gradients_are_right(function: Callable) -> None:
+def test_gradients_equal_finite_differences(function: Callable) -> None:
     a, b = boxes(6, 2).requires_grad_(), boxes(6, 3).requires_grad_()
     assert torch.autograd.gradcheck(function, (a, b))
 
@@ -73,7 +73,7 @@ def test_arguments_are_not_changed(function: Callable) -> None:
     assert torch.equal(b, copies[1])
 
 
-def test_boxes_that_do_not_meet() -> None:
+def test_boxes_without_overlap() -> None:
     a = torch.tensor([0.0, 0.0, 1.0, 1.0])
     for shift in ([5.0, 0, 5, 0], [0.0, 5, 0, 5], [5.0, 5, 5, 5]):
         b = a + torch.tensor(shift)
