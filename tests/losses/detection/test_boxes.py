@@ -90,6 +90,15 @@ def test_boxes_without_area_stay_finite() -> None:
     assert point.grad.isfinite().all()
 
 
+@pytest.mark.parametrize('eps', [0.5, 2.0])
+def test_eps_bounds_the_divisors(eps: float) -> None:
+    a = torch.tensor([0.0, 0.0, 0.5, 0.5])
+    b = torch.tensor([0.0, 0.0, 0.25, 0.5])
+    assert float(box_ious(a, b, eps)) == pytest.approx(0.125 / eps)
+    # The union and the enclosing box are both `eps`.
+    assert float(giou_distances(a, b, eps)) == pytest.approx(1 - 0.125 / eps)
+
+
 def test_areas_and_corners() -> None:
     corners = to_corners(torch.tensor([[5.0, 6.0, 4.0, 2.0]]))
     assert corners.tolist() == [[3.0, 5.0, 7.0, 7.0]]
