@@ -1,4 +1,4 @@
-"""Small data sets of mmdet and mmseg with something wrong in them."""
+"""Write small data sets for mmdet and mmseg, and put faults into them."""
 
 import gc
 import io
@@ -38,13 +38,13 @@ SEG_PIPELINE = [
 
 
 def noise(*shape: int, dtype: type = np.uint8) -> np.ndarray:
-    """Return an image of any values."""
+    """Return an image of random values."""
     values = np.random.default_rng(0).integers(np.iinfo(dtype).max, size=shape)
     return values.astype(dtype)
 
 
 def labels(height: int = 64, width: int = 64) -> np.ndarray:
-    """Return a label map of all four classes, in stripes."""
+    """Return a label map with one stripe for each of the four classes."""
     rows = (np.arange(height) * 4 // height).astype(np.uint8)
     return np.repeat(rows[:, None], width, axis=1)
 
@@ -54,7 +54,7 @@ def encoded(image: np.ndarray, suffix: str = '.png') -> bytes:
 
 
 def photo(orientation: int, height: int = 64, width: int = 64) -> bytes:
-    """Return a JPEG that says how its pixels are turned."""
+    """Return a JPEG file with an EXIF orientation."""
     exif, buffer = Image.Exif(), io.BytesIO()
     exif[0x0112] = orientation
     Image.fromarray(noise(height, width, 3)).save(buffer, 'JPEG', exif=exif)
@@ -69,15 +69,15 @@ def write_coco(
     suffix: str = '.png',
     **changes: Any,
 ) -> dict:
-    """Write a data set, one image for each entry of `boxes`, and return its config.
+    """Write a data set with one image per entry of `boxes`, and return its config.
 
     Args:
         root: The folder to make.
-        boxes: For each image (x, y, width, height) of its boxes, all of one class.
-        image: What all image files hold; no file for empty bytes of None kind.
-        categories: Names of the annotation.
-        suffix: Of the image files.
-        changes: Entries of all annotations.
+        boxes: For each image the (x, y, width, height) of its boxes, all of one class.
+        image: The pixels or the bytes of all image files. None makes random pixels.
+        categories: Names of the categories in the annotation.
+        suffix: Suffix of the image files.
+        changes: Fields that are set in each annotation.
     """
     (root / 'images').mkdir(parents=True)
     image = noise(64, 64, 3) if image is None else image
@@ -107,7 +107,7 @@ def write_coco(
 
 
 def edit_coco(config: dict, edit: Callable[[dict], Any]) -> None:
-    """Change what the annotation of a data set from `write_coco` holds."""
+    """Change the annotation file of a data set from `write_coco`."""
     path = Path(config['data_root']) / 'ann.json'
     content = json.loads(path.read_text())
     edit(content)
@@ -130,19 +130,19 @@ def _list(kind: str, value: Any) -> Callable[[dict], Any]:
     return lambda content: content.update({kind: value})
 
 
-# What stands twice in an annotation of `write_coco`, and what is said of it.
+# Edits that make an entry of `write_coco` occur twice, with the expected message.
 REPEATED = {
     'image': (_again('images', file_name='1.png'), 'images id 0 twice'),
     'annotation': (_again('annotations', image_id=1), 'annotations id 0 twice'),
     'category id': (_again('categories', name='x'), 'categories id 1 twice'),
-    # One class has no category in return, so that the numbers agree.
+    # Another class loses its category, so the numbers of both stay equal.
     'category name': (
         lambda content: content['categories'][2].update(name='a'),
         "categories [1, 3] are all named 'a'",
     ),
 }
 
-# What an annotation of `write_coco` may have for something else, and what is said.
+# Edits that make an annotation of `write_coco` malformed, with the expected message.
 _NO_BOX = 'not four numbers, [x, y, width, height]'
 MALFORMED = {
     f'{kind}: {changes}': (_set(kind, **changes), told)
@@ -259,7 +259,7 @@ def _import_datasets() -> None:
 
 
 def build_dataset(config: dict, scope: str) -> Any:
-    """Build a data set as a runner of that scope does."""
+    """Build a data set as a runner with this default scope does."""
     from mmengine.registry import DATASETS, DefaultScope
 
     _import_datasets()

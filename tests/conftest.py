@@ -275,9 +275,9 @@ def _skip_garbage_collection() -> Iterator[None]:
 def _forget_heads() -> Iterator[None]:
     """Forget the ignored labels that a start notes for its whole process."""
     yield
-    reading = sys.modules.get('kdtoolbox.datasets.reading')
-    if reading is not None:
-        reading.heed_heads(None)
+    label_maps = sys.modules.get('kdtoolbox.datasets.label_maps')
+    if label_maps is not None:
+        label_maps.set_ignored_by_heads(None)
 
 
 @pytest.fixture(scope='session')

@@ -45,7 +45,7 @@ def check(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> Callable[..., tuple[int, str]]:
-    """A function that checks a data set and returns exit code and output."""
+    """Return a function that runs the tool and returns its exit code and output."""
     monkeypatch.setenv('COLUMNS', '400')
     scopes = dict(DefaultScope._instance_dict)
 
@@ -67,7 +67,7 @@ def check(
     DefaultScope._instance_dict.update(scopes)
 
 
-def test_good_data_give_nothing(check: Callable, tmp_path: Path) -> None:
+def test_good_data_have_no_faults(check: Callable, tmp_path: Path) -> None:
     files = sorted(tmp_path.rglob('*'))
     code, output = check(write_coco(tmp_path / 'det'), workers=1)
     assert code == 0
@@ -95,12 +95,13 @@ def test_damaged_images_are_listed(check: Callable, tmp_path: Path) -> None:
     assert '0.jpg' not in output
 
 
-def test_a_cut_image_that_the_loader_would_pass_is_listed(
+def test_a_truncated_image_is_listed_even_if_it_loads(
     check: Callable, tmp_path: Path
 ) -> None:
     content = encoded(noise(64, 64, 3), '.jpg')[:-200]
     config = write_coco(tmp_path / 'data', [[BOX]], content, suffix='.jpg')
-    # No loader stands for the OpenCVs that paint grey what is missing.
+    # Some versions of OpenCV fill the missing part with grey. No loader has the same
+    # effect here.
     code, output = check(config | dict(pipeline=[]))
     assert code == 1
     assert 'cut off' in output
@@ -196,7 +197,7 @@ def test_square_photos_that_exif_turns_are_listed(
         told = f'{name}.jpg: has EXIF orientation {orientation} and is read {how} by'
         assert told in output
     assert '1.jpg' not in output
-    # The pixels are what the message says.
+    # The pixels are turned as the message says.
     from mmcv.transforms import LoadImageFromFile
 
     reader.pop('type')
@@ -225,7 +226,7 @@ def test_oblong_photos_are_judged_by_their_size(
 
 
 def test_photos_with_label_maps_are_listed(check: Callable, tmp_path: Path) -> None:
-    # PNGs may tell an orientation, too.
+    # PNG files can have an EXIF orientation, too.
     exif, buffer = Image.Exif(), io.BytesIO()
     exif[0x0112] = 8
     Image.fromarray(noise(64, 64, 3)).save(buffer, 'PNG', exif=exif)
@@ -254,7 +255,7 @@ def test_annotations_without_masks_are_listed(check: Callable, tmp_path: Path) -
     assert 'KeyError' not in output
 
 
-def test_masks_that_no_polygon_tells_are_listed(tool: Any) -> None:
+def test_run_length_masks_are_listed_without_poly2mask(tool: Any) -> None:
     loader = SimpleNamespace(with_mask=True, poly2mask=False)
     image = dict(id=0, file_name='a', height=64, width=64)
     box = dict(id=0, image_id=0, category_id=1, bbox=BOX, area=9)
@@ -279,7 +280,7 @@ def test_segments_of_panoptic_annotations_are_read(tool: Any) -> None:
     assert 'lies outside' in faults['boxes'][0]
 
 
-def test_labels_are_judged_by_what_is_ignored(check: Callable, tmp_path: Path) -> None:
+def test_ignored_labels_pass(check: Callable, tmp_path: Path) -> None:
     mixed = labels()
     mixed[0] = 255
     config = write_seg(tmp_path / 'data', label=mixed)
@@ -290,12 +291,12 @@ def test_labels_are_judged_by_what_is_ignored(check: Callable, tmp_path: Path) -
     head = dict(decode_head=dict(type='FCNHead', ignore_index=0))
     for model in (head, dict(student=head), dict(decode_head=[head['decode_head']])):
         assert told in check(config, 'mmseg', model=model)[1]
-        # A validation does not pass the head, and may ignore what the data set does.
+        # The label maps of a validation do not reach the head.
         tested = config | dict(test_mode=True)
         assert check(tested, 'mmseg', model=model)[0] == 0
 
 
-def test_images_of_four_bands_pass(check: Callable, tmp_path: Path) -> None:
+def test_images_of_one_and_four_channels_pass(check: Callable, tmp_path: Path) -> None:
     reader = dict(type='LoadImageFromFile', color_type='unchanged')
     for bands in (1, 4):
         image = noise(64, 64, bands)
@@ -306,7 +307,7 @@ def test_images_of_four_bands_pass(check: Callable, tmp_path: Path) -> None:
         assert check(config | dict(pipeline=[reader]))[0] == 0
 
 
-def test_images_that_the_loader_passes_over_are_listed(
+def test_images_that_ignore_empty_skips_are_listed(
     check: Callable, tmp_path: Path
 ) -> None:
     config = write_coco(tmp_path / 'data', image=b'')
@@ -316,7 +317,7 @@ def test_images_that_the_loader_passes_over_are_listed(
     assert '0.png: `ignore_empty` passes it over' in output
 
 
-def test_a_config_of_classes_with_paths_from_the_working_folder_is_read(
+def test_a_lazy_import_config_with_relative_paths_is_read(
     check: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_coco(tmp_path / 'data', [[BOX], []])
@@ -374,12 +375,12 @@ def test_a_malformed_annotation_is_listed(
     assert f'data/ann.json: {told}' in output
     if not told.startswith('`'):
         assert 'annotation 2: ' in output
-    # Without an id nothing can refer to it.
+    # An entry without an id leaves references to it unresolved.
     if not told.endswith('{'):
         assert 'there is no ' not in output
 
 
-def test_the_check_goes_on_behind_a_malformed_annotation(
+def test_the_check_goes_on_after_a_malformed_annotation(
     check: Callable, tmp_path: Path
 ) -> None:
     parts = [write_coco(tmp_path / name) for name in ('one', 'two', 'three')]
@@ -396,7 +397,7 @@ def test_the_check_goes_on_behind_a_malformed_annotation(
 
 
 @pytest.mark.parametrize(('text', 'told'), [('null', 'null'), ('[[1]]', r'[[1]]')])
-def test_json_of_other_things_is_listed(
+def test_a_json_file_without_an_annotation_is_listed(
     text: str, told: str, check: Callable, tmp_path: Path
 ) -> None:
     config = write_coco(tmp_path / 'data')
@@ -409,7 +410,7 @@ def test_json_of_other_things_is_listed(
 def test_json_too_deep_is_refused(check: Callable, tmp_path: Path) -> None:
     config = write_coco(tmp_path / 'data')
     (tmp_path / 'data' / 'ann.json').write_text('[' * 9999 + ']' * 9999)
-    with pytest.raises(ValueError, match=r'ann.json lie within each other too deep'):
+    with pytest.raises(ValueError, match=r'ann.json are nested too deep'):
         check(config)
 
 
@@ -448,7 +449,7 @@ def test_labels_that_8_bits_do_not_hold_are_listed(
 ) -> None:
     config = write_seg(tmp_path / 'data')
     for index, label in ((0, labels()), (1, labels() * 100)):
-        # Whole numbers up to 255 are read as they are, however they are stored.
+        # Whole numbers up to 255 are read correctly from any type.
         path = tmp_path / 'data' / 'labels' / f'{index}.png'
         wide = label.astype(dtype) * (1 if index == 0 else 3)
         Image.fromarray(wide).save(path, 'TIFF')
