@@ -5,13 +5,13 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from kdtoolbox.checkpoints.weights import (
+from kdtoolbox.checkpoints.student_export import (
     export_student,
     load_distillation,
-    load_strictly,
     select_student,
     write_student,
 )
+from kdtoolbox.checkpoints.weights import load_strictly
 from kdtoolbox.configuration import load_config, resolve_paths
 from kdtoolbox.runs.student_config import student_config, write_student_config
 from kdtoolbox.teacher import build_model

@@ -7,7 +7,8 @@ from mmengine.dist import master_only
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 
-from kdtoolbox.checkpoints.weights import load_checkpoint, write_student
+from kdtoolbox.checkpoints.student_export import write_student
+from kdtoolbox.checkpoints.weights import load_checkpoint
 from kdtoolbox.registry import HOOKS
 from kdtoolbox.runs.student_config import write_student_config
 
