@@ -319,6 +319,9 @@ def make_runner(
     use_safe_loaders()
     # It asks compilers for their versions, which takes longer than the training.
     monkeypatch.setattr('mmengine.runner.runner.collect_env', dict)
+    # It starts git for each checkpoint.
+    for module in ('runner.runner', 'hooks.runtime_info_hook'):
+        monkeypatch.setattr(f'mmengine.{module}.get_git_hash', lambda: 'unknown')
     # An iteration loop sleeps two seconds before each pass over the data.
     no_sleep = SimpleNamespace(sleep=lambda seconds: None)
     monkeypatch.setattr('mmengine.runner.loops.time', no_sleep)

@@ -51,7 +51,7 @@ torch.save(answer, out)
 
 
 def run(*command: Any, cwd: Path, fails: bool = False) -> str:
-    # The cut: neither the source tree nor an installed package is found.
+    # In isolation: neither the source tree nor an installed package is found.
     environment = dict(os.environ, OMP_NUM_THREADS='1')
     environment.pop('PYTHONPATH', None)
     result = subprocess.run(
@@ -95,7 +95,7 @@ def case(
     if task == 'det':
         text += f"val_evaluator = dict(ann_file='{data}/annotations/"
         text += "instances_val2017.json')\ntest_evaluator = val_evaluator\n"
-        # A detector with random weights is sure of nothing.
+        # A detector with random weights has low scores.
         student['test_cfg'] = dict(score_thr=0.0)
     text += f'model = dict(student={student})\n{seg_mend if task == "seg" else ""}'
     config.write_text(text)
@@ -158,7 +158,7 @@ def test_the_tools_of_the_libraries_run_the_pair(
     command = [library_tool(case.task, name), config, '--work-dir', tmp_path]
     if name == 'test':
         command.insert(2, case.weights)
-    # They run where mmengine's start of its own cannot fetch.
+    # In an environment where mmengine cannot download anything.
     options = ['model.backbone.init_cfg=None', 'train_dataloader.num_workers=0']
     options += ['train_dataloader.persistent_workers=False']
     told = run(*command, '--cfg-options', *options, cwd=tmp_path)
@@ -202,7 +202,7 @@ def test_what_cannot_be_exported_is_told_at_once(
 ) -> None:
     tool, target = ROOT / 'tools/export_student.py', tmp_path / 'gone/a.pth'
     told = run(tool, case.checkpoint, target, cwd=ROOT, fails=True)
-    assert f'there is no folder {tmp_path}/gone for OUT; make it first' in told
+    assert f'the folder {tmp_path}/gone of OUT does not exist; make it' in told
     assert 'Traceback' not in told
     for options in ([], ['--config', case.config]):
         command = [tool, case.weights, tmp_path / 'a.pth', *options]
