@@ -145,8 +145,8 @@ REPEATED = {
 # Edits that make an annotation of `write_coco` malformed, with the expected message.
 _NO_BOX = 'not four numbers, [x, y, width, height]'
 MALFORMED = {
-    f'{kind}: {changes}': (_set(kind, **changes), told)
-    for kind, changes, told in [
+    f'{kind}: {changes}': (_set(kind, **changes), expected)
+    for kind, changes, expected in [
         ('images', dict(height=None), 'image 1: `height` is null, not a number'),
         ('images', dict(width='64'), "image 1: `width` is '64', not a number above 0"),
         ('images', dict(width=0), 'image 1: `width` is 0, not a number above 0'),
@@ -175,9 +175,9 @@ MALFORMED = {
 MALFORMED |= {
     f'box {value!r}': (
         _set('annotations', bbox=value),
-        f'annotation 1: `bbox` is {told}, {_NO_BOX}',
+        f'annotation 1: `bbox` is {expected}, {_NO_BOX}',
     )
-    for value, told in [
+    for value, expected in [
         ([], '[]'),
         ([1, 2, 3], '[1, 2, 3]'),
         ([1, 2, 3, 4, 5], '[1, 2, 3, 4, 5]'),
@@ -194,19 +194,24 @@ MALFORMED |= {
 MALFORMED |= {
     f'{kind} {value!r}': (
         _entry(kind, value),
-        f'{name} number 2 is {told}, not an object',
+        f'{name} number 2 is {expected}, not an object',
     )
     for kind, name in [
         ('images', 'image'),
         ('annotations', 'annotation'),
         ('categories', 'category'),
     ]
-    for value, told in [(None, 'null'), (7, '7'), ('a', "'a'"), ([], '[]')]
+    for value, expected in [(None, 'null'), (7, '7'), ('a', "'a'"), ([], '[]')]
 }
 MALFORMED |= {
-    f'all {kind} {value!r}': (_list(kind, value), f'`{kind}` is {told}, not a list')
+    f'all {kind} {value!r}': (_list(kind, value), f'`{kind}` is {expected}, not a list')
     for kind in ('images', 'annotations', 'categories')
-    for value, told in [(None, 'null'), (dict(a=1), "{'a': 1}"), ('a', "'a'"), (7, '7')]
+    for value, expected in [
+        (None, 'null'),
+        (dict(a=1), "{'a': 1}"),
+        ('a', "'a'"),
+        (7, '7'),
+    ]
 }
 MALFORMED |= {
     f'no {key}': (

@@ -249,7 +249,7 @@ def test_an_image_too_thin_to_resize_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ('label', 'told'),
+    ('label', 'expected'),
     [
         (b'', 'UnidentifiedImageError'),
         (encoded(labels())[:90], 'OSError|SyntaxError'),
@@ -260,13 +260,13 @@ def test_an_image_too_thin_to_resize_is_named(tmp_path: Path) -> None:
     ],
     ids=['empty', 'cut', 'size', 'row', 'colours', 'values'],
 )
-def test_a_wrong_label_map_is_named(label: Any, told: str, tmp_path: Path) -> None:
+def test_a_wrong_label_map_is_named(label: Any, expected: str, tmp_path: Path) -> None:
     np.random.seed(0)
     config = write_seg(tmp_path / 'data', label=label)
     # Without the crop, which might cut off the wrong pixels.
     pipeline = [t for t in config['pipeline'] if t['type'] != 'RandomCrop']
     dataset = build_dataset(config | dict(pipeline=pipeline), 'mmseg')
-    with pytest.raises(ValueError, match=f'labels/0.png: .*({told})'):
+    with pytest.raises(ValueError, match=f'labels/0.png: .*({expected})'):
         read_samples(dataset, [0])
 
 
@@ -284,8 +284,10 @@ def test_the_ignore_index_of_the_data_set_is_allowed(tmp_path: Path) -> None:
     config = write_seg(tmp_path / 'data')
     read_samples(with_label(config, 255), [0])
     read_samples(with_label(config, 254, ignore_index=254), [0])
-    told = r'holds \[255\]; there are 4 classes, from 0, and the labels ignored by .*'
-    with pytest.raises(ValueError, match=told + r'are \[0\]\.'):
+    expected = (
+        r'holds \[255\]; there are 4 classes, from 0, and the labels ignored by .*'
+    )
+    with pytest.raises(ValueError, match=expected + r'are \[0\]\.'):
         read_samples(with_label(config, 255, ignore_index=0), [0])
     both = dict(type='ConcatDataset', datasets=[config, config])
     read_samples(build_dataset(both, 'mmseg'), [3])
@@ -318,9 +320,9 @@ def stored(path: Path, label: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize(
-    ('wrong', 'told'),
+    ('wrong', 'expected'),
     [
-        (np.uint16(257), 'uint16 of which 8 bits are read: 257 as 1'),
+        (np.uint16(257), 'uint16 that are read as 8 bits: 257 as 1'),
         (np.int32(70000), 'int32 .*: 70000 as 112'),
         (np.int32(-1), 'int32 .*: -1 as 255'),
         (np.float32(1.5), 'float32 .*: 1.5 as 1'),
@@ -328,7 +330,7 @@ def stored(path: Path, label: np.ndarray) -> None:
     ],
 )
 def test_labels_that_8_bits_do_not_hold_are_refused(
-    wrong: Any, told: str, tmp_path: Path
+    wrong: Any, expected: str, tmp_path: Path
 ) -> None:
     config = write_seg(tmp_path / 'data')
     pipeline = [t for t in SEG_PIPELINE if t['type'] != 'RandomCrop']
@@ -341,10 +343,11 @@ def test_labels_that_8_bits_do_not_hold_are_refused(
     read_samples(dataset, [0])
     wide[0, 0] = wrong
     stored(path, wide)
-    match = f'labels/0.png: .*holds labels of {told}.* Write whole numbers from 0 to'
+    fix = 'Write whole numbers from 0 to'
+    match = f'labels/0.png: .*holds labels of type {expected}.* {fix}'
     with pytest.raises(ValueError, match=match):
         read_samples(dataset, [0])
-    with pytest.raises(ValueError, match='of which 8 bits are read'):
+    with pytest.raises(ValueError, match='that are read as 8 bits'):
         read_samples(build_dataset(both, 'mmseg'), [2])
 
 

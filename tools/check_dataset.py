@@ -127,7 +127,7 @@ def inspect(
     try:
         check_dataset(dataset, where)
     except ValueError as error:
-        yield 'a training would refuse to start', str(error)
+        yield 'a training would not start', str(error)
     if hasattr(dataset, 'cat_ids') and str(dataset.ann_file).endswith('.json'):
         found = coco_faults(
             read_json(dataset.ann_file, where),

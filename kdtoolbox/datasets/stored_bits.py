@@ -36,7 +36,7 @@ def truncated_labels(path: str | os.PathLike) -> str | None:
     if not examples:
         return None
     return (
-        f'labels of {stored.dtype.name} of which 8 bits are read: '
+        f'labels of type {stored.dtype.name} that are read as 8 bits: '
         f'{", ".join(examples)}. Write whole numbers from 0 to 255, with 255 for '
         'ignored pixels'
     )

@@ -436,9 +436,11 @@ def test_every_flipped_bit_of_a_file_with_its_hash_in_its_name_is_told(
 def test_the_error_of_a_changed_file_contains_the_fix(tmp_path: Path) -> None:
     old = dict(_use_new_zipfile_serialization=False)
     path = save(WEIGHTS, tmp_path / 'net-0123abcd.pth', **old)
-    with pytest.raises(ValueError, match='hash 0123abcd, .* rename it without') as told:
+    with pytest.raises(
+        ValueError, match='hash 0123abcd, .* rename it without'
+    ) as caught:
         read_checkpoint(path)
-    assert not isinstance(told.value, UntrustedError)
+    assert not isinstance(caught.value, UntrustedError)
     assert_same(read_checkpoint(path.rename(tmp_path / 'net.pth')), WEIGHTS)
 
     path = tmp_path / 'a.safetensors'
@@ -477,6 +479,6 @@ def test_the_error_of_a_damaged_cached_file_contains_the_fix(
         'kdtoolbox.checkpoints.locations.download',
         lambda url, target, _: target.write_text('404'),
     )
-    told = rf"'{tmp_path}/checkpoints/\w+/a\.pth' is damaged .*; remove it to fetch"
-    with pytest.raises(ValueError, match=told):
+    expected = rf"'{tmp_path}/checkpoints/\w+/a\.pth' is damaged .*; remove it to fetch"
+    with pytest.raises(ValueError, match=expected):
         read_checkpoint('https://example.com/a.pth')

@@ -82,14 +82,14 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_is_used(
 ) -> None:
     damage(work_dir / 'iter_10.pth')
     assert newest(work_dir) == 'iter_9.pth'
-    told = capsys.readouterr().out
-    assert "iter_10.pth' is damaged" in told
-    assert "iter_9.pth' is resumed from instead" in told
+    output = capsys.readouterr().out
+    assert "iter_10.pth' is damaged" in output
+    assert "iter_9.pth' is resumed from instead" in output
     damage(work_dir / 'iter_9.pth')
     assert newest(work_dir) == 'iter_8.pth'
-    told = capsys.readouterr().out
-    assert "iter_10.pth' is damaged" in told
-    assert "iter_9.pth' is damaged" in told
+    output = capsys.readouterr().out
+    assert "iter_10.pth' is damaged" in output
+    assert "iter_9.pth' is damaged" in output
     damage(work_dir / 'iter_8.pth')
     with pytest.raises(ValueError, match=r'nothing in .* can be resumed from') as error:
         newest(work_dir)
@@ -236,9 +236,9 @@ def test_a_checkpoint_with_a_weight_that_is_not_finite_is_not_resumed_from(
     broken = save(work_dir / 'iter_11.pth', 11, **{key: weights})
     capsys.readouterr()
     assert newest(work_dir) == 'iter_10.pth'
-    told = ' '.join(capsys.readouterr().out.split())
-    assert 'cannot be resumed from: it has NaN or Inf in broken. Resume' in told
-    assert "iter_10.pth' is resumed from instead" in told
+    output = ' '.join(capsys.readouterr().out.split())
+    assert 'cannot be resumed from: it has NaN or Inf in broken. Resume' in output
+    assert "iter_10.pth' is resumed from instead" in output
     with pytest.raises(ValueError, match=r'NaN or Inf in broken.*\n.*iter_10\.pth'):
         named_checkpoint(str(broken))
 

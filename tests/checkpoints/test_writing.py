@@ -139,8 +139,8 @@ def test_a_full_disk_is_told_with_file_need_and_free_space(
     with pytest.raises(OSError, match='No space left on device') as caught:
         write(path)
     need = '400,000' if write is write_bytes else 'more than 0'
-    told = f'it takes {need} bytes and 99,999 are free in its folder; remove files'
-    assert told in str(caught.value)
+    expected = f'it takes {need} bytes and 99,999 are free in its folder; remove files'
+    assert expected in str(caught.value)
     assert str(caught.value).endswith(f"'{path}'")
     assert not files_of(tmp_path)
 

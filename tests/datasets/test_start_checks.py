@@ -50,31 +50,31 @@ def line(start: Callable, config: dict) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize(('edit', 'told'), REPEATED.values(), ids=REPEATED)
+@pytest.mark.parametrize(('edit', 'expected'), REPEATED.values(), ids=REPEATED)
 def test_ids_that_occur_twice_are_refused_at_the_start(
-    edit: Callable, told: str, tmp_path: Path, start: Callable
+    edit: Callable, expected: str, tmp_path: Path, start: Callable
 ) -> None:
     config = write_coco(tmp_path / 'data')
     start(config)
     edit_coco(config, edit)
     message = line(start, config)
-    assert f'{tmp_path}/data/ann.json: {told}. Correct the file' in message
+    assert f'{tmp_path}/data/ann.json: {expected}. Correct the file' in message
     assert 'tools/check_dataset.py CONFIG' in message
 
 
-@pytest.mark.parametrize(('edit', 'told'), MALFORMED.values(), ids=MALFORMED)
+@pytest.mark.parametrize(('edit', 'expected'), MALFORMED.values(), ids=MALFORMED)
 def test_a_malformed_annotation_is_one_line_with_file_and_id_at_the_start(
-    edit: Callable, told: str, tmp_path: Path, start: Callable
+    edit: Callable, expected: str, tmp_path: Path, start: Callable
 ) -> None:
     config = write_coco(tmp_path / 'data')
     edit_coco(config, edit)
     message = line(start, config)
-    assert f'{tmp_path}/data/ann.json: {told}' in message
+    assert f'{tmp_path}/data/ann.json: {expected}' in message
     assert '\n' not in message
 
 
 @pytest.mark.parametrize(
-    ('text', 'told'),
+    ('text', 'expected'),
     [
         ('null', 'it holds null, not an object with `images`'),
         ('7', 'it holds 7, not an object'),
@@ -84,13 +84,13 @@ def test_a_malformed_annotation_is_one_line_with_file_and_id_at_the_start(
     ids=['null', 'number', 'list', 'deep'],
 )
 def test_a_json_file_without_an_annotation_is_named(
-    text: str, told: str, tmp_path: Path, start: Callable
+    text: str, expected: str, tmp_path: Path, start: Callable
 ) -> None:
     config = write_coco(tmp_path / 'data')
     (tmp_path / 'data' / 'ann.json').write_text(text)
     message = line(start, config)
     assert f'{tmp_path}/data/ann.json' in message
-    assert told in message
+    assert expected in message
 
 
 def test_ignored_entries_may_lack_the_fields_that_mmdet_does_not_read(

@@ -120,13 +120,15 @@ def test_a_gradient_that_is_not_finite_is_told_by_loss_and_part_and_moves_no_wei
     # mmengine removes entries from its arguments.
     runner = start(Root(), kind, clip_grad=copy.copy(clip))
     error = refused(runner)
-    told = str(error)
-    assert told.startswith('model.losses.loss_root: the gradient of this loss is not ')
-    assert 'student.backbone (' in told
-    assert 'student.neck (' in told
-    assert 'No weight has moved in this step; ' in told
+    message = str(error)
+    assert message.startswith(
+        'model.losses.loss_root: the gradient of this loss is not '
+    )
+    assert 'student.backbone (' in message
+    assert 'student.neck (' in message
+    assert 'No weight has moved in this step; ' in message
     for sound in ('loss_cwd', 'loss_cls', 'student.bbox_head ('):
-        assert sound not in told
+        assert sound not in message
     assert_unmoved(runner)
     assert not list(tmp_path.glob('*.pth'))
     error.write(tmp_path, 1)
@@ -147,9 +149,9 @@ def test_a_task_loss_of_the_student_is_named(toy: Toy, make_runner: Callable) ->
 
     runner.model.loss = broken
     runner.register_hook(FiniteWeightsHook())
-    told = str(refused(runner))
-    assert told.startswith('the loss loss_root: the gradient')
-    assert 'bbox_head (' in told
+    message = str(refused(runner))
+    assert message.startswith('the loss loss_root: the gradient')
+    assert 'bbox_head (' in message
 
 
 def test_each_of_several_optimizers_is_checked(start: Callable) -> None:
@@ -179,9 +181,9 @@ def test_accumulated_gradients_are_checked_at_the_update(
 ) -> None:
     """The loss has three levels: the first call is of batch 1, the fourth of 2."""
     runner = start(SoundOnce(broken), accumulative_counts=2)
-    told = str(refused(runner))
+    message = str(refused(runner))
     # The second call of the loss, for the explanation, has a finite gradient.
-    assert told.startswith('the gradients of this update are not finite in student.')
+    assert message.startswith('the gradients of this update are not finite in student.')
     assert runner.iter == iteration
     assert_unmoved(runner)
 
@@ -236,8 +238,8 @@ def test_a_loss_scaler_that_skips_every_update_is_stopped(
 ) -> None:
     monkeypatch.setattr(finite_weights, 'PATIENCE', 2)
     runner = start(Root(), float16, dict(fused=fused), loss_scale=scale)
-    told = str(refused(runner))
-    assert told.startswith(
+    message = str(refused(runner))
+    assert message.startswith(
         'the loss scaler has skipped 3 updates in a row. model.losses.loss_root: '
     )
     assert runner.iter == 2

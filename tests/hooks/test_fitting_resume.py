@@ -138,11 +138,11 @@ RUNS: dict[str, tuple[dict, dict, str]] = {
 def test_what_does_not_fit_is_refused_by_a_table(
     train: Callable, toy: Toy, saved: Path, case: str
 ) -> None:
-    change, told = CONTENTS[case]
+    change, expected = CONTENTS[case]
     content = torch.load(saved, weights_only=False)
     change(content)
     torch.save(content, saved)
-    with pytest.raises(ValueError, match=told) as error:
+    with pytest.raises(ValueError, match=expected) as error:
         train(model(toy), resume=True, load_from=str(saved))
     assert "epoch_1.pth' does not fit this run" in str(error.value)
     assert 'add --resume-partly' in str(error.value)
@@ -153,8 +153,8 @@ def test_what_does_not_fit_is_refused_by_a_table(
 def test_a_recipe_that_has_changed_is_refused(
     train: Callable, toy: Toy, saved: Path, case: str
 ) -> None:
-    changes, options, told = RUNS[case]
-    with pytest.raises(ValueError, match=told):
+    changes, options, expected = RUNS[case]
+    with pytest.raises(ValueError, match=expected):
         train(model(toy, **changes), resume=True, **options)
     assert not saved.with_name('epoch_2.pth').exists()
     train(model(toy, **changes), partly=True, resume=True, **options)

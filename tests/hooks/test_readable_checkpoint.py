@@ -191,8 +191,8 @@ def test_any_meta_of_a_data_set_can_be_saved_and_read(
     runner.message_hub.update_info('odd', Odd())
     samples = Listed(runner._train_dataloader.dataset)
     runner._train_dataloader = DataLoader(samples, collate_fn=pseudo_collate)
-    told: list[str] = []
-    monkeypatch.setattr(runner.logger, 'warning', told.append)
+    warnings: list[str] = []
+    monkeypatch.setattr(runner.logger, 'warning', warnings.append)
     runner.train()
     found = read_checkpoint(tmp_path / 'iter_2.pth')
     meta = found['meta']['dataset_meta']
@@ -200,7 +200,7 @@ def test_any_meta_of_a_data_set_can_be_saved_and_read(
     assert (meta['root'], meta['ids']) == ('data', [0, 1, 2])
     assert meta.keys() == META.keys() - {'odd', 'rename'}
     assert 'odd' not in found['message_hub']['runtime_info']
-    [line] = [line for line in told if 'left out' in line]
+    [line] = [line for line in warnings if 'left out' in line]
     for place in ('meta.dataset_meta.odd', 'meta.dataset_meta.rename', 'info.odd'):
         assert f'{place} (' in line
 

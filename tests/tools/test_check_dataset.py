@@ -149,23 +149,23 @@ def test_faults_of_a_coco_annotation(tool: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ('label', 'told'),
+    ('label', 'expected'),
     [
         (labels() + 2, '[4, 5] of 4 classes'),
         (labels(32, 48), '(32, 48), not (64, 64)'),
         (
             np.full((64, 64), 256, np.uint16),
-            'uint16 of which 8 bits are read: 256 as 0',
+            'uint16 that are read as 8 bits: 256 as 0',
         ),
         (b'', 'UnidentifiedImageError'),
     ],
 )
 def test_wrong_label_maps_are_listed(
-    label: Any, told: str, check: Callable, tmp_path: Path
+    label: Any, expected: str, check: Callable, tmp_path: Path
 ) -> None:
     code, output = check(write_seg(tmp_path / 'data', label=label), 'mmseg')
     assert code == 1
-    assert told in output
+    assert expected in output
 
 
 def test_a_cut_annotation_is_refused(check: Callable, tmp_path: Path) -> None:
@@ -194,8 +194,10 @@ def test_square_photos_that_exif_turns_are_listed(
     assert code == 1
     assert 'turned by EXIF' in output
     for name, orientation in ((0, 6), (2, 3)):
-        told = f'{name}.jpg: has EXIF orientation {orientation} and is read {how} by'
-        assert told in output
+        expected = (
+            f'{name}.jpg: has EXIF orientation {orientation} and is read {how} by'
+        )
+        assert expected in output
     assert '1.jpg' not in output
     # The pixels are turned as the message says.
     from mmcv.transforms import LoadImageFromFile
@@ -286,11 +288,11 @@ def test_ignored_labels_pass(check: Callable, tmp_path: Path) -> None:
     config = write_seg(tmp_path / 'data', label=mixed)
     assert check(config, 'mmseg')[0] == 0
     other = config | dict(ignore_index=0)
-    told = '[255] of 4 classes, ignored [0]'
-    assert told in check(other, 'mmseg')[1]
+    expected = '[255] of 4 classes, ignored [0]'
+    assert expected in check(other, 'mmseg')[1]
     head = dict(decode_head=dict(type='FCNHead', ignore_index=0))
     for model in (head, dict(student=head), dict(decode_head=[head['decode_head']])):
-        assert told in check(config, 'mmseg', model=model)[1]
+        assert expected in check(config, 'mmseg', model=model)[1]
         # The label maps of a validation do not reach the head.
         tested = config | dict(test_mode=True)
         assert check(tested, 'mmseg', model=model)[0] == 0
@@ -352,31 +354,31 @@ val_dataloader = dict(
         check(text.replace('ann.json', 'gone.json'))
 
 
-@pytest.mark.parametrize(('edit', 'told'), REPEATED.values(), ids=REPEATED)
+@pytest.mark.parametrize(('edit', 'expected'), REPEATED.values(), ids=REPEATED)
 def test_ids_that_occur_twice_are_listed(
-    edit: Callable, told: str, check: Callable, tmp_path: Path
+    edit: Callable, expected: str, check: Callable, tmp_path: Path
 ) -> None:
     config = write_coco(tmp_path / 'data')
     edit_coco(config, edit)
     code, output = check(config)
     assert code == 1
     assert 'two of one id or name' in output
-    assert f'data/ann.json: {told}' in output
+    assert f'data/ann.json: {expected}' in output
 
 
-@pytest.mark.parametrize(('edit', 'told'), MALFORMED.values(), ids=MALFORMED)
+@pytest.mark.parametrize(('edit', 'expected'), MALFORMED.values(), ids=MALFORMED)
 def test_a_malformed_annotation_is_listed(
-    edit: Callable, told: str, check: Callable, tmp_path: Path
+    edit: Callable, expected: str, check: Callable, tmp_path: Path
 ) -> None:
     config = write_coco(tmp_path / 'data', [[BOX], [BOX], [(99, 9, 9, 9)]])
     edit_coco(config, edit)
     code, output = check(config)
     assert code == 1
-    assert f'data/ann.json: {told}' in output
-    if not told.startswith('`'):
+    assert f'data/ann.json: {expected}' in output
+    if not expected.startswith('`'):
         assert 'annotation 2: ' in output
     # An entry without an id leaves references to it unresolved.
-    if not told.endswith('{'):
+    if not expected.endswith('{'):
         assert 'there is no ' not in output
 
 
@@ -396,15 +398,15 @@ def test_the_check_goes_on_after_a_malformed_annotation(
     assert 'three/images/1.png: FileNotFoundError' in output
 
 
-@pytest.mark.parametrize(('text', 'told'), [('null', 'null'), ('[[1]]', r'[[1]]')])
+@pytest.mark.parametrize(('text', 'expected'), [('null', 'null'), ('[[1]]', r'[[1]]')])
 def test_a_json_file_without_an_annotation_is_listed(
-    text: str, told: str, check: Callable, tmp_path: Path
+    text: str, expected: str, check: Callable, tmp_path: Path
 ) -> None:
     config = write_coco(tmp_path / 'data')
     (tmp_path / 'data' / 'ann.json').write_text(text)
     code, output = check(config)
     assert code == 1
-    assert f'it holds {told}, not an object' in output
+    assert f'it holds {expected}, not an object' in output
 
 
 def test_json_too_deep_is_refused(check: Callable, tmp_path: Path) -> None:
@@ -456,8 +458,9 @@ def test_labels_that_8_bits_do_not_hold_are_listed(
     code, output = check(config, 'mmseg')
     assert code == 1
     assert 'labels that 8 bits do not hold' in output
-    assert f'1.png: labels of {np.dtype(dtype).name} of which 8 bits are read: 300' in (
-        output.replace('300.0', '300')
+    assert (
+        f'1.png: labels of type {np.dtype(dtype).name} that are read as 8 bits: 300'
+        in (output.replace('300.0', '300'))
     )
     assert '0.png' not in output
 

@@ -114,7 +114,7 @@ def case(
     torch.save(dict(state_dict=distiller.state_dict(), meta=meta), checkpoint)
     weights = folder / 'out/student.pth'
     weights.parent.mkdir()
-    told = run(
+    output = run(
         ROOT / 'tools/export_student.py', checkpoint, weights, '--config', config,
         cwd=ROOT,
     )  # fmt: skip
@@ -161,8 +161,8 @@ def test_the_tools_of_the_libraries_run_the_pair(
     # In an environment where mmengine cannot download anything.
     options = ['model.backbone.init_cfg=None', 'train_dataloader.num_workers=0']
     options += ['train_dataloader.persistent_workers=False']
-    told = run(*command, '--cfg-options', *options, cwd=tmp_path)
-    assert ('coco/bbox_mAP' if case.task == 'det' else 'mIoU') in told
+    output = run(*command, '--cfg-options', *options, cwd=tmp_path)
+    assert ('coco/bbox_mAP' if case.task == 'det' else 'mIoU') in output
     assert (tmp_path / 'iter_1.pth').exists() == (name == 'train')
 
 
@@ -170,8 +170,8 @@ def test_without_a_config_the_weights_alone_are_written(
     case: SimpleNamespace, tmp_path: Path
 ) -> None:
     out = tmp_path / 'student.pth'
-    told = run(ROOT / 'tools/export_student.py', case.checkpoint, out, cwd=ROOT)
-    assert 'add --config' in told
+    output = run(ROOT / 'tools/export_student.py', case.checkpoint, out, cwd=ROOT)
+    assert 'add --config' in output
     assert list(tmp_path.iterdir()) == [out]
 
 
@@ -182,8 +182,8 @@ def test_a_config_that_does_not_fit_is_refused(
         f'{ROOT}/configs/digits/{dict(det="seg", seg="det")[case.task]}_distilled.py'
     )
     command = [ROOT / 'tools/export_student.py', case.checkpoint, tmp_path / 'a.pth']
-    told = run(*command, '--config', other, cwd=ROOT, fails=True)
-    assert 'does not fit' in told
+    output = run(*command, '--config', other, cwd=ROOT, fails=True)
+    assert 'does not fit' in output
     assert not list(tmp_path.iterdir())
 
 
@@ -192,8 +192,8 @@ def test_neither_file_of_a_pair_is_overwritten(
 ) -> None:
     (tmp_path / 'a.py').write_text('mine')
     command = [ROOT / 'tools/export_student.py', case.checkpoint, tmp_path / 'a.pth']
-    told = run(*command, '--config', case.config, cwd=ROOT, fails=True)
-    assert 'a.py exists; name another file or add --overwrite' in told
+    output = run(*command, '--config', case.config, cwd=ROOT, fails=True)
+    assert 'a.py exists; name another file or add --overwrite' in output
     assert not (tmp_path / 'a.pth').exists()
 
 
@@ -201,11 +201,11 @@ def test_what_cannot_be_exported_is_told_at_once(
     case: SimpleNamespace, tmp_path: Path
 ) -> None:
     tool, target = ROOT / 'tools/export_student.py', tmp_path / 'gone/a.pth'
-    told = run(tool, case.checkpoint, target, cwd=ROOT, fails=True)
-    assert f'the folder {tmp_path}/gone of OUT does not exist; make it' in told
-    assert 'Traceback' not in told
+    output = run(tool, case.checkpoint, target, cwd=ROOT, fails=True)
+    assert f'the folder {tmp_path}/gone of OUT does not exist; make it' in output
+    assert 'Traceback' not in output
     for options in ([], ['--config', case.config]):
         command = [tool, case.weights, tmp_path / 'a.pth', *options]
-        told = run(*command, cwd=ROOT, fails=True)
-        assert "student.pth' holds no student" in told
+        output = run(*command, cwd=ROOT, fails=True)
+        assert "student.pth' holds no student" in output
     assert not list(tmp_path.iterdir())
