@@ -25,8 +25,8 @@ FAKD = dict(
     features='student.features',
     classifier='student.classifier',
     num_classes=4,
-    channels=8,
-    ramp_iters=1,
+    student_channels=8,
+    ramp_iterations=1,
 )
 
 

@@ -7,7 +7,7 @@ import torch
 from golden import TOLERANCES, Golden, load_golden, report_parity, waves
 from torch import Tensor, nn
 
-from kdtoolbox.distillers.crosskd_distiller import align_scale
+from kdtoolbox.distillers.sources.cross_head import align_scale
 from kdtoolbox.losses.detection.crosskd import (
     CrossKDBoxLoss,
     CrossKDCenternessLoss,
