@@ -1,10 +1,8 @@
 """Write small data sets for mmdet and mmseg, and put faults into them."""
 
-import gc
 import io
 import json
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -253,20 +251,11 @@ def write_seg(
     )
 
 
-@cache
-def _import_datasets() -> None:
-    import mmdet.datasets  # noqa: F401
-    import mmseg.datasets  # noqa: F401
-
-    # mmengine collects garbage for each data set, which need not look at all of this.
-    gc.collect()
-    gc.freeze()
-
-
 def build_dataset(config: dict, scope: str) -> Any:
     """Build a data set as a runner with this default scope does."""
+    import mmdet.datasets  # noqa: F401
+    import mmseg.datasets  # noqa: F401
     from mmengine.registry import DATASETS, DefaultScope
 
-    _import_datasets()
     with DefaultScope.overwrite_default_scope(scope):
         return DATASETS.build({**config, '_scope_': scope})

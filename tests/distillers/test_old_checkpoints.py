@@ -10,7 +10,7 @@ import torch
 from mmengine.runner import load_checkpoint
 
 from kdtoolbox.checkpoints.reading import read_checkpoint
-from kdtoolbox.checkpoints.resuming import read_whole
+from kdtoolbox.checkpoints.resumable import read_resumable
 from kdtoolbox.hooks import FittingResumeHook
 
 Toy = SimpleNamespace
@@ -95,7 +95,7 @@ def train(make_runner: Callable, toy: Toy, name: str, epochs: int) -> Any:
 def test_old_checkpoint_loads_strictly(toy: Toy, name: str) -> None:
     build, _, key = RUNS[name]
     path = DATA / f'{name}.pth'
-    read_whole(path)
+    read_resumable(path)
     content = read_checkpoint(path)
     model = toy.build(dict(model=build(toy), default_scope='mmdet'))
     assert list(model.state_dict()) == list(content['state_dict'])
