@@ -165,7 +165,7 @@ def index() -> str:
 def folder_of(metafile: dict) -> str:
     """Return the folder of losses to which a method belongs, by its metafile."""
     folder = Path(metafile['Collections'][0]['Code']).parent.name
-    if folder == 'distillers':
+    if folder in ('distillers', 'sources'):
         task = metafile['Models'][0]['Results'][0]['Task']
         return 'detection' if task == 'Object Detection' else 'segmentation'
     return 'features' if folder == 'connectors' else folder

@@ -1,10 +1,8 @@
-"""Small data sets of mmdet and mmseg with something wrong in them."""
+"""Write small data sets for mmdet and mmseg, and put faults into them."""
 
-import gc
 import io
 import json
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +36,13 @@ SEG_PIPELINE = [
 
 
 def noise(*shape: int, dtype: type = np.uint8) -> np.ndarray:
-    """Return an image of any values."""
+    """Return an image of random values."""
     values = np.random.default_rng(0).integers(np.iinfo(dtype).max, size=shape)
     return values.astype(dtype)
 
 
 def labels(height: int = 64, width: int = 64) -> np.ndarray:
-    """Return a label map of all four classes, in stripes."""
+    """Return a label map with one stripe for each of the four classes."""
     rows = (np.arange(height) * 4 // height).astype(np.uint8)
     return np.repeat(rows[:, None], width, axis=1)
 
@@ -54,7 +52,7 @@ def encoded(image: np.ndarray, suffix: str = '.png') -> bytes:
 
 
 def photo(orientation: int, height: int = 64, width: int = 64) -> bytes:
-    """Return a JPEG that says how its pixels are turned."""
+    """Return a JPEG file with an EXIF orientation."""
     exif, buffer = Image.Exif(), io.BytesIO()
     exif[0x0112] = orientation
     Image.fromarray(noise(height, width, 3)).save(buffer, 'JPEG', exif=exif)
@@ -69,15 +67,15 @@ def write_coco(
     suffix: str = '.png',
     **changes: Any,
 ) -> dict:
-    """Write a data set, one image for each entry of `boxes`, and return its config.
+    """Write a data set with one image per entry of `boxes`, and return its config.
 
     Args:
         root: The folder to make.
-        boxes: For each image (x, y, width, height) of its boxes, all of one class.
-        image: What all image files hold; no file for empty bytes of None kind.
-        categories: Names of the annotation.
-        suffix: Of the image files.
-        changes: Entries of all annotations.
+        boxes: For each image the (x, y, width, height) of its boxes, all of one class.
+        image: The pixels or the bytes of all image files. None makes random pixels.
+        categories: Names of the categories in the annotation.
+        suffix: Suffix of the image files.
+        changes: Fields that are set in each annotation.
     """
     (root / 'images').mkdir(parents=True)
     image = noise(64, 64, 3) if image is None else image
@@ -107,7 +105,7 @@ def write_coco(
 
 
 def edit_coco(config: dict, edit: Callable[[dict], Any]) -> None:
-    """Change what the annotation of a data set from `write_coco` holds."""
+    """Change the annotation file of a data set from `write_coco`."""
     path = Path(config['data_root']) / 'ann.json'
     content = json.loads(path.read_text())
     edit(content)
@@ -130,23 +128,23 @@ def _list(kind: str, value: Any) -> Callable[[dict], Any]:
     return lambda content: content.update({kind: value})
 
 
-# What stands twice in an annotation of `write_coco`, and what is said of it.
+# Edits that make an entry of `write_coco` occur twice, with the expected message.
 REPEATED = {
     'image': (_again('images', file_name='1.png'), 'images id 0 twice'),
     'annotation': (_again('annotations', image_id=1), 'annotations id 0 twice'),
     'category id': (_again('categories', name='x'), 'categories id 1 twice'),
-    # One class has no category in return, so that the numbers agree.
+    # Another class loses its category, so the numbers of both stay equal.
     'category name': (
         lambda content: content['categories'][2].update(name='a'),
         "categories [1, 3] are all named 'a'",
     ),
 }
 
-# What an annotation of `write_coco` may have for something else, and what is said.
+# Edits that make an annotation of `write_coco` malformed, with the expected message.
 _NO_BOX = 'not four numbers, [x, y, width, height]'
 MALFORMED = {
-    f'{kind}: {changes}': (_set(kind, **changes), told)
-    for kind, changes, told in [
+    f'{kind}: {changes}': (_set(kind, **changes), expected)
+    for kind, changes, expected in [
         ('images', dict(height=None), 'image 1: `height` is null, not a number'),
         ('images', dict(width='64'), "image 1: `width` is '64', not a number above 0"),
         ('images', dict(width=0), 'image 1: `width` is 0, not a number above 0'),
@@ -175,9 +173,9 @@ MALFORMED = {
 MALFORMED |= {
     f'box {value!r}': (
         _set('annotations', bbox=value),
-        f'annotation 1: `bbox` is {told}, {_NO_BOX}',
+        f'annotation 1: `bbox` is {expected}, {_NO_BOX}',
     )
-    for value, told in [
+    for value, expected in [
         ([], '[]'),
         ([1, 2, 3], '[1, 2, 3]'),
         ([1, 2, 3, 4, 5], '[1, 2, 3, 4, 5]'),
@@ -194,19 +192,24 @@ MALFORMED |= {
 MALFORMED |= {
     f'{kind} {value!r}': (
         _entry(kind, value),
-        f'{name} number 2 is {told}, not an object',
+        f'{name} number 2 is {expected}, not an object',
     )
     for kind, name in [
         ('images', 'image'),
         ('annotations', 'annotation'),
         ('categories', 'category'),
     ]
-    for value, told in [(None, 'null'), (7, '7'), ('a', "'a'"), ([], '[]')]
+    for value, expected in [(None, 'null'), (7, '7'), ('a', "'a'"), ([], '[]')]
 }
 MALFORMED |= {
-    f'all {kind} {value!r}': (_list(kind, value), f'`{kind}` is {told}, not a list')
+    f'all {kind} {value!r}': (_list(kind, value), f'`{kind}` is {expected}, not a list')
     for kind in ('images', 'annotations', 'categories')
-    for value, told in [(None, 'null'), (dict(a=1), "{'a': 1}"), ('a', "'a'"), (7, '7')]
+    for value, expected in [
+        (None, 'null'),
+        (dict(a=1), "{'a': 1}"),
+        ('a', "'a'"),
+        (7, '7'),
+    ]
 }
 MALFORMED |= {
     f'no {key}': (
@@ -248,20 +251,11 @@ def write_seg(
     )
 
 
-@cache
-def _import_datasets() -> None:
+def build_dataset(config: dict, scope: str) -> Any:
+    """Build a data set as a runner with this default scope does."""
     import mmdet.datasets  # noqa: F401
     import mmseg.datasets  # noqa: F401
-
-    # mmengine collects garbage for each data set, which need not look at all of this.
-    gc.collect()
-    gc.freeze()
-
-
-def build_dataset(config: dict, scope: str) -> Any:
-    """Build a data set as a runner of that scope does."""
     from mmengine.registry import DATASETS, DefaultScope
 
-    _import_datasets()
     with DefaultScope.overwrite_default_scope(scope):
         return DATASETS.build({**config, '_scope_': scope})

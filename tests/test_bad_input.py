@@ -1,4 +1,4 @@
-"""Unusual data train, and broken data raise one error that names the file."""
+"""Unusual data either trains or raises one error that names its file."""
 
 import copy
 import io
@@ -32,7 +32,8 @@ from mmengine.registry import DefaultScope
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from kdtoolbox.datasets.reading import heed_heads, read_samples
+from kdtoolbox.datasets.label_maps import set_ignored_by_heads
+from kdtoolbox.datasets.reading import read_samples
 
 ROOT = Path(__file__).resolve().parents[1]
 DETECTORS = ('gfl', 'crosskd', 'roi')
@@ -78,7 +79,7 @@ def pixel_losses() -> dict:
 
 @pytest.fixture(scope='module')
 def distillers(toy: SimpleNamespace) -> dict[str, Any]:
-    """Return distillers for each kind of task; tests copy them."""
+    """Return one distiller per kind of task; tests train copies of them."""
     scopes = dict(DefaultScope._instance_dict)
     dense = dict(fpn='neck', cls='bbox_head.gfl_cls', reg='bbox_head.scales.*')
     dense |= dict(
@@ -94,8 +95,7 @@ def distillers(toy: SimpleNamespace) -> dict[str, Any]:
         ),
         crosskd=toy.build_distiller(
             toy.gfl(),
-            type='kdtoolbox.CrossKDDistiller',
-            stage=1,
+            sources=[dict(type='CrossHead', stage=1)],
             recorders=empty,
             losses=dict(
                 loss_cross_cls=dict(
@@ -106,7 +106,7 @@ def distillers(toy: SimpleNamespace) -> dict[str, Any]:
         ),
         roi=toy.build_distiller(
             toy.faster_rcnn(),
-            type='kdtoolbox.RoIDistiller',
+            sources=[dict(type='RoIResponses')],
             recorders=empty,
             losses={
                 f'loss_{name}': dict(type=f'{name}Loss', **roi)
@@ -149,7 +149,7 @@ def train(distillers: dict[str, Any]) -> Callable[..., dict]:
 
 
 def large(pipeline: list[dict], scale: tuple[int, int]) -> list[dict]:
-    """Return a pipeline that resizes to the usual scale of its task."""
+    """Return a pipeline that resizes to a scale as large as in published configs."""
     return [t | dict(scale=scale) if 'Resize' in t['type'] else t for t in pipeline]
 
 
@@ -166,7 +166,7 @@ def test_crowd_and_tiny_and_outside_boxes_train(
     name: str, train: Callable, tmp_path: Path
 ) -> None:
     strange = [
-        # The second covers the centre of one anchor.
+        # The second box covers the centre of one anchor.
         [(5, 5, 1, 1), (7.5, 7.5, 1, 1), (63, 63, 1, 1), (5.5, 5.5, 1, 30)],
         [(100, 100, 20, 20), (-30, -30, 10, 10)],
         [(50, 50, 100, 100), (-30, -30, 60, 60), (-1e6, -1e6, 2e6, 2e6)],
@@ -218,7 +218,7 @@ def test_an_image_of_1_by_1000_pixels_trains(
     box = (0, 0, size[1] // 2 + 1, size[0] // 2 + 1)
     config = write_coco(tmp_path / 'det', [[box], [box]], image)
     train('gfl', config | dict(pipeline=large(DET_PIPELINE, (1333, 800))))
-    # mmseg reads a label map of one row or column as a list.
+    # mmseg cannot read a label map of one row or column.
     twice = 2 * size[0], 2 * size[1]
     config = write_seg(tmp_path / 'seg', noise(*twice, 3), labels(*twice))
     train('seg', config | dict(pipeline=large(SEG_PIPELINE, (2048, 1024))))
@@ -231,14 +231,15 @@ def test_a_corrupt_image_is_named(image: bytes, tmp_path: Path) -> None:
         read_samples(build_dataset(config, 'mmdet'), [1])
 
 
-def test_an_error_in_a_worker_names_the_file(tmp_path: Path) -> None:
+def test_an_error_of_a_worker_process_names_the_file(tmp_path: Path) -> None:
     dataset = build_dataset(write_coco(tmp_path / 'data', image=CUT), 'mmdet')
     dataset.__getitems__ = partial(read_samples, dataset)
-    loader = iter(DataLoader(dataset, num_workers=1, collate_fn=pseudo_collate))
+    loader = DataLoader(dataset, num_workers=1, collate_fn=pseudo_collate)
+    batches = iter(loader)
     with pytest.raises(ValueError, match=r'images/0.png: .*failed to load image'):
-        next(loader)
-    # Left to the garbage collector, the worker takes five seconds to notice its end.
-    loader._shutdown_workers()
+        next(batches)
+    # Otherwise a later test waits 5 s for the worker.
+    batches._shutdown_workers()
 
 
 def test_an_image_too_thin_to_resize_is_named(tmp_path: Path) -> None:
@@ -248,7 +249,7 @@ def test_an_image_too_thin_to_resize_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ('label', 'told'),
+    ('label', 'expected'),
     [
         (b'', 'UnidentifiedImageError'),
         (encoded(labels())[:90], 'OSError|SyntaxError'),
@@ -259,18 +260,18 @@ def test_an_image_too_thin_to_resize_is_named(tmp_path: Path) -> None:
     ],
     ids=['empty', 'cut', 'size', 'row', 'colours', 'values'],
 )
-def test_a_wrong_label_map_is_named(label: Any, told: str, tmp_path: Path) -> None:
+def test_a_wrong_label_map_is_named(label: Any, expected: str, tmp_path: Path) -> None:
     np.random.seed(0)
     config = write_seg(tmp_path / 'data', label=label)
-    # Without the crop, which might leave the wrong pixels out.
+    # Without the crop, which might cut off the wrong pixels.
     pipeline = [t for t in config['pipeline'] if t['type'] != 'RandomCrop']
     dataset = build_dataset(config | dict(pipeline=pipeline), 'mmseg')
-    with pytest.raises(ValueError, match=f'labels/0.png: .*({told})'):
+    with pytest.raises(ValueError, match=f'labels/0.png: .*({expected})'):
         read_samples(dataset, [0])
 
 
-def unseen(config: dict, label: int, **changes: Any) -> Any:
-    """Return a data set whose label maps hold another label, without its crop."""
+def with_label(config: dict, label: int, **changes: Any) -> Any:
+    """Return a data set without a crop, with another label in its label maps."""
     mixed = labels()
     mixed[0] = label
     for path in (Path(config['data_root']) / 'labels').iterdir():
@@ -279,35 +280,39 @@ def unseen(config: dict, label: int, **changes: Any) -> Any:
     return build_dataset(config | dict(pipeline=pipeline) | changes, 'mmseg')
 
 
-def test_the_data_set_sets_the_ignored_label(tmp_path: Path) -> None:
+def test_the_ignore_index_of_the_data_set_is_allowed(tmp_path: Path) -> None:
     config = write_seg(tmp_path / 'data')
-    read_samples(unseen(config, 255), [0])
-    read_samples(unseen(config, 254, ignore_index=254), [0])
-    told = r'holds \[255\]; there are 4 classes, from 0, and the labels ignored by .*'
-    with pytest.raises(ValueError, match=told + r'are \[0\]\.'):
-        read_samples(unseen(config, 255, ignore_index=0), [0])
+    read_samples(with_label(config, 255), [0])
+    read_samples(with_label(config, 254, ignore_index=254), [0])
+    expected = (
+        r'holds \[255\]; there are 4 classes, from 0, and the labels ignored by .*'
+    )
+    with pytest.raises(ValueError, match=expected + r'are \[0\]\.'):
+        read_samples(with_label(config, 255, ignore_index=0), [0])
     both = dict(type='ConcatDataset', datasets=[config, config])
     read_samples(build_dataset(both, 'mmseg'), [3])
 
 
-def test_the_heads_set_the_ignored_label(tmp_path: Path) -> None:
+def test_the_ignored_labels_of_the_heads_replace_those_of_the_data(
+    tmp_path: Path,
+) -> None:
     config = write_seg(tmp_path / 'data')
-    dataset = unseen(config, 255)
-    heed_heads({0})
+    dataset = with_label(config, 255)
+    set_ignored_by_heads({0})
     with pytest.raises(ValueError, match=r'holds \[255\].* are \[0\]'):
         read_samples(dataset, [0])
-    read_samples(unseen(config, 0), [0])
+    read_samples(with_label(config, 0), [0])
 
 
-def test_the_transform_that_wrote_a_wrong_label_is_named(tmp_path: Path) -> None:
+def test_the_setting_that_wrote_a_wrong_label_is_named(tmp_path: Path) -> None:
     config = write_seg(tmp_path / 'data')
-    heed_heads({3})
+    set_ignored_by_heads({3})
     with pytest.raises(ValueError, match='255 for label 0 under `reduce_zero_label`'):
-        read_samples(unseen(config, 0, reduce_zero_label=True), [0])
+        read_samples(with_label(config, 0, reduce_zero_label=True), [0])
     rotate = dict(type='RandomRotate', prob=1.0, degree=(30, 30), seg_pad_val=9)
     turned = [*SEG_PIPELINE[:2], rotate, SEG_PIPELINE[-1]]
     with pytest.raises(ValueError, match=r'holds \[9\].*RandomRotate pads .* with 9'):
-        read_samples(unseen(config, 0, pipeline=turned), [0])
+        read_samples(with_label(config, 0, pipeline=turned), [0])
 
 
 def stored(path: Path, label: np.ndarray) -> None:
@@ -315,9 +320,9 @@ def stored(path: Path, label: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize(
-    ('wrong', 'told'),
+    ('wrong', 'expected'),
     [
-        (np.uint16(257), 'uint16 of which 8 bits are read: 257 as 1'),
+        (np.uint16(257), 'uint16 that are read as 8 bits: 257 as 1'),
         (np.int32(70000), 'int32 .*: 70000 as 112'),
         (np.int32(-1), 'int32 .*: -1 as 255'),
         (np.float32(1.5), 'float32 .*: 1.5 as 1'),
@@ -325,7 +330,7 @@ def stored(path: Path, label: np.ndarray) -> None:
     ],
 )
 def test_labels_that_8_bits_do_not_hold_are_refused(
-    wrong: Any, told: str, tmp_path: Path
+    wrong: Any, expected: str, tmp_path: Path
 ) -> None:
     config = write_seg(tmp_path / 'data')
     pipeline = [t for t in SEG_PIPELINE if t['type'] != 'RandomCrop']
@@ -333,19 +338,20 @@ def test_labels_that_8_bits_do_not_hold_are_refused(
     both = dict(type='ConcatDataset', datasets=[config, config])
     wide = labels().astype(wrong.dtype)
     path = tmp_path / 'data' / 'labels' / '0.png'
-    # Whole numbers up to 255 are read as they are, however they are stored.
+    # Whole numbers up to 255 are read correctly from any type.
     stored(path, wide)
     read_samples(dataset, [0])
     wide[0, 0] = wrong
     stored(path, wide)
-    match = f'labels/0.png: .*holds labels of {told}.* Write whole numbers from 0 to'
+    fix = 'Write whole numbers from 0 to'
+    match = f'labels/0.png: .*holds labels of type {expected}.* {fix}'
     with pytest.raises(ValueError, match=match):
         read_samples(dataset, [0])
-    with pytest.raises(ValueError, match='of which 8 bits are read'):
+    with pytest.raises(ValueError, match='that are read as 8 bits'):
         read_samples(build_dataset(both, 'mmseg'), [2])
 
 
-def test_label_maps_of_loaders_that_keep_all_bits_pass(tmp_path: Path) -> None:
+def test_wide_labels_pass_with_a_loader_that_keeps_all_bits(tmp_path: Path) -> None:
     from mmcv.transforms import BaseTransform
 
     class LoadWide(BaseTransform):
@@ -365,7 +371,7 @@ def test_label_maps_of_loaders_that_keep_all_bits_pass(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('bands', [1, 4])
-def test_images_of_other_than_three_bands_are_read(bands: int, tmp_path: Path) -> None:
+def test_images_of_one_and_four_channels_are_read(bands: int, tmp_path: Path) -> None:
     for write, scope in ((write_coco, 'mmdet'), (write_seg, 'mmseg')):
         config = write(tmp_path / scope, image=noise(64, 64, bands))
         kept = dict(type='LoadImageFromFile', color_type='unchanged')

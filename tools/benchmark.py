@@ -31,12 +31,9 @@ from benchmark_guard import measure_guard
 from benchmark_inputs import Scene, Wires, make_scene, sizes_of, wire_names
 from benchmark_report import Result, page, show, write
 from benchmark_timing import Step, peak_bytes, ratio_of, seconds_of
-from mmengine.model import BaseModel
 from rich.console import Console
 
-from kdtoolbox.distillers import Distiller
-from kdtoolbox.distillers.watching import Watch
-from kdtoolbox.distillers.wiring import build_section, connector_wires, loss_wires
+from kdtoolbox.distillers.wiring import Wiring
 from kdtoolbox.losses.examples import Example, Sizes, examples_of, loss_classes
 
 
@@ -54,7 +51,7 @@ class Row:
     wire: str
     arguments: dict[str, Any]
     connector: dict[str, Any] | None = None
-    bare: Callable[['Losses', Wires], Step] | None = None
+    bare: Callable[[Wiring, Wires], Step] | None = None
 
 
 def table(sizes: Sizes) -> dict[str, Row]:
@@ -78,31 +75,21 @@ def row_of(name: str, example: Example, sizes: Sizes) -> Row:
     )
 
 
-class Losses(Distiller):
-    """The part of a distiller that is left without models: connectors and losses."""
-
-    def __init__(self, name: str, row: Row) -> None:
-        BaseModel.__init__(self)
-        source = f'student.{row.wire}'
-        connectors = {}
-        if row.connector:
-            connectors['connected'] = dict(row.connector, input=source)
-            source = 'connected'
-        entry = dict(row.arguments, type=name, student=source)
-        entry['teacher'] = f'teacher.{row.wire}'
-        self.connectors, self._connections = build_section(
-            connectors, 'connectors', connector_wires
-        )
-        self.losses, self._comparisons = build_section(
-            dict(loss=entry), 'losses', loss_wires
-        )
-        # What is watched in a run would be measured, too.
-        self._watch = Watch({})
+def wiring_of(name: str, row: Row) -> Wiring:
+    """Return the wiring of a loss without models; it watches nothing."""
+    source = f'student.{row.wire}'
+    connectors = {}
+    if row.connector:
+        connectors['connected'] = dict(row.connector, input=source)
+        source = 'connected'
+    entry = dict(row.arguments, type=name, student=source)
+    entry['teacher'] = f'teacher.{row.wire}'
+    return Wiring(dict(loss=entry), connectors)
 
 
-def distillation(losses: Losses, scene: Scene) -> Step:
+def distillation(losses: Wiring, scene: Scene) -> Step:
     def step() -> None:
-        terms = losses.distill(scene.wires, scene.context)
+        terms = losses(scene.wires, scene.context)
         torch.stack(list(terms.values())).sum().backward()
 
     return step
@@ -118,7 +105,7 @@ def plain_error(scene: Scene, wire: str) -> Step:
     return step
 
 
-def convolutions(losses: Losses, wires: Wires) -> Step:
+def convolutions(losses: Wiring, wires: Wires) -> Step:
     """Return a step of MGD's convolutions alone, without ReLU, mask and loss."""
     generators = losses.connectors['connected'].generators
 
@@ -145,7 +132,7 @@ def measure(name: str, row: Row | None, scene: Scene, repeats: int) -> Result:
     if row is None:
         steps, clear = {'step': plain}, scene.clear
     else:
-        losses = Losses(name, row)
+        losses = wiring_of(name, row)
         steps = {'step': distillation(losses, scene)}
         if wire == 'fpn':
             steps['plain'] = plain

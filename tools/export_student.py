@@ -5,13 +5,13 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from kdtoolbox.checkpoints.weights import (
+from kdtoolbox.checkpoints.student_export import (
     export_student,
     load_distillation,
-    load_strictly,
     select_student,
     write_student,
 )
+from kdtoolbox.checkpoints.weights import load_strictly
 from kdtoolbox.configuration import load_config, resolve_paths
 from kdtoolbox.runs.student_config import student_config, write_student_config
 from kdtoolbox.teacher import build_model
@@ -23,21 +23,21 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('out', help='file to write, .pth or .safetensors')
     parser.add_argument(
         '--config',
-        help="the distillation's config, best the one that it left in its work dir: "
-        "writes the student's own as OUT with .py, so that the two run without "
+        help='config of the distillation, best the one in its work dir; writes the '
+        "student's config to OUT with the suffix .py, so that both files run without "
         'kdtoolbox',
     )
     parser.add_argument(
-        '--overwrite', action='store_true', help='replace what exists of OUT'
+        '--overwrite', action='store_true', help='replace existing files of OUT'
     )
     args = parser.parse_args()
     args.out = Path(args.out)
     if args.out.suffix == '.py':
         parser.error(
-            f'OUT is the file of the weights, .pth or .safetensors: {args.out}'
+            f'OUT must be a file for weights, .pth or .safetensors, got {args.out}'
         )
     if not args.out.parent.is_dir():
-        parser.error(f'there is no folder {args.out.parent} for OUT; make it first')
+        parser.error(f'the folder {args.out.parent} of OUT does not exist; make it')
     targets = [args.out, args.out.with_suffix('.py')][: 2 if args.config else 1]
     for target in targets:
         if target.exists() and not args.overwrite:
@@ -50,11 +50,11 @@ def main() -> None:
     if args.config is None:
         export_student(args.checkpoint, args.out)
         print(f'student of {args.checkpoint} written to {args.out}')
-        print("for its config, too, add --config with the distillation's")
+        print("to write the student's config, too, add --config CONFIG")
         return
     cfg = load_config(args.config)
     resolve_paths(cfg, need_teacher=False)
-    # Weights of another config would load in mmdet and mmseg with no more than a line.
+    # mmdet and mmseg would only warn about weights that do not fit the config.
     model = build_model(Config(student_config(cfg)))
     checkpoint = load_distillation(args.checkpoint)
     state = select_student(checkpoint['state_dict'])

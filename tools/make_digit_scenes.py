@@ -10,16 +10,16 @@ from kdtoolbox.datasets import PRESETS, make_digit_scenes
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--preset', choices=PRESETS, default='det')
-    parser.add_argument('--root', help='folder to make; data/digits_<preset> if absent')
+    parser.add_argument('--root', help='folder to make; default data/digits_<preset>')
     parser.add_argument('--train', type=int, default=2000, help='training scenes')
     parser.add_argument('--val', type=int, default=500, help='validation scenes')
     parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--workers', type=int, help='processes; all cores if absent')
+    parser.add_argument('--workers', type=int, help='processes; default all cores')
     parser.add_argument('--digit-size', type=int, nargs=2, metavar=('MIN', 'MAX'))
     parser.add_argument('--count', type=int, nargs=2, metavar=('MIN', 'MAX'))
     parser.add_argument('--contrast', type=float)
     parser.add_argument(
-        '--size', type=int, nargs=2, metavar=('H', 'W'), help='of a scene in pixels'
+        '--size', type=int, nargs=2, metavar=('H', 'W'), help='scene size in pixels'
     )
     return parser.parse_args()
 
@@ -40,7 +40,7 @@ def main() -> None:
     made = make_digit_scenes(root, style, args.train, args.val, args.seed, args.workers)
     seconds = time.perf_counter() - start
     scenes = f'{args.train} training and {args.val} validation scenes'
-    print(f'{root}: {scenes} ' + (f'in {seconds:.1f} s' if made else 'stand already'))
+    print(f'{root}: {scenes} ' + (f'in {seconds:.1f} s' if made else 'exist already'))
 
 
 if __name__ == '__main__':

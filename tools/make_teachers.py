@@ -7,7 +7,8 @@ from pathlib import Path
 
 from jobs import ROOT, Job, console, run_jobs
 
-from kdtoolbox.checkpoints.weights import load_checkpoint, write_student
+from kdtoolbox.checkpoints.student_export import write_student
+from kdtoolbox.checkpoints.weights import load_checkpoint
 from kdtoolbox.configuration import load_config
 from kdtoolbox.datasets import PRESETS, make_digit_scenes
 

@@ -10,12 +10,13 @@ wires = dict(
 sizes = dict(num_classes=19, student_channels=128, ramp_iterations=80000)
 model = dict(
     _delete_=True,
-    type='kdtoolbox.ClassifierDistiller',
+    type='kdtoolbox.Distiller',
     student=_base_.model,
     teacher=dict(
         config='mmseg::pspnet/pspnet_r101-d8_4xb2-80k_cityscapes-512x1024.py',
         checkpoint='https://mmassets.onedl.ai/mmsegmentation/v0.5/pspnet/pspnet_r101-d8_512x1024_80k_cityscapes/pspnet_r101-d8_512x1024_80k_cityscapes_20200606_112211-e1e1100f.pth',
     ),
+    sources=[dict(type='ClassifierWeights')],
     recorders=dict(
         student=dict(
             logits='decode_head.conv_seg',

@@ -3,17 +3,18 @@ _base_ = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
 
 bridge = dict(in_channels=[256] * 4, out_channels=256, kernel_size=3)
 bridge |= dict(type='ConvConnector', norm_cfg=dict(type='BN'))
+bridged = dict(type='BridgedRoIs', bridges=dict(cross=bridge, back=bridge))
 cls = dict(type='KDLoss', teacher='teacher.roi_cls')
 reg = dict(type='FCFDRegressionLoss', teacher='teacher.roi_reg')
 model = dict(
     _delete_=True,
-    type='kdtoolbox.FCFDDistiller',
+    type='kdtoolbox.Distiller',
     student=_base_.model,
     teacher=dict(
         config='mmdet::faster_rcnn/faster-rcnn_r101_fpn_2x_coco.py',
         checkpoint='https://download.openmmlab.com/mmdetection/v2.0/faster_rcnn/faster_rcnn_r101_fpn_2x_coco/faster_rcnn_r101_fpn_2x_coco_bbox_mAP-0.398_20200504_210455-1d2dac9c.pth',
     ),
-    bridges=dict(cross=bridge, back=bridge),
+    sources=[dict(type='RoIResponses'), bridged],
     losses=dict(
         loss_levels=dict(
             type='FitNetLoss', student='cross.roi_levels', teacher='teacher.roi_levels'

@@ -2,6 +2,7 @@
 _base_ = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
 place = dict(bottleneck='decode_head.bottleneck')
 wires = dict(student='translated', teacher='teacher.bottleneck')
+sizes = dict(teacher_channels=512, factor_channels=256)
 
 model = dict(
     _delete_=True,
@@ -21,12 +22,6 @@ model = dict(
         )
     ),
     losses=dict(
-        loss_ft=dict(
-            wires,
-            type='FTLoss',
-            teacher_channels=512,
-            factor_channels=256,
-            loss_weight=200.0,
-        )
+        loss_ft=dict(wires, type='FTLoss', **sizes, loss_weight=200.0),
     ),
 )

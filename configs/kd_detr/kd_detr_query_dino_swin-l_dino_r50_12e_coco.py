@@ -3,12 +3,13 @@ _base_ = 'mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py'
 
 model = dict(
     _delete_=True,
-    type='kdtoolbox.QueryDistiller',
+    type='kdtoolbox.Distiller',
     student=_base_.model,
     teacher=dict(
         config='mmdet::dino/dino-5scale_swin-l_8xb2-12e_coco.py',
         checkpoint='https://download.openmmlab.com/mmdetection/v3.0/dino/dino-5scale_swin-l_8xb2-12e_coco/dino-5scale_swin-l_8xb2-12e_coco_20230228_072924-a654145f.pth',
     ),
+    sources=[dict(type='ObjectQueries')],
     losses=dict(
         loss_query_cls=dict(
             type='QueryClassLoss',

@@ -6,12 +6,13 @@ reg = dict(student='student.roi_reg', teacher='teacher.roi_reg', labels='roi.lab
 rpn = dict(student='student.rpn_cls', teacher='teacher.rpn_cls')
 model = dict(
     _delete_=True,
-    type='kdtoolbox.RoIDistiller',
+    type='kdtoolbox.Distiller',
     student=_base_.model,
     teacher=dict(
         config='mmdet::faster_rcnn/faster-rcnn_r101_fpn_2x_coco.py',
         checkpoint='https://download.openmmlab.com/mmdetection/v2.0/faster_rcnn/faster_rcnn_r101_fpn_2x_coco/faster_rcnn_r101_fpn_2x_coco_bbox_mAP-0.398_20200504_210455-1d2dac9c.pth',
     ),
+    sources=[dict(type='RoIResponses')],
     recorders=dict(
         student=dict(rpn_cls='rpn_head.rpn_cls'),
         teacher=dict(rpn_cls='rpn_head.rpn_cls'),

@@ -1,1 +1,1 @@
-"""Checkpoint files: find, read, check and write them."""
+"""Find, read, check and write checkpoint files."""

@@ -1,4 +1,4 @@
-"""Digests that tell a damaged file: in its name, and beside the tensors in it."""
+"""Digests that reveal a damaged file, in its name or in its metadata."""
 
 import hashlib
 import re
@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 DIGEST_KEY = 'kdtoolbox_sha256'
-"""The entry of a `.safetensors` file's metadata with the digest of its tensors."""
+"""The metadata entry of a `.safetensors` file with the digest of its tensors."""
 
-# Dates and counters, such as -20240131 and -00050000, are no hashes.
+# Excludes dates and counters, such as -20240131 and -00050000.
 _FILE_HASH = re.compile(
     r'-(?!000|(?:19|20)\d\d(?:0[1-9]|1[0-2])[0-3]\d)'
     r'([a-f0-9]{8}|[a-f0-9]{10}|[a-f0-9]{64})\.(?:pth|pt|safetensors)$'
@@ -19,7 +19,7 @@ _FILE_HASH = re.compile(
 
 
 def hash_in_name(name: str) -> str | None:
-    """Return the start of the SHA-256 that a file's name ends with, as OpenMMLab's do.
+    """Return the first digits of the SHA-256 at the end of an OpenMMLab file name.
 
     Example:
         >>> hash_in_name('gfl_r50_fpn_1x_coco_20200629_121244-25944287.pth')
@@ -41,10 +41,10 @@ def file_digest(path: Path) -> str:
 
 
 def tensor_digest(state: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of tensors on the CPU with their names, types and shapes.
+    """Return the SHA-256 of CPU tensors with their names, types and shapes.
 
-    The order of the names does not count, so that a file that another program wrote
-    anew with the same tensors has the same digest.
+    The digest does not depend on the order of the names, so it stays valid if another
+    program rewrites a file with the same tensors.
 
     Example:
         >>> a, b = torch.ones(2), torch.zeros(2)

@@ -1,4 +1,4 @@
-"""Fetch files by https and nothing else, whole or not at all."""
+"""Download files over https only; a failed download leaves no file."""
 
 import hashlib
 from http.client import HTTPException, HTTPMessage
@@ -8,23 +8,23 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from kdtoolbox.checkpoints.writing import remove_partials, write_whole
 
-# A server that sends nothing for so many seconds is given up.
-_PATIENCE = 60
+# Seconds without any data until a download fails.
+_TIMEOUT = 60
 
 
 def download(url: str, path: Path, digest: str | None = None) -> None:
-    """Fetch a file to ``path``, which is the whole file or what it was before.
+    """Download a file to ``path``; a failed download leaves ``path`` unchanged.
 
-    Several processes may fetch the same file at once.
+    Several processes may download the same file at once.
 
     Args:
-        url: An https URL. Where it redirects to has to be one, too.
-        path: File to write; its folder has to exist.
-        digest: Start of the file's SHA-256 in hexadecimal digits.
+        url: An https URL. It may only redirect to https URLs.
+        path: File to write. Its folder has to exist.
+        digest: First hexadecimal digits of the file's SHA-256.
 
     Raises:
-        OSError: If the file cannot be had by https, is cut short, has another digest,
-            or cannot be written.
+        OSError: If the file is not available over https, is incomplete, has another
+            digest, or cannot be written.
     """
     if not url.startswith('https://'):
         raise OSError(f'only https:// is fetched, not {url}')
@@ -38,26 +38,26 @@ def download(url: str, path: Path, digest: str | None = None) -> None:
 
 def _download(request: Request, path: Path, digest: str | None) -> None:
     opener = build_opener(_OnlyHttps)
-    with opener.open(request, timeout=_PATIENCE) as answer:
-        # None where the server does not tell it.
+    with opener.open(request, timeout=_TIMEOUT) as answer:
+        # None if the server sends no length.
         size: int | None = answer.length
-        received, found = 0, hashlib.sha256()
+        received, actual = 0, hashlib.sha256()
         with write_whole(path, size) as file:
             while chunk := answer.read(1 << 20):
                 file.write(chunk)
-                found.update(chunk)
+                actual.update(chunk)
                 received += len(chunk)
             if size is not None and received != size:
                 raise OSError(f'broke off after {received:,} of {size:,} bytes')
-            if digest and not found.hexdigest().startswith(digest):
+            if digest and not actual.hexdigest().startswith(digest):
                 raise OSError(
-                    f'its hash in the name is {digest}, the SHA-256 of what came '
-                    f'starts with {found.hexdigest()[: len(digest)]}'
+                    f'the hash in its name is {digest}, but the SHA-256 of the '
+                    f'received file starts with {actual.hexdigest()[: len(digest)]}'
                 )
 
 
 class _OnlyHttps(HTTPRedirectHandler):
-    """Follow no redirection that leaves https."""
+    """Raise on redirects to other schemes than https."""
 
     def redirect_request(
         self,

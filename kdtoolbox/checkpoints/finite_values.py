@@ -1,4 +1,4 @@
-"""Find the tensors that hold a NaN or Inf."""
+"""Find the tensors with a NaN or Inf."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,11 +10,11 @@ from torch import Tensor
 
 @torch.no_grad()
 def all_finite(tensors: Iterable[Tensor]) -> bool:
-    """Tell whether all values of some tensors are finite; waits for the device once."""
+    """Return whether all values of the tensors are finite; syncs the device once."""
     extremes: dict[tuple, list[Tensor]] = defaultdict(list)
-    # A connector may hand on what it was given.
+    # By id, since connectors may return their input and so repeat a tensor.
     for tensor in {id(tensor): tensor for tensor in tensors}.values():
-        # NaN and Inf survive it, and unlike a sum it cannot overflow.
+        # `aminmax` keeps NaN and Inf and, unlike a sum, cannot overflow.
         ends = torch.aminmax(tensor) if tensor.dim() else [tensor]
         extremes[tensor.dtype, tensor.device] += ends
     flags = [torch.stack(ends).isfinite().all() for ends in extremes.values()]
@@ -24,7 +24,7 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
 
 
 def non_finite(state: Mapping[str, Any]) -> list[str]:
-    """Return the names of those tensors of a state dict that have a NaN or Inf.
+    """Return the names of the tensors of a state dict with a NaN or Inf.
 
     Example:
         >>> non_finite(dict(a=torch.ones(2), b=torch.tensor([0.0, float('inf')])))
@@ -37,7 +37,7 @@ def non_finite(state: Mapping[str, Any]) -> list[str]:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Return the first of some names, and how many others there are.
+    """Join the first three names, and add how many more there are.
 
     Example:
         >>> listed(['a', 'b', 'c', 'd', 'e'])
@@ -48,11 +48,14 @@ def listed(names: Sequence[str]) -> str:
 
 
 def tensors_of(values: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
-    """Yield what can hold a NaN by its name; what is in a list also by its level."""
+    """Yield the non-empty floating-point tensors of a mapping with their names.
+
+    The name of a tensor in a list ends with its level.
+    """
     for name, value in values.items():
         levels = {name: value}
         if isinstance(value, Sequence):
             levels = {f'{name}, level {level}': x for level, x in enumerate(value)}
-        for place, x in levels.items():
+        for level_name, x in levels.items():
             if isinstance(x, Tensor) and x.is_floating_point() and x.numel():
-                yield place, x
+                yield level_name, x

@@ -1,4 +1,4 @@
-"""Find the file that the name of a checkpoint means, and fetch it if need be."""
+"""Resolve the name of a checkpoint to a local file, and download it if necessary."""
 
 import difflib
 import hashlib
@@ -21,16 +21,16 @@ from kdtoolbox.checkpoints.downloads import download
 
 
 def locate(source: str) -> Path:
-    """Return the path of a checkpoint; what is fetched goes to torch's cache.
+    """Return the local path of a checkpoint. Downloads go to torch's cache.
 
     Args:
-        source: A path, an https URL, or a name that mmengine knows, such as
-            ``torchvision://resnet50`` or ``open-mmlab://...``. A hash in the name of a
-            file to fetch, as OpenMMLab's have, is checked.
+        source: A path, an https URL, or a name in mmengine's tables, such as
+            ``torchvision://resnet50`` or ``open-mmlab://...``. If the name of a
+            downloaded file ends with a hash, as those of OpenMMLab do, it is checked.
 
     Raises:
-        ValueError: If there is no such file or name, it is not to be had by https, or
-            it is not what the hash in its name says.
+        ValueError: If the file or name does not exist, the file is not available over
+            https, or it does not match the hash in its name.
     """
     scheme, _, name = source.rpartition('://')
     if scheme in ('torchvision', 'modelzoo'):
@@ -44,7 +44,7 @@ def locate(source: str) -> Path:
         return _fetch(source)
     if '://' in source:
         raise ValueError(
-            f'checkpoint {source!r}: only https:// is fetched; download it and give '
+            f'checkpoint {source!r}: only https:// is fetched; download it and name '
             'its path'
         )
     path = Path(source).expanduser()
@@ -57,7 +57,7 @@ def _look_up(name: str, urls: Mapping[str, str], source: str) -> str:
     if name not in urls:
         close = difflib.get_close_matches(name, urls, n=3)
         raise ValueError(
-            f'checkpoint {source!r}: mmengine knows no such model; close: '
+            f"checkpoint {source!r}: mmengine's tables have no such model; close: "
             + (', '.join(close) or 'none')
         )
     return urls[name]
@@ -67,18 +67,18 @@ def _torchvision_models() -> Mapping[str, str]:
     try:
         return get_torchvision_models()
     except ImportError:
-        # The old names do not need torchvision; mmengine ships them.
+        # mmengine reads the table from torchvision, but ships an older one, too.
         table = Path(mmengine.__file__).parent / 'hub/torchvision_0.12.json'
         return mmengine.load(table)
 
 
 def _fetch(url: str) -> Path:
-    """Download into the cache that torch and mmengine share, once per node."""
+    """Download to the cache that torch and mmengine share, once per node."""
     name = url.rpartition('/')[2].partition('?')[0]
     folder = Path(torch.hub.get_dir()) / 'checkpoints'
     digest = hash_in_name(name)
     if digest is None:
-        # Many files are called epoch_12.pth.
+        # Names without a hash, such as epoch_12.pth, are not unique.
         folder /= hashlib.sha256(url.encode()).hexdigest()[:8]
     path = folder / name
     if get_local_rank() == 0:
@@ -96,10 +96,10 @@ def _fetch_to(path: Path, url: str, digest: str | None) -> None:
         except OSError as error:
             raise ValueError(
                 f"checkpoint {url!r} could not be fetched to '{path}' ({error}); "
-                'download it and give its path'
+                'download it and name its path'
             ) from error
     elif digest is not None and not file_digest(path).startswith(digest):
         raise ValueError(
-            f"'{path}', which {url!r} was once fetched to, is not what the hash in "
-            'its name says; remove it to fetch it again'
+            f"'{path}', the cached file of {url!r}, does not match the hash in its "
+            'name; remove it to fetch it again'
         )

@@ -1,4 +1,4 @@
-"""Turn what a run notes into types that a checkpoint is read from without trust."""
+"""Convert the values of a checkpoint to types that can be read without unpickling."""
 
 import os
 from collections import OrderedDict, UserString
@@ -14,25 +14,31 @@ from torch import Tensor, nn
 _ATOMS: tuple[Any, ...] = (bool, int, float, complex, str, bytes, bytearray)
 _KEPT = {type(None), *_ATOMS, Tensor, nn.Parameter, torch.Size}
 _KEPT |= {torch.dtype, torch.device, torch.layout}
-# torch's restricted reading takes integers of 255 bytes at most.
-_LARGEST = 255 * 8 - 1
+# With `weights_only=True` torch reads integers of at most 255 bytes.
+_MAX_BITS = 255 * 8 - 1
 
 
 class NotPlainError(ValueError):
-    """A value is neither plain nor can be written as such."""
+    """A value cannot be converted to plain types.
+
+    Args:
+        place: The path of the value in the checkpoint.
+        value: The value.
+    """
 
     def __init__(self, place: str, value: Any) -> None:
         kind = type(value)
-        self.told = f'{place} ({kind.__module__}.{kind.__qualname__})'
+        self.description = f'{place} ({kind.__module__}.{kind.__qualname__})'
         super().__init__(
-            f'{self.told} would make the checkpoint unreadable without trust: expected '
-            'tensors, numbers, text, and lists, dicts or sets of them. Let what saves '
-            'it, such as `state_dict` or `get_extra_state`, return those'
+            f'{self.description} would make the checkpoint unreadable without '
+            '`trust_pickle`: expected tensors, numbers, text, and lists, dicts or sets '
+            'of them. Change the method that returns it, such as `state_dict` or '
+            '`get_extra_state`, to return those'
         )
 
 
 class _Buffer(HistoryBuffer):
-    """A log history that is written without the functions of its statistics."""
+    """A log history that is pickled without the functions of its statistics."""
 
     def __reduce__(self) -> tuple:
         return HistoryBuffer, (*self.data, self.max_length)
@@ -41,22 +47,22 @@ class _Buffer(HistoryBuffer):
 def plain(
     value: Any, place: str, dropped: list[str] | None = None, arrays: bool = True
 ) -> Any:
-    """Return a value made of types that ``read_checkpoint`` reads.
+    """Convert a value to types that ``read_checkpoint`` can read.
 
-    Paths become text, enumerations their value, sequences of any kind lists, named
-    tuples tuples, frozen sets sets, and mappings dicts.
+    Paths become text, enumerations their value, sequences lists, named tuples tuples,
+    frozen sets sets, and mappings dicts.
 
     Args:
-        value: What a checkpoint is to hold; it is left as it is.
-        place: What errors call it.
-        dropped: Takes the place of each entry of a mapping that has no such form, which
-            is then left out.
-        arrays: Keep arrays and scalars of numpy that hold numbers, which torch alone
-            refuses to read; otherwise they become lists and numbers.
+        value: The value. It is not modified.
+        place: The path of the value in the checkpoint, for messages.
+        dropped: A list. If it is given, entries of mappings that cannot be converted
+            are left out, and their paths appended to the list.
+        arrays: Keep numeric arrays and scalars of numpy, which plain `torch.load`
+            cannot read. Otherwise they become lists and numbers.
 
     Raises:
-        NotPlainError: If a value has no such form, and ``dropped`` is None or it stands
-            in no mapping.
+        NotPlainError: If a value cannot be converted, and ``dropped`` is None or the
+            value is not in a mapping.
 
     Example:
         >>> from pathlib import Path
@@ -89,7 +95,7 @@ def plain(
 
 
 def _atom(value: Any) -> Any:
-    """Return the plain form of what holds no others, anything else as it is."""
+    """Convert a value that contains no others; return other values unchanged."""
     if type(value) in _KEPT:
         return value
     if isinstance(value, Tensor):
@@ -105,18 +111,18 @@ def _atom(value: Any) -> Any:
 
 
 def _is_large(value: int) -> bool:
-    return value.bit_length() > _LARGEST
+    return value.bit_length() > _MAX_BITS
 
 
 def _numbers(value: Any, place: str, dropped: list[str] | None, arrays: bool) -> Any:
-    # Masks, field names and dates have no plain form that says what they are.
+    # As a list, an array would lose its mask, its field names or the unit of its dates.
     if isinstance(value, np.ma.MaskedArray) or value.dtype.kind in 'VmM':
         raise NotPlainError(place, value)
     if value.dtype.kind not in 'biuf':
         return plain(value.tolist(), place, dropped, arrays)
     if arrays:
         return np.asarray(value) if isinstance(value, np.ndarray) else value
-    # `tolist` leaves an extended float what it is.
+    # `tolist` does not convert a `longdouble` to a float.
     return (value.astype(float) if value.dtype.kind == 'f' else value).tolist()
 
 
@@ -129,14 +135,14 @@ def _mapping(
         try:
             name = _hashable(plain(key, where, None, arrays), where)
             if name in result:
-                raise NotPlainError(f'{where}, which is there twice,', key)
+                raise NotPlainError(f'{where}, whose key occurs twice,', key)
             result[name] = plain(item, where, dropped, arrays)
         except NotPlainError as error:
             if dropped is None:
                 raise
-            dropped.append(error.told)
+            dropped.append(error.description)
     if hasattr(value, '_metadata'):
-        # The versions of a model's own layouts, which torch hangs on its state.
+        # torch attaches the layout versions of the modules to a state dict.
         metadata = plain(value._metadata, place, dropped, arrays)
         result._metadata = metadata  # type: ignore[attr-defined]
     return result

@@ -1,4 +1,4 @@
-"""Read checkpoint files without running what they may hold."""
+"""Read checkpoint files without running code that they may contain."""
 
 import os
 import pickle
@@ -24,7 +24,7 @@ from kdtoolbox.checkpoints.digests import (
 )
 from kdtoolbox.checkpoints.locations import locate
 
-# All that mmengine knows; '' is a path.
+# All schemes that mmengine has loaders for. The empty one stands for local paths.
 _SCHEMES = [
     '',
     'http://',
@@ -41,24 +41,25 @@ _SCHEMES = [
 
 
 class UntrustedError(ValueError):
-    """A checkpoint is whole and holds more than can be read without running it."""
+    """A checkpoint is undamaged but cannot be read without running its code."""
 
 
 def read_checkpoint(source: str | os.PathLike, trust_pickle: bool = False) -> Any:
-    """Return the whole content of a checkpoint file, on the CPU.
+    """Return the content of a checkpoint file, on the CPU.
+
+    The file is compared with its checksum: that of torch's archives, the digest that
+    ``export_student`` writes to ``.safetensors``, or else a hash at the end of its
+    name, as in names of OpenMMLab. Other files have no checksum.
 
     Args:
-        source: A ``.pth`` or ``.safetensors`` file, as ``locate`` takes it. It is
-            compared with its checksums: those of torch's archives, the digest that
-            ``export_student`` writes into ``.safetensors``, else a hash at the end of
-            its name such as OpenMMLab's. Other files have none.
+        source: A ``.pth`` or ``.safetensors`` file, as for ``locate``.
         trust_pickle: Allow pickles of any content. They can run any code.
 
     Raises:
-        UntrustedError: If it holds more than weights and mmengine's records of a run,
-            and ``trust_pickle`` is not set.
+        UntrustedError: If the file contains more than weights and mmengine's records
+            of a run, and ``trust_pickle`` is False.
         ValueError: If the file is missing or damaged.
-        MemoryError: If there is too little memory for a file of this size.
+        MemoryError: If the free memory is too small for the file.
     """
     path = locate(str(source))
     try:
@@ -69,16 +70,16 @@ def read_checkpoint(source: str | os.PathLike, trust_pickle: bool = False) -> An
     except PermissionError:
         raise
     except MemoryError as error:
-        raise _too_large(path) from error
+        raise _memory_error(path) from error
     except Exception as error:
-        # Garbage fails in many ways.
+        # Damaged files raise errors of many types.
         refused = isinstance(error, pickle.UnpicklingError) and not trust_pickle
         fetched = '://' in str(source)
-        raise _unread(path, error, refused, fetched) from error
+        raise _read_error(path, error, refused, fetched) from error
 
 
 def unpickle(file: str | os.PathLike | BinaryIO, trust_pickle: bool = False) -> Any:
-    """Return what torch saved, read as `read_checkpoint` does, errors left as they are.
+    """Return the content of a file of `torch.save`, with the errors of `torch.load`.
 
     Args:
         file: A path, or a file opened for reading.
@@ -89,9 +90,9 @@ def unpickle(file: str | os.PathLike | BinaryIO, trust_pickle: bool = False) -> 
 
 
 def _check_sums(path: Path) -> None:
-    """Compare the checksums that torch writes into its archives and never reads.
+    """Compare the checksums that torch writes to its archives but never reads.
 
-    Other pickles have none but, at best, the one in the name.
+    Pickles without an archive may only have a hash in their name.
     """
     with path.open('rb') as file:
         if file.read(2) != b'PK':
@@ -109,8 +110,8 @@ def _check_name(path: Path) -> None:
     expected = hash_in_name(path.name)
     if expected is not None and not file_digest(path).startswith(expected):
         raise ValueError(
-            f'its name ends with the hash {expected}, which is not its own; if it was '
-            'changed on purpose, rename it without the hash'
+            f'its name ends with the hash {expected}, but its content has another; if '
+            'it was changed on purpose, rename it without the hash'
         )
 
 
@@ -124,61 +125,64 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     elif tensor_digest(state) != expected:
         raise ValueError(
             f'its tensors do not match {DIGEST_KEY} in its metadata; if they were '
-            'changed on purpose, write it without that entry'
+            'changed on purpose, write the file without that entry'
         )
     return state
 
 
 def _history_method(owner: object, name: str) -> object:
-    """Stand in for ``getattr``, which mmengine's log history is pickled with."""
+    """Replace ``getattr``, which the pickle of mmengine's log history calls."""
     if owner is not HistoryBuffer or name not in ('min', 'max', 'mean', 'current'):
         raise pickle.UnpicklingError(f'getattr({owner!r}, {name!r}) is refused')
     return getattr(owner, name)
 
 
 def _harmless_globals() -> list:
-    """Return what mmengine's records of a run in a checkpoint are made of."""
+    """Return the types and functions in pickles of mmengine's records of a run."""
     core = 'numpy.core' if np.__version__.startswith('1.') else 'numpy._core'
     multiarray = import_module(f'{core}.multiarray')
     codes = '?' + np.typecodes['AllInteger'] + np.typecodes['Float']
     dtypes = {type(np.dtype(code)) for code in codes}
     rebuild = [multiarray._reconstruct, multiarray.scalar]
     plain = [HistoryBuffer, ConfigDict, np.ndarray, np.dtype, *rebuild, *dtypes]
-    # A real `getattr` would let a pickle reach into any module.
+    # The real `getattr` would give a pickle access to any module.
     return [*plain, (_history_method, 'builtins.getattr')]
 
 
-def _too_large(path: Path) -> Exception:
-    """Tell a file that asks for more than it can hold from a lack of memory."""
+def _memory_error(path: Path) -> Exception:
+    """Return an error for a lack of memory, or for a file that requests too much."""
     size = path.stat().st_size
     free = os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
     if 4 * size > free:
         return MemoryError(
-            f"checkpoint '{path}' has {size} bytes, and there is no memory for it"
+            f"checkpoint '{path}' has {size} bytes, and there is not enough memory to "
+            'read it'
         )
     return ValueError(
-        f"checkpoint '{path}' is damaged: it has {size} bytes and asks for more memory "
-        'than there is; copy or fetch it again'
+        f"checkpoint '{path}' is damaged: it has {size} bytes and requests more memory "
+        'than is available; copy or fetch it again'
     )
 
 
-def _unread(path: Path, error: Exception, refused: bool, fetched: bool) -> ValueError:
+def _read_error(
+    path: Path, error: Exception, refused: bool, fetched: bool
+) -> ValueError:
     with path.open('rb') as file:
-        # How a pickle begins, and the archives that torch keeps it in.
+        # The first bytes of a pickle, and of the archives that torch stores it in.
         is_pickle = file.read(2).startswith((b'\x80', b'PK'))
     if not (is_pickle and refused):
         reason = str(error).partition('\n')[0] or type(error).__name__
         return ValueError(
-            f"checkpoint '{path}' is damaged or no checkpoint at all ({reason}); "
+            f"checkpoint '{path}' is damaged or not a checkpoint ({reason}); "
             + ('remove it to fetch it again' if fetched else 'copy or fetch it again')
         )
-    found = re.search(
+    name = re.search(
         r'unsupported (?:global: )?GLOBAL (\S+)', str(error), re.IGNORECASE
     )
     return UntrustedError(
         f"checkpoint '{path}' holds more than weights"
-        f'{f" ({found.group(1)})" if found else ""}, and unpickling it could run code. '
-        'If you trust its source, keep its weights alone: python -c "import torch; '
+        f'{f" ({name.group(1)})" if name else ""}, and unpickling it could run code. '
+        'If you trust its source, extract its weights: python -c "import torch; '
         f"state = torch.load('{path}', weights_only=False)['state_dict']; "
         f"torch.save(dict(state_dict=state), '{path.stem}_weights.pth')\", "
         'or, if it is a teacher, set `trust_pickle=True` beside `checkpoint`'
@@ -186,14 +190,16 @@ def _unread(path: Path, error: Exception, refused: bool, fetched: bool) -> Value
 
 
 def _load(name: str, map_location: object = None) -> Any:
-    """Load for mmengine: on the CPU whatever it asks for, since it copies from there.
+    """Load a checkpoint for mmengine, always on the CPU.
 
-    The state of random generators must not move to another device.
+    mmengine copies the weights from there, and the states of random generators must
+    not move to another device.
     """
     checkpoint = read_checkpoint(name)
     meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
     if isinstance(meta, dict):
-        # What older versions saved as text; to resume, mmengine runs it as Python.
+        # Older versions saved the config as text, which mmengine runs as Python code
+        # when it resumes.
         meta.pop('config', None)
     if name.startswith('mmcls://'):
         state = checkpoint.get('state_dict', checkpoint)
@@ -203,8 +209,8 @@ def _load(name: str, map_location: object = None) -> Any:
 
 
 def use_safe_loaders() -> None:
-    """Let mmengine read checkpoints by ``read_checkpoint`` wherever it reads any.
+    """Make mmengine read all checkpoints by ``read_checkpoint``.
 
-    Its own loaders unpickle without restriction what a restricted reading refuses.
+    If `weights_only=True` fails, mmengine's own loaders unpickle without restriction.
     """
     CheckpointLoader.register_scheme(_SCHEMES, loader=_load, force=True)

@@ -1,6 +1,6 @@
 """Compare a checkpoint to resume from with the run that was built."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
@@ -10,31 +10,48 @@ from mmengine.runner import Runner
 from torch import nn
 
 _NONE = '-'
-_SHOWN = 12
-# What the values of a scheduler and of an optimizer's group are told by.
-_PLAIN = (int, float, str, list, tuple, dict)
-_UNTOLD = ('_', 'params', 'param_names', 'initial_', 'verbose', 'optimizer')
+_MAX_ROWS = 12
+# The settings of a scheduler or of an optimizer's group that identify its kind.
+_SETTING_TYPES = (int, float, str, list, tuple, dict)
+_OTHER_SETTINGS = (
+    '_',
+    'params',
+    'param_names',
+    'initial_',
+    'verbose',
+    'optimizer',
+)
 
 
-class Misfit(NamedTuple):
-    """One thing that differs: its name, and what each side has."""
+class Difference(NamedTuple):
+    """A part of a run that differs from the checkpoint.
+
+    Attributes:
+        name: Name of the part.
+        in_checkpoint: Description of the part in the checkpoint.
+        in_run: Description of the part in the run.
+    """
 
     name: str
-    theirs: str
-    mine: str
+    in_checkpoint: str
+    in_run: str
 
 
 class Misfits(NamedTuple):
-    """What of a checkpoint does not fit, by what can be resumed without it."""
+    """The differences between a checkpoint and a run.
 
-    weights: list[Misfit]
-    optimizer: list[Misfit]
+    Attributes:
+        weights: Differences of the weights.
+        optimizer: Differences of the parameters' order, optimizers and schedulers.
+    """
+
+    weights: list[Difference]
+    optimizer: list[Difference]
 
     def table(self) -> str:
-        """Return aligned lines, cut where they would fill the screen."""
-        parts = [_cut(self.weights), _cut(self.optimizer)]
-        head = Misfit('', 'in the checkpoint', 'in this run')
-        rows = [head, *parts[0], *parts[1]]
+        """Return the differences as aligned lines; long lists are cut off."""
+        head = Difference('', 'in the checkpoint', 'in this run')
+        rows = [head, *_cut_off(self.weights), *_cut_off(self.optimizer)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = (
             '  '.join(
@@ -45,17 +62,19 @@ class Misfits(NamedTuple):
         return '\n'.join(f'  {line.rstrip()}' for line in lines)
 
 
-def _cut(rows: list[Misfit]) -> list[Misfit]:
-    more = len(rows) - _SHOWN
-    return [*rows[:_SHOWN], Misfit(f'and {more} more', '', '')] if more > 0 else rows
+def _cut_off(rows: list[Difference]) -> list[Difference]:
+    more = len(rows) - _MAX_ROWS
+    if more <= 0:
+        return rows
+    return [*rows[:_MAX_ROWS], Difference(f'and {more} more', '', '')]
 
 
 def find_misfits(runner: Runner, checkpoint: Mapping[str, Any]) -> Misfits:
-    """Return where a checkpoint and a runner that is about to resume it differ.
+    """Return the differences between a checkpoint and a runner that will resume it.
 
     Args:
-        runner: A runner with its model, optimizer and schedulers built.
-        checkpoint: What mmengine has saved, before any hook has changed it.
+        runner: A runner whose model, optimizer and schedulers are built.
+        checkpoint: The content that mmengine saved, before any hook changes it.
     """
     model: Any = runner.model
     model = model.module if is_model_wrapper(model) else model
@@ -63,21 +82,21 @@ def find_misfits(runner: Runner, checkpoint: Mapping[str, Any]) -> Misfits:
         key.removeprefix('module.'): value
         for key, value in checkpoint['state_dict'].items()
     }
-    weights = [*_weights(model, state), *_average(runner, checkpoint)]
+    weights = [*_weights(model, state), *_moving_average(runner, checkpoint)]
     optimizer = [
-        *_order(model, state),
+        *_parameter_order(model, state),
         *_optimizers(runner, checkpoint.get('optimizer') or {}),
         *_schedulers(runner, checkpoint.get('param_schedulers') or []),
     ]
     return Misfits(weights, optimizer)
 
 
-def _weights(model: nn.Module, state: Mapping[str, Any]) -> Iterator[Misfit]:
-    own = model.state_dict()
-    for key in [*own, *(key for key in state if key not in own)]:
-        theirs, mine = (_shape(some, key) for some in (state, own))
-        if theirs != mine:
-            yield Misfit(key, theirs, mine)
+def _weights(model: nn.Module, saved: Mapping[str, Any]) -> Iterator[Difference]:
+    built = model.state_dict()
+    for key in [*built, *(key for key in saved if key not in built)]:
+        in_checkpoint, in_run = _shape(saved, key), _shape(built, key)
+        if in_checkpoint != in_run:
+            yield Difference(key, in_checkpoint, in_run)
 
 
 def _shape(state: Mapping[str, Any], key: str) -> str:
@@ -88,37 +107,44 @@ def _shape(state: Mapping[str, Any], key: str) -> str:
     return type(value).__name__ if shape is None else str(tuple(shape))
 
 
-def _average(runner: Runner, checkpoint: Mapping[str, Any]) -> Iterator[Misfit]:
-    """Beside an average, what counts as the weights is the average."""
-    mine = any(isinstance(hook, EMAHook) for hook in runner.hooks)
-    theirs = 'ema_state_dict' in checkpoint
-    if theirs != mine:
-        yield Misfit('average of EMAHook', _there(theirs), _there(mine))
+def _moving_average(
+    runner: Runner, checkpoint: Mapping[str, Any]
+) -> Iterator[Difference]:
+    """Compare whether both have a moving average, which replaces the weights."""
+    in_checkpoint = 'ema_state_dict' in checkpoint
+    in_run = any(isinstance(hook, EMAHook) for hook in runner.hooks)
+    if in_checkpoint != in_run:
+        yield Difference(
+            'average of EMAHook', _presence(in_checkpoint), _presence(in_run)
+        )
 
 
-def _there(there: bool) -> str:
-    return 'there' if there else _NONE
+def _presence(exists: bool) -> str:
+    return 'there' if exists else _NONE
 
 
-def _order(model: nn.Module, state: Mapping[str, Any]) -> Iterator[Misfit]:
-    """Optimizers know parameters by their place alone."""
-    own = model.state_dict()
-    buffers = own.keys() - dict(model.named_parameters(remove_duplicate=False)).keys()
-    theirs, mine = (
-        [f'{key} {_shape(some, key)}' for key in some if key not in buffers]
-        for some in (state, own)
+def _parameter_order(
+    model: nn.Module, saved: Mapping[str, Any]
+) -> Iterator[Difference]:
+    """Compare the order of the parameters, which optimizers identify them by."""
+    built = model.state_dict()
+    buffers = built.keys() - dict(model.named_parameters(remove_duplicate=False)).keys()
+    in_checkpoint, in_run = (
+        [f'{key} {_shape(state, key)}' for key in state if key not in buffers]
+        for state in (saved, built)
     )
-    pairs = enumerate(zip_longest(theirs, mine, fillvalue=_NONE))
-    different = next((place for place in pairs if len({*place[1]}) > 1), None)
+    pairs = enumerate(zip_longest(in_checkpoint, in_run, fillvalue=_NONE))
+    different = next((item for item in pairs if len({*item[1]}) > 1), None)
     if different is not None:
-        yield Misfit(f'parameter {different[0]} of the model', *different[1])
+        index, pair = different
+        yield Difference(f'parameter {index} of the model', *pair)
 
 
-def _optimizers(runner: Runner, theirs: Mapping[str, Any]) -> Iterator[Misfit]:
-    states = _by_name(theirs), _by_name(runner.optim_wrapper.state_dict())
+def _optimizers(runner: Runner, saved: Mapping[str, Any]) -> Iterator[Difference]:
+    states = _by_name(saved), _by_name(runner.optim_wrapper.state_dict())
     for name in sorted(states[0].keys() | states[1].keys()):
         if name not in states[0] or name not in states[1]:
-            yield Misfit(name, *(_there(name in state) for state in states))
+            yield Difference(name, *(_presence(name in state) for state in states))
         else:
             yield from _optimizer(name, states[0][name], states[1][name])
 
@@ -129,65 +155,63 @@ def _by_name(state: Mapping[str, Any]) -> dict[str, Any]:
     return {f'optimizer {name}': one for name, one in state.items()}
 
 
-def _optimizer(name: str, theirs: Any, mine: Any) -> Iterator[Misfit]:
-    if not isinstance(theirs, Mapping) or 'param_groups' not in theirs:
-        yield Misfit(name, type(theirs).__name__, 'there')
+def _optimizer(name: str, saved: Any, built: Any) -> Iterator[Difference]:
+    if not isinstance(saved, Mapping) or 'param_groups' not in saved:
+        yield Difference(name, type(saved).__name__, 'there')
         return
-    scaled = ['loss_scaler' in state for state in (theirs, mine)]
+    scaled = ['loss_scaler' in state for state in (saved, built)]
     if scaled[0] != scaled[1]:
-        yield Misfit(f'{name}: loss scale of --amp', *map(_there, scaled))
-    groups = theirs['param_groups'], mine['param_groups']
+        yield Difference(f'{name}: loss scale of --amp', *map(_presence, scaled))
+    groups = saved['param_groups'], built['param_groups']
     if len(groups[0]) != len(groups[1]):
-        yield Misfit(f'{name}: groups', *(str(len(some)) for some in groups))
+        yield Difference(f'{name}: groups', *(str(len(side)) for side in groups))
         return
-    for place, pair in enumerate(zip(*groups, strict=True)):
+    for index, pair in enumerate(zip(*groups, strict=True)):
         sizes = [len(group['params']) for group in pair]
         if sizes[0] != sizes[1]:
-            told = (f'{size} parameters' for size in sizes)
-            yield Misfit(f'{name}: group {place}', *told)
-        yield from _settings(f'{name}: settings of group {place}', *pair)
+            texts = (f'{size} parameters' for size in sizes)
+            yield Difference(f'{name}: group {index}', *texts)
+        yield from _settings(f'{name}: settings of group {index}', *pair)
 
 
-def _schedulers(runner: Runner, theirs: Any) -> Iterator[Misfit]:
-    lists = _lists(theirs), _lists(runner.param_schedulers or [])
-    for name in sorted(lists[0].keys() | lists[1].keys()):
-        pair = [some.get(name, []) for some in lists]
-        if len(pair[0]) != len(pair[1]):
-            yield Misfit(name, *(str(len(some)) for some in pair))
+def _schedulers(runner: Runner, saved: Any) -> Iterator[Difference]:
+    sides = _scheduler_lists(saved), _scheduler_lists(runner.param_schedulers or [])
+    for name in sorted(sides[0].keys() | sides[1].keys()):
+        states, schedulers = (side.get(name, []) for side in sides)
+        if len(states) != len(schedulers):
+            yield Difference(name, str(len(states)), str(len(schedulers)))
             continue
-        for place, (state, scheduler) in enumerate(zip(*pair, strict=True)):
-            told = f'{name}[{place}], {type(scheduler).__name__}'
-            yield from _settings(told, state, scheduler.state_dict())
+        for index, scheduler in enumerate(schedulers):
+            part = f'{name}[{index}], {type(scheduler).__name__}'
+            yield from _settings(part, states[index], scheduler.state_dict())
 
 
-def _lists(schedulers: Any) -> dict[str, Any]:
+def _scheduler_lists(schedulers: Any) -> dict[str, Sequence]:
     if isinstance(schedulers, Mapping):
         return {f'param_scheduler.{name}': some for name, some in schedulers.items()}
     return dict(param_scheduler=schedulers)
 
 
-def _settings(name: str, theirs: Any, mine: Mapping[str, Any]) -> Iterator[Misfit]:
-    """Tell two kinds apart by the names of their numbers.
+def _settings(name: str, saved: Any, built: Mapping[str, Any]) -> Iterator[Difference]:
+    """Compare the names of the settings, which identify the kind of a part.
 
-    Switches and what is private come and go with the versions of the packages.
+    Flags and private entries are ignored, since they depend on package versions.
     """
-    if not isinstance(theirs, Mapping):
-        yield Misfit(name, type(theirs).__name__, ', '.join(_told(mine)))
+    if not isinstance(saved, Mapping):
+        yield Difference(name, type(saved).__name__, ', '.join(_setting_names(built)))
         return
-    sides = (
-        [key for key in _told(some) if key not in other]
-        for some, other in ((theirs, mine), (mine, theirs))
-    )
-    texts = [', '.join(keys) or _NONE for keys in sides]
-    if texts != [_NONE, _NONE]:
-        yield Misfit(name, *texts)
+    only_saved = [key for key in _setting_names(saved) if key not in built]
+    only_built = [key for key in _setting_names(built) if key not in saved]
+    if only_saved or only_built:
+        texts = (', '.join(keys) or _NONE for keys in (only_saved, only_built))
+        yield Difference(name, *texts)
 
 
-def _told(settings: Mapping[str, Any]) -> list[str]:
+def _setting_names(settings: Mapping[str, Any]) -> list[str]:
     return [
         key
         for key, value in settings.items()
-        if isinstance(value, _PLAIN)
+        if isinstance(value, _SETTING_TYPES)
         and not isinstance(value, bool)
-        and not key.startswith(_UNTOLD)
+        and not key.startswith(_OTHER_SETTINGS)
     ]

@@ -1,4 +1,4 @@
-"""Find the weights of a model in a state dict: behind prefixes, beside averages."""
+"""Remove the prefixes and the moving averages of other tools from a state dict."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
@@ -6,19 +6,19 @@ from collections.abc import Callable, Collection, Mapping
 from torch import Tensor
 
 _WRAPPERS = {'module.', 'model.', 'student.', 'architecture.', 'teacher.', 'detector.'}
-"""What toolboxes call the attribute in which they keep the model."""
+"""Prefixes of the attributes that contain the model in other toolboxes."""
 
 _COUNTERS = {'steps', 'n_averaged'}
-"""What stands beside `module` in the state of mmengine's and torch's averages."""
+"""Counters beside `module` in the averaged models of mmengine and torch."""
 
 State = Mapping[str, Tensor]
 
 
-def below(state: State, prefix: str) -> State:
-    """Return the entries below a prefix, without it.
+def strip_prefix(state: State, prefix: str) -> State:
+    """Return the entries with a prefix, and remove the prefix from their keys.
 
     Example:
-        >>> list(below({'module.neck': 1, 'steps': 2}, 'module.'))
+        >>> list(strip_prefix({'module.neck': 1, 'steps': 2}, 'module.'))
         ['neck']
     """
     return _renamed(
@@ -28,36 +28,37 @@ def below(state: State, prefix: str) -> State:
 
 
 def unwrap(state: State, expected: Collection[str]) -> tuple[State, list[str]]:
-    """Take the model out of what was wrapped around it when it was saved.
+    """Remove the prefixes of the wrappers that a model was saved in.
 
-    A state that has one of the model's keys stays as it is. A prefix counts only where
-    all keys share it, but of a distillation the student is taken.
+    A state with a key of the model is returned unchanged. A prefix is removed only if
+    all keys have it. From a distillation the student is returned.
 
     Args:
         state: The state dict.
         expected: The keys of the model.
 
     Returns:
-        The state of the model, and what was done, to be told.
+        The state of the model, and a text for each change, for the log.
 
     Example:
-        >>> state, told = unwrap({'module.model.neck': 1}, ['neck'])
-        >>> list(state), told
+        >>> state, changes = unwrap({'module.model.neck': 1}, ['neck'])
+        >>> list(state), changes
         (['neck'], ["removed 'module.model.' in front of its keys"])
     """
-    removed, left = '', set[str]()
+    removed, left_out = '', set[str]()
     while state and not state.keys() & set(expected):
         parts = {''.join(key.partition('.')[:2]) for key in state}
         wrapper = _wrapper(parts)
         if wrapper is None:
             break
-        state = below(state, wrapper)
+        state = strip_prefix(state, wrapper)
         removed += wrapper
-        left |= {part.removesuffix('.') for part in parts - {wrapper} - _COUNTERS}
-    told = [f'removed {removed!r} in front of its keys'] if removed else []
-    if left:
-        told.append(f'left out {", ".join(sorted(left))}, which belong to no model')
-    return state, told
+        left_out |= {part.removesuffix('.') for part in parts - {wrapper} - _COUNTERS}
+    changes = [f'removed {removed!r} in front of its keys'] if removed else []
+    if left_out:
+        names = ', '.join(sorted(left_out))
+        changes.append(f'left out {names}, which are not part of the model')
+    return state, changes
 
 
 def _wrapper(parts: set[str]) -> str | None:
@@ -67,13 +68,13 @@ def _wrapper(parts: set[str]) -> str | None:
     return found.pop() if len(found) == 1 and found <= _WRAPPERS else None
 
 
-def averages_beside(state: State) -> list[str]:
-    """Return the keys of the copies that mmdet 2 and mmcv 1 keep for their EMA.
+def ema_copies(state: State) -> list[str]:
+    """Return the keys of the copies that the EMA hooks of mmdet 2 and mmcv 1 add.
 
-    They are called ``ema_`` and the key of a weight, with underscores for dots.
+    Such a key is ``ema_`` and the key of a weight with underscores for dots.
 
     Example:
-        >>> averages_beside({'conv.weight': 1, 'ema_conv_weight': 2, 'ema_x': 3})
+        >>> ema_copies({'conv.weight': 1, 'ema_conv_weight': 2, 'ema_x': 3})
         ['ema_conv_weight']
     """
     copies = {'ema_' + key.replace('.', '_') for key in state}
@@ -81,7 +82,7 @@ def averages_beside(state: State) -> list[str]:
 
 
 def without(state: State, keys: Collection[str]) -> State:
-    """Return the state without some keys.
+    """Return the state dict without the given keys.
 
     Example:
         >>> list(without({'a': 1, 'b': 2}, ['a']))
@@ -97,10 +98,10 @@ def _renamed(state: State, name: Callable[[str], str | None]) -> State:
     )
     metadata = getattr(state, '_metadata', None)
     if metadata is not None:
-        # Modules such as DCN read the version of their own layout from it.
+        # Modules such as DCN read the version of their weights' layout from it.
         versions = {key: value for key, value in metadata.items() if key == ''}
         for key, value in metadata.items():
-            # It names modules, without the dot that ends a prefix.
+            # The keys are paths of modules, without the dot that ends a prefix.
             kept = name(f'{key}.') if key else None
             if kept is not None:
                 versions[kept.removesuffix('.')] = value

@@ -1,4 +1,4 @@
-"""Write files whole or not at all, also those that mmengine writes."""
+"""Write files atomically, including the files that mmengine writes."""
 
 import errno
 import fcntl
@@ -14,21 +14,22 @@ from uuid import uuid4
 from mmengine.fileio import LocalBackend, register_backend
 
 _SUFFIX = '.partial'
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
 def write_whole(path: str | os.PathLike, size: int | None = None) -> Iterator[BinaryIO]:
-    """Open a hidden file that takes the place of ``path`` when the block succeeds.
+    """Open a hidden file that replaces ``path`` when the block succeeds.
 
-    Whenever the process or the machine dies, ``path`` is the old file or the new one.
+    If the process or the machine dies, ``path`` is either the old file or the new one.
 
     Args:
-        path: File to write; its folder has to exist.
-        size: How many bytes it will have, if that is known; errors tell it.
+        path: File to write. Its folder has to exist.
+        size: Size of the new file in bytes, for error messages. None if unknown.
 
     Raises:
-        OSError: If it cannot be written; it names ``path`` and what a full disk lacks.
+        OSError: If the file cannot be written. The message names ``path`` and, for a
+            full disk, the needed and the free space.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -42,8 +43,8 @@ def write_whole(path: str | os.PathLike, size: int | None = None) -> Iterator[Bi
     partial = path.with_name(f'.{path.name}.{uuid4().hex[:8]}{_SUFFIX}')
     try:
         with partial.open('xb') as file:
-            # The lock tells `remove_partials` that the writer lives. Some network
-            # drives have none; what a killed writer leaves there stays.
+            # The lock shows `remove_partials` that the writer is alive. Some network
+            # drives have no locks; files of killed writers stay there.
             with suppress(OSError):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield file
@@ -53,37 +54,37 @@ def write_whole(path: str | os.PathLike, size: int | None = None) -> Iterator[Bi
     except Exception as error:
         needed = f'more than {_size(partial):,}' if size is None else f'{size:,}'
         _remove(partial)
-        found = _cause(error, partial)
-        if found is None:
+        cause = _cause(error, partial)
+        if cause is None:
             raise
-        raise _told(found, path, needed) from error
+        raise _clear_error(cause, path, needed) from error
     finally:
         _remove(partial)
     _sync_folder(path.parent)
 
 
 def _cause(error: BaseException | None, partial: Path) -> OSError | None:
-    """Return the failure of this file or of the disk behind an error, if that is it.
+    """Return the `OSError` of this file or of a full disk that caused an error.
 
-    An error of torch's writer hides it.
+    torch's writer raises a `RuntimeError` while it handles the `OSError`.
     """
     while error is not None:
         if isinstance(error, OSError) and (
-            error.errno in _FULL or str(error.filename) == str(partial)
+            error.errno in _DISK_FULL or str(error.filename) == str(partial)
         ):
             return error
         error = error.__context__ if isinstance(error, RuntimeError) else None
     return None
 
 
-def _told(error: OSError, path: Path, needed: str) -> OSError:
-    """Return the error with the name that the user knows, and with what is lacking."""
+def _clear_error(error: OSError, path: Path, needed: str) -> OSError:
+    """Return the error with the path of the final file and with the missing space."""
     reason = error.strerror or str(error)
     if error.errno == errno.EFBIG:
         limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
         reason += f'; it takes {needed} bytes, `ulimit -f` and the file system allow '
         reason += 'fewer' if limit == resource.RLIM_INFINITY else f'{limit:,}'
-    elif error.errno in _FULL:
+    elif error.errno in _DISK_FULL:
         free = shutil.disk_usage(path.parent).free
         reason += (
             f'; it takes {needed} bytes and {free:,} are free in its folder; remove '
@@ -101,7 +102,7 @@ def _size(partial: Path) -> int:
 
 
 def _remove(partial: Path) -> None:
-    # Its folder may be a file or gone, which the error that led here says.
+    # The folder may not exist. The error that is being handled says so.
     with suppress(OSError):
         partial.unlink()
 
@@ -112,7 +113,7 @@ def _sync_folder(folder: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Some network drives sync no folders.
+        # Some network drives cannot sync folders.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:
@@ -120,9 +121,9 @@ def _sync_folder(folder: Path) -> None:
 
 
 def remove_partials(folder: Path) -> None:
-    """Remove what killed writers of ``write_whole`` have left in a folder."""
+    """Remove the hidden files that killed calls of ``write_whole`` left in a folder."""
     for partial in folder.glob(f'.*{_SUFFIX}'):
-        # An empty one may have been opened just now and be locked in a moment.
+        # The writer of an empty file may not have locked it yet.
         with suppress(OSError), partial.open('r+b') as file:
             if partial.stat().st_size:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -130,20 +131,20 @@ def remove_partials(folder: Path) -> None:
 
 
 class WholeFileBackend(LocalBackend):
-    """mmengine's local files, written whole or not at all."""
+    """mmengine's backend for local files with atomic writes."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write bytes to a file and make its folder if need be."""
+        """Write bytes to a file, and make its folder if necessary."""
         path = Path(filepath)
         path.parent.mkdir(parents=True, exist_ok=True)
         with write_whole(path, len(obj)) as file:
             file.write(obj)
 
     def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
-        """Write text to a file and make its folder if need be."""
+        """Write text to a file, and make its folder if necessary."""
         self.put(obj.encode(encoding), filepath)
 
 
 def use_whole_files() -> None:
-    """Let mmengine write its local files, such as checkpoints, through this module."""
+    """Make mmengine write local files, such as checkpoints, through this module."""
     register_backend('local', WholeFileBackend, force=True, prefixes='')

@@ -1,4 +1,4 @@
-"""Embedded data for trying the toolbox without a download."""
+"""Data sets: checks before a training, and embedded data that need no download."""
 
 from kdtoolbox.datasets.digit_drawing import CLASSES, PRESETS, SceneStyle
 from kdtoolbox.datasets.digit_scenes import make_digit_scenes

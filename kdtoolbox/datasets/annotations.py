@@ -1,4 +1,4 @@
-"""Say what is wrong with an annotation file, once something is."""
+"""Explain what is wrong with an annotation file that a data set failed to read."""
 
 import json
 import os
@@ -8,94 +8,100 @@ from typing import Any
 
 from mmengine.registry import DATASETS
 
-from kdtoolbox.datasets.coco_entries import duplicates, sound_entries
+from kdtoolbox.datasets.coco_entries import duplicates, valid_entries
 
 
 class AnnotationError(ValueError):
-    """An annotation file that is not to be trained on.
+    """An annotation file is malformed, so that training on it would fail or be wrong.
 
     Args:
         path: The file, as the data set names it.
-        faults: What is wrong with it.
+        faults: One text per fault of the file.
     """
 
     def __init__(self, path: str, faults: Sequence[str]) -> None:
-        # Both are arguments, so that the error crosses from other processes.
+        # An exception is pickled with its arguments, so both have to be among them.
         super().__init__(path, faults)
         self.path = path
         self.faults = faults
 
     def __str__(self) -> str:
         return (
-            f'{self.path}: {first_of(self.faults)}. Correct the file; '
-            '`tools/check_dataset.py CONFIG` lists all that is wrong with it'
+            f'{self.path}: {join_first(self.faults)}. Correct the file; '
+            '`tools/check_dataset.py CONFIG` lists all of its faults'
         )
 
 
 def explain_failure(config: Any, where: str, error: Exception) -> None:
-    """Raise a clear error if the data explain why a data set could not be built.
+    """Raise a clear error if the files of a data set explain why its build failed.
 
     Args:
         config: The config of the data set, or of a wrapper.
-        where: Its place in the config.
-        error: What came of building it.
+        where: Its path in the config.
+        error: The exception that the build raised.
 
     Raises:
         ValueError: If a file is missing or damaged, or no image is left.
     """
     for place, leaf in leaf_configs(config, where):
         for key, path in local_paths(leaf):
-            if not os.path.exists(path):
-                raise ValueError(
-                    f'{place}: {path} does not exist; correct `{key}` or `data_root`'
-                ) from error
-            if isinstance(error, AnnotationError) and error.path == path:
-                raise ValueError(f'{place}: {error}') from error
-            if path.endswith('.json'):
-                faults = annotation_faults(read_json(path, place), leaf['type'])
-                if faults:
-                    told = AnnotationError(path, faults)
-                    raise ValueError(f'{place}: {told}') from error
+            _explain_by_file(leaf, place, key, path, error)
         if isinstance(error, ValueError) and _is_empty(leaf):
             raise ValueError(
-                f'{place} is empty: its folders or its annotation have no image that '
-                f'passes; correct `data_prefix`, `img_suffix`, `metainfo.classes` or '
-                f'`filter_cfg={leaf.get("filter_cfg")}`'
+                f'{place} is empty: no image of its folders or its annotation passes '
+                'the filters; correct `data_prefix`, `img_suffix`, `metainfo.classes` '
+                f'or `filter_cfg={leaf.get("filter_cfg")}`'
             ) from error
+
+
+def _explain_by_file(
+    leaf: Mapping, where: str, key: str, path: str, error: Exception
+) -> None:
+    """Raise a `ValueError` if the file or folder at `path` explains an error."""
+    if not os.path.exists(path):
+        raise ValueError(
+            f'{where}: {path} does not exist; correct `{key}` or `data_root`'
+        ) from error
+    if isinstance(error, AnnotationError) and error.path == path:
+        raise ValueError(f'{where}: {error}') from error
+    if path.endswith('.json'):
+        faults = annotation_faults(read_json(path, where), leaf['type'])
+        if faults:
+            raise ValueError(f'{where}: {AnnotationError(path, faults)}') from error
 
 
 def annotation_faults(
     content: Any, kind: Any, classes: Sequence[str] | None = None
 ) -> list[str]:
-    """Return what keeps a COCO annotation from being read, or lets it be misread.
+    """Return the faults of a COCO annotation that mmdet fails at or misreads.
 
     Args:
-        content: What the JSON file holds.
+        content: The parsed JSON file.
         kind: The class of the data set, or its name.
-        classes: The classes of the data set, of which each may stand once.
+        classes: The classes of the data set. Only their categories have to be unique.
     """
     panoptic = is_panoptic(kind)
-    sound, faults = sound_entries(content, panoptic)
-    return faults or duplicates(sound, classes, panoptic)
+    valid, faults = valid_entries(content, panoptic)
+    return faults or duplicates(valid, classes, panoptic)
 
 
 def is_panoptic(kind: Any) -> bool:
-    """Tell whether a class of data sets, or its name, is one of segments."""
+    """Return whether a data set class, or its name, is one for panoptic data."""
     return 'Panoptic' in getattr(kind, '__name__', str(kind))
 
 
 def read_json(path: str, where: str) -> Any:
-    """Return what a JSON file holds.
+    """Return the parsed content of a JSON file.
 
     Raises:
-        ValueError: If it is damaged.
+        ValueError: If the file is damaged.
     """
     try:
         with open(path, encoding='utf-8') as file:
             return json.load(file)
     except RecursionError as error:
         raise ValueError(
-            f'{where}: the lists of {path} lie within each other too deep to be read; '
+            f'{where}: the lists of {path} are nested too deep to be read; '
             'fetch or write it again'
         ) from error
     except ValueError as error:
@@ -106,31 +112,31 @@ def read_json(path: str, where: str) -> Any:
 
 
 def missing_classes(dataset: Any) -> str:
-    """Say which classes have no category in the annotation, and which are left over."""
+    """Describe how the classes of a data set and the categories of its file differ."""
     content = read_json(dataset.ann_file, 'ann_file')
-    found = [c for c in content.get('categories', []) if isinstance(c, dict)]
-    names = [c['name'] for c in found if isinstance(c.get('name'), str)]
+    categories = [c for c in content.get('categories', []) if isinstance(c, dict)]
+    names = [c['name'] for c in categories if isinstance(c.get('name'), str)]
     classes = dataset.metainfo['classes']
-    told = {
+    differences = {
         'without a category': [name for name in classes if name not in names],
         'categories without a class': [name for name in names if name not in classes],
         'named twice': [name for name, n in Counter(names).items() if n > 1],
     }
-    return ''.join(f'; {kind}: {first_of(x)}' for kind, x in told.items() if x)
+    return ''.join(f'; {kind}: {join_first(x)}' for kind, x in differences.items() if x)
 
 
-def first_of(names: Sequence[Any], count: int = 3) -> str:
-    """Join the first of some names.
+def join_first(names: Sequence[Any], count: int = 3) -> str:
+    """Join the first names of a sequence.
 
     Example:
-        >>> first_of(['a', 'b', 'c'], count=2)
+        >>> join_first(['a', 'b', 'c'], count=2)
         'a, b, ...'
     """
     return ', '.join(map(str, [*names[:count], *['...'] * (len(names) > count)]))
 
 
 def leaf_configs(config: Any, where: str) -> Iterator[tuple[str, Mapping]]:
-    """Yield the configs of data sets within those of wrappers, with their place."""
+    """Yield the configs of the data sets inside wrappers, with their config paths."""
     if not isinstance(config, Mapping):
         return
     for index, part in enumerate(config.get('datasets', ())):
@@ -142,7 +148,7 @@ def leaf_configs(config: Any, where: str) -> Iterator[tuple[str, Mapping]]:
 
 
 def local_paths(leaf: Mapping) -> Iterator[tuple[str, str]]:
-    """Yield the keys of a data set's config that name local files, and these."""
+    """Yield each key of a data set's config that names a local path, with the path."""
     prefix = leaf.get('data_prefix') or {}
     named = dict(ann_file=leaf.get('ann_file'))
     named |= {f'data_prefix.{key}': value for key, value in prefix.items()}
@@ -153,5 +159,5 @@ def local_paths(leaf: Mapping) -> Iterator[tuple[str, str]]:
 
 
 def _is_empty(leaf: Mapping) -> bool:
-    # mmengine fails to pack an empty list, with an error about arrays.
+    # With `serialize_data` mmengine raises an unrelated numpy error on an empty list.
     return not len(DATASETS.build({**leaf, 'serialize_data': False}))

@@ -1,4 +1,4 @@
-"""Compare the classes of a data set with those that the teacher was trained on."""
+"""Compare the classes of a data set with the classes of the teacher."""
 
 import re
 from typing import Any
@@ -13,65 +13,72 @@ _CLASS_LAYERS = {
     'cls_embed',
     'cls_branches',
 }
-"""Modules of mmdet and mmseg whose outputs are class logits, beside all `*_cls`."""
+"""Modules of mmdet and mmseg that output class logits. All `*_cls` modules do, too."""
 
 _SHOWN = 3
 
 
 def check_class_names(model: Any, dataset: BaseDataset, where: str) -> None:
-    """Refuse data whose classes are not the teacher's, where these are compared.
+    """Check that a loss on class logits compares the same classes.
 
-    The names are compared in their order, without regard to case, spaces, hyphens and
-    underscores. Without names on both sides, with other numbers of classes, or where no
-    loss reads class logits, all data pass.
+    The names are compared by position and ignore case, spaces, hyphens and underscores.
+    The check passes if one side has no names, if the numbers of classes differ, or if
+    no loss reads class logits.
 
     Args:
         model: The model that trains.
         dataset: The data set, without wrappers.
-        where: Its place in the config.
+        where: Its path in the config.
 
     Raises:
-        ValueError: If the order or the names differ. It says which and what mends it.
+        ValueError: If the order or the names differ. The message contains the fix.
     """
-    theirs = getattr(getattr(model, 'teacher', None), 'classes', None)
-    mine = dataset.metainfo.get('classes')
-    if theirs is None or mine is None or len(mine) != len(theirs):
+    teacher_classes = getattr(getattr(model, 'teacher', None), 'classes', None)
+    classes = dataset.metainfo.get('classes')
+    if teacher_classes is None or classes is None:
         return
-    differing = [i for i in range(len(mine)) if _plain(mine[i]) != _plain(theirs[i])]
-    losses = losses_of_classes(model) if differing else []
+    if len(classes) != len(teacher_classes):
+        return
+    names, teacher_names = (
+        list(map(_normalized, some)) for some in (classes, teacher_classes)
+    )
+    differing = [i for i, name in enumerate(names) if name != teacher_names[i]]
+    losses = losses_on_class_logits(model) if differing else []
     if not losses:
         return
-    pairs = ', '.join(f'{i}: {mine[i]!r}, {theirs[i]!r}' for i in differing[:_SHOWN])
+    shown = differing[:_SHOWN]
+    pairs = ', '.join(f'{i}: {classes[i]!r}, {teacher_classes[i]!r}' for i in shown)
     more = ', ...' if len(differing) > _SHOWN else ''
-    reordered = sorted(map(_plain, mine)) == sorted(map(_plain, theirs))
+    reordered = sorted(names) == sorted(teacher_names)
     raise ValueError(
         f'{where}: its classes {"have another order than" if reordered else "are not"} '
         f"the teacher's, which {', '.join(losses)} would compare one by one; class of "
         f'the data and of the teacher by number: {pairs}{more}. '
-        f'{_cure(dataset, where, reordered)}, or take losses on features alone. '
-        f"The data's: {tuple(mine)}. The teacher's: {theirs}"
+        f'{_suggest_fix(dataset, where, reordered)}, or use only losses on features. '
+        f"The data's: {tuple(classes)}. The teacher's: {teacher_classes}"
     )
 
 
-def losses_of_classes(distiller: Any) -> list[str]:
+def losses_on_class_logits(distiller: Any) -> list[str]:
     """Return the config paths of the losses that compare logits class by class.
 
-    They are those whose class says so by ``reads_classes``, and any whose teacher's
-    wire is recorded at a layer of class logits.
+    These are the losses with the attribute ``reads_classes``, and the losses whose
+    teacher wire records a layer of class logits.
     """
     return [
         f'model.losses.{name}'
-        for name, wires in distiller._comparisons.items()
+        for name, wires in distiller.wiring.comparisons.items()
         if getattr(distiller.losses[name], 'reads_classes', False)
-        or _is_of_classes(distiller, wires.get('teacher', ''))
+        or _has_class_logits(distiller, wires.get('teacher', ''))
     ]
 
 
-def _is_of_classes(distiller: Any, wire: str) -> bool:
-    if wire in distiller._connections:
+def _has_class_logits(distiller: Any, wire: str) -> bool:
+    connections = distiller.wiring.connections
+    if wire in connections:
         return any(
-            _is_of_classes(distiller, source)
-            for source in distiller._connections[wire].values()
+            _has_class_logits(distiller, source)
+            for source in connections[wire].values()
         )
     side, _, name = wire.partition('.')
     if side != 'teacher':
@@ -81,31 +88,32 @@ def _is_of_classes(distiller: Any, wire: str) -> bool:
         if recorder.get('what') == 'input':
             return False
         recorder = recorder['source']
-    # Indices and patterns are no names.
+    # Indices and patterns are not part of the name of a layer.
     layer = re.sub(r'[.\[][\d*\-\]:]+', '', recorder).rpartition('.')[2]
-    # Of an RPN the only class is the object.
+    # An RPN head predicts objectness, not classes.
     return layer in _CLASS_LAYERS or (layer.endswith('cls') and 'rpn' not in recorder)
 
 
-def _plain(name: str) -> str:
+def _normalized(name: str) -> str:
     return re.sub(r'[\s_-]+', '', str(name).casefold())
 
 
-def _cure(dataset: BaseDataset, where: str, reordered: bool) -> str:
+def _suggest_fix(dataset: BaseDataset, where: str, reordered: bool) -> str:
     if not reordered:
         return (
-            'Choose a teacher that was trained on these classes; if they are the same '
-            f'under other names, call them as the teacher does in `{where}.metainfo.'
-            'classes` and in the annotation'
+            'Choose a teacher that was trained on these classes. If only the names '
+            f"differ, use the teacher's names in `{where}.metainfo.classes` and in the "
+            'annotation'
         )
-    # mmseg numbers labels anew only where the kind of data set has classes itself.
-    by_label = hasattr(dataset, 'label_map') and not dataset.METAINFO.get('classes')
-    if by_label:
+    # mmseg remaps labels to the order of `metainfo.classes` only if the class of the
+    # data set has classes of its own.
+    fixed_labels = hasattr(dataset, 'label_map') and not dataset.METAINFO.get('classes')
+    if fixed_labels:
         return (
             'Number the classes in the label maps as the teacher does, and list them '
             f'in that order as `{where}.metainfo.classes`'
         )
     return (
-        f"List the teacher's order as `{where}.metainfo.classes`, in the data sets for "
-        'validation and test too'
+        f"List the teacher's order as `{where}.metainfo.classes`, and also in the data "
+        'sets for validation and test'
     )

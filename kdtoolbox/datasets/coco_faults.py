@@ -1,10 +1,10 @@
-"""What mmdet would stumble over, drop or misread in a COCO annotation."""
+"""List the faults of a COCO annotation that mmdet fails at, drops or misreads."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from kdtoolbox.datasets.coco_entries import duplicates, sound_entries
+from kdtoolbox.datasets.coco_entries import duplicates, valid_entries
 from kdtoolbox.datasets.loaders import loads_masks
 
 
@@ -14,51 +14,80 @@ def coco_faults(
     panoptic: bool = False,
     loaders: Sequence[Any] = (),
 ) -> dict[str, list]:
-    """Return what mmdet would stumble over, drop or misread in a COCO annotation.
+    """Return the faults of a COCO annotation that mmdet fails at, drops or misreads.
 
     Args:
-        content: What the JSON file holds.
-        classes: The classes of the data set, if they are to be compared.
-        panoptic: Whether the data set reads segments, which annotations then list.
+        content: The parsed JSON file.
+        classes: The classes of the data set. None skips their comparison.
+        panoptic: Whether the annotations list panoptic segments.
         loaders: The transforms of the pipeline, some of which may load masks.
 
     Returns:
-        For each kind of fault what has it; all lists are empty if none has.
+        One list of texts per kind of fault. All lists are empty for a good file.
 
     Example:
         >>> content = dict(images=[], annotations=[], categories=[dict(id=1, name='a')])
         >>> coco_faults(content, ['a', 'b'])['classes']
         ["'b' is no category"]
     """
-    sound, keys = sound_entries(content, panoptic)
+    valid, entry_faults = valid_entries(content, panoptic)
     kinds = ('keys', 'duplicates', 'classes', 'boxes', 'masks')
-    faults: dict[str, list] = {kind: [] for kind in kinds} | dict(keys=keys)
-    if not sound:
+    faults: dict[str, list] = {kind: [] for kind in kinds} | dict(keys=entry_faults)
+    if not valid:
         return faults
-    faults['duplicates'] = duplicates(sound, classes, panoptic)
-    names = [category['name'] for category in sound['categories']]
+    faults['duplicates'] = duplicates(valid, classes, panoptic)
     if classes is not None:
-        faults['classes'] = [f'{c!r} is no category' for c in classes if c not in names]
-        ordered = [name for name in names if name in classes]
-        if not faults['classes'] and ordered != list(classes):
-            faults['classes'].append(f'the order of the file is {ordered}')
-    images = {image['id']: image for image in sound['images']}
-    # Of those that are unsound this is told already.
-    known = _ids(content['categories'])
-    unsound = _ids(content['images']).difference(images)
-    masked = [t for t in loaders if loads_masks(t)]
-    for annotation in sound['annotations']:
-        # mmdet passes over these on purpose.
-        ignored = annotation.get('ignore') and not panoptic
-        if ignored or annotation['image_id'] in unsound:
-            continue
-        told = f'annotation {annotation["id"]}'
-        fault = _fault_of_box(annotation, images.get(annotation['image_id']), known)
-        if fault:
-            faults['boxes'].append(f'{told}: {fault}')
-        elif masked and (fault := _fault_of_mask(annotation, masked[0].poly2mask)):
-            faults['masks'].append(f'{told} of image {annotation["image_id"]}: {fault}')
+        faults['classes'] = _class_faults(valid['categories'], classes)
+    annotations = _read_by_mmdet(content, valid, panoptic)
+    for kind, fault in _annotation_faults(annotations, content, valid, loaders):
+        faults[kind].append(fault)
     return faults
+
+
+def _class_faults(categories: list[dict], classes: Sequence[str]) -> list[str]:
+    names = [category['name'] for category in categories]
+    missing = [f'{c!r} is no category' for c in classes if c not in names]
+    ordered = [name for name in names if name in classes]
+    if not missing and ordered != list(classes):
+        return [f'the order of the file is {ordered}']
+    return missing
+
+
+def _read_by_mmdet(
+    content: Any, valid: Mapping[str, list[dict]], panoptic: bool
+) -> Iterator[dict]:
+    """Yield the annotations that mmdet does not skip and whose image is valid.
+
+    The faults of an invalid image are in the list already.
+    """
+    invalid = _ids(content['images']).difference(i['id'] for i in valid['images'])
+    for annotation in valid['annotations']:
+        ignored = annotation.get('ignore') and not panoptic
+        if not ignored and annotation['image_id'] not in invalid:
+            yield annotation
+
+
+def _annotation_faults(
+    annotations: Iterator[dict],
+    content: Any,
+    valid: Mapping[str, list[dict]],
+    loaders: Sequence[Any],
+) -> Iterator[tuple[str, str]]:
+    """Yield the kind and the text of each faulty box or mask."""
+    images = {image['id']: image for image in valid['images']}
+    # All categories: the faults of an invalid one are in the list already.
+    category_ids = _ids(content['categories'])
+    mask_loader = next((t for t in loaders if loads_masks(t)), None)
+    for annotation in annotations:
+        name = f'annotation {annotation["id"]}'
+        image_id = annotation['image_id']
+        fault = _box_fault(annotation, images.get(image_id), category_ids)
+        if fault:
+            yield 'boxes', f'{name}: {fault}'
+        elif mask_loader is not None:
+            fault = _mask_fault(annotation, mask_loader.poly2mask)
+            if fault:
+                yield 'masks', f'{name} of image {image_id}: {fault}'
 
 
 def _ids(entries: list) -> set:
@@ -66,11 +95,11 @@ def _ids(entries: list) -> set:
     return {i for i in ids if isinstance(i, (int, float, str))}
 
 
-def _fault_of_box(annotation: dict, image: dict | None, known: set) -> str | None:
+def _box_fault(annotation: dict, image: dict | None, category_ids: set) -> str | None:
     x, y, width, height = annotation['bbox']
     if image is None:
         return f'there is no image {annotation["image_id"]!r}'
-    if annotation['category_id'] not in known:
+    if annotation['category_id'] not in category_ids:
         return f'there is no category {annotation["category_id"]!r}'
     if not all(map(math.isfinite, annotation['bbox'])):
         return f'bbox {annotation["bbox"]} is not finite'
@@ -84,7 +113,7 @@ def _fault_of_box(annotation: dict, image: dict | None, known: set) -> str | Non
     return None
 
 
-def _fault_of_mask(annotation: dict, poly2mask: bool) -> str | None:
+def _mask_fault(annotation: dict, poly2mask: bool) -> str | None:
     mask = annotation.get('segmentation')
     if not mask:
         return 'no `segmentation`, which the pipeline loads'
@@ -95,7 +124,7 @@ def _fault_of_mask(annotation: dict, poly2mask: bool) -> str | None:
         if not any(size >= 6 and size % 2 == 0 for size in sizes):
             return 'no part of its segmentation is a list of three points or more'
     elif not isinstance(mask, dict):
-        return f'its segmentation is {mask!r}, neither polygons nor runs of pixels'
+        return f'its segmentation is {mask!r}, neither polygons nor run lengths'
     elif not poly2mask:
         return 'its segmentation is no polygon, and poly2mask=False takes no other'
     elif not mask.get('counts') or not mask.get('size'):

@@ -9,23 +9,23 @@ import numpy as np
 CLASSES = tuple('0123456789')
 BACKGROUND = len(CLASSES)
 IGNORE = 255
-# The scans come sorted by writer, so that a split by index keeps the writers apart.
+# The scans are sorted by writer, so a split by index separates the writers.
 TRAIN_SCANS = 1437
 SPLITS = ('train', 'val')
 
 
 @dataclass(frozen=True)
 class SceneStyle:
-    """What a scene looks like; ranges are inclusive at both ends.
+    """The look of the scenes. Ranges include both ends.
 
     Attributes:
-        digit_size: Side of a digit's scan in pixels.
-        count: Digits in a scene.
-        rotation: Largest rotation in degrees, either way.
-        contrast: Least distance of a digit's grey value from the mean of the pixels
-            below it, of 255.
-        opacity: Share of a digit's colour in the blend.
-        noise: Standard deviation of the Gaussian noise in grey values.
+        digit_size: Range of a digit's height and width in pixels.
+        count: Range of the number of digits in a scene.
+        rotation: Largest rotation in degrees, in both directions.
+        contrast: Least distance between the mean grey values of a digit and of the
+            pixels behind it, in 0 to 255.
+        opacity: Range of the share of a digit's colour in the blend.
+        noise: Standard deviation of the Gaussian noise, in grey values.
         size: Height and width of a scene in pixels.
     """
 
@@ -40,7 +40,7 @@ class SceneStyle:
 
 PRESETS = {
     'det': SceneStyle(),
-    # A pixel classifier needs larger digits than a detector to learn in minutes.
+    # To learn in minutes, a segmentor needs larger digits than a detector.
     'seg': SceneStyle(digit_size=(32, 72), count=(2, 4)),
 }
 
@@ -59,9 +59,9 @@ def _background(
 ) -> np.ndarray:
     photo = photos[rng.integers(len(photos))]
     longest = max(size)
-    # The crop is up to twice as large as the scene where the photograph allows it.
-    room = min(longest * photo.shape[axis] // size[axis] for axis in (0, 1))
-    largest = min(2 * longest, room)
+    # The crop is at most twice as large as the scene, and fits into the photograph.
+    limit = min(longest * photo.shape[axis] // size[axis] for axis in (0, 1))
+    largest = min(2 * longest, limit)
     side = int(rng.integers(largest // 2, largest + 1))
     height, width = (max(side * part // longest, 1) for part in size)
     top = rng.integers(photo.shape[0] - height + 1)
@@ -117,7 +117,7 @@ def _draw_digit(
     scan: int,
     style: SceneStyle,
 ) -> dict | None:
-    """Draw a digit into ``image`` and ``labels``; None if there is no room."""
+    """Draw a digit into ``image`` and ``labels``; return None if it does not fit."""
     scans, targets, _ = _sources()
     alpha = _digit_alpha(rng, scans[scan], style)
     window = _place(rng, alpha, labels)
@@ -135,24 +135,38 @@ def _draw_digit(
 
 
 def render(seed: int, split: str, index: int, style: SceneStyle) -> dict:
-    """Return image (RGB), label map and digits of one scene."""
+    """Return one scene.
+
+    Args:
+        seed: Seed of the data set.
+        split: One of `SPLITS`.
+        index: Index of the scene in its split.
+        style: Look of the scenes.
+
+    Returns:
+        ``image`` (H, W, 3) in RGB and ``labels`` (H, W), both uint8, and ``digits``,
+        a list of dicts with ``scan``, ``label`` and ``mask``.
+
+    Raises:
+        ValueError: If the digits do not fit into the scene.
+    """
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     scans, _, photos = _sources()
     pool = (0, TRAIN_SCANS) if split == 'train' else (TRAIN_SCANS, len(scans))
     for _ in range(50):
         image = _background(rng, photos, style.size)
         labels = np.full(style.size, BACKGROUND, np.uint8)
-        wanted = rng.integers(style.count[0], style.count[1] + 1)
+        count = rng.integers(style.count[0], style.count[1] + 1)
         draws = (
             _draw_digit(rng, image, labels, int(rng.integers(*pool)), style)
-            for _ in range(wanted)
+            for _ in range(count)
         )
         digits = [digit for digit in draws if digit is not None]
         if len(digits) >= style.count[0]:
             break
     else:
         raise ValueError(
-            f'{style.count[0]} digits of {style.digit_size} pixels find no room in a '
+            f'{style.count[0]} digits of {style.digit_size} pixels do not fit into a '
             f'scene of {style.size} pixels; lower `digit_size` or `count`, or raise '
             '`size`.'
         )

@@ -1,9 +1,9 @@
-"""DigitScenes: handwritten digits on photographs, made in seconds, without a download.
+"""DigitScenes: handwritten digits on photographs, made in seconds without a download.
 
-scikit-learn ships 1,797 scans of handwritten digits and two photographs. Scans are
+scikit-learn ships 1,797 scans of handwritten digits and two photographs. The scans are
 rotated, scaled, coloured and blended onto random crops of the photographs. The same
-scenes are written in COCO and in Cityscapes layout, so that moving to the real data
-sets is a change of ``data_root`` and classes.
+scenes are written in COCO and in Cityscapes layout, so a config for the real data sets
+differs only in ``data_root`` and the classes.
 """
 
 import json
@@ -29,7 +29,7 @@ from kdtoolbox.datasets.digit_drawing import (
 
 
 def _annotation(digit: dict) -> dict:
-    # Not on top: a training of mmseg imports the package's samplers without it.
+    # Imported here, since mmseg trainings import this package without pycocotools.
     from pycocotools import mask as coco_mask
 
     rle = coco_mask.encode(np.asfortranarray(digit['mask']))
@@ -54,7 +54,7 @@ def _write_scene(
     cv2.imwrite(str(left), scene['image'][..., ::-1])
     os.link(left, root / f'{split}2017/{index:012d}.png')
     cv2.imwrite(str(root / f'{fine}_labelTrainIds.png'), scene['labels'])
-    # As in Cityscapes, raw ids start at 0 = unlabelled.
+    # As in Cityscapes, the raw id 0 means unlabelled.
     raw = np.where(scene['labels'] == IGNORE, 0, scene['labels'] + 1)
     cv2.imwrite(str(root / f'{fine}_labelIds.png'), raw.astype(np.uint8))
     return [_annotation(digit) for digit in scene['digits']]
@@ -101,26 +101,26 @@ def make_digit_scenes(
     seed: int = 0,
     workers: int | None = None,
 ) -> bool:
-    """Write the data set below ``root`` in COCO and in Cityscapes layout.
+    """Write the data set to the folder ``root`` in COCO and in Cityscapes layout.
 
-    The folder appears whole or not at all. One that stands already is kept when it was
-    made with the same parameters.
+    A failed call leaves no folder behind. An existing folder is kept if it was made
+    with the same parameters.
 
     Args:
         root: Folder to make.
-        style: Look of the scenes; ``PRESETS`` has one for each task.
+        style: Look of the scenes. ``PRESETS`` contains one for each task.
         train: Number of training scenes.
-        val: Number of validation scenes; their digits come from scans, and writers,
-            that no training scene uses.
-        seed: The same seed gives the same bytes.
-        workers: Processes; as many as there are cores by default.
+        val: Number of validation scenes. Their scans come from other writers than
+            those of the training scenes.
+        seed: Random seed. The same seed gives the same bytes.
+        workers: Number of processes. None uses all cores.
 
     Returns:
-        Whether the data set was made; False if it stood already.
+        True if the data set was made, False if it existed.
 
     Raises:
-        ValueError: If ``root`` exists and was made with other parameters, or not by
-            this function, or the digits find no room.
+        ValueError: If ``root`` exists and was made with other parameters or by another
+            program, or if the digits do not fit into a scene.
 
     Example:
         >>> import tempfile
@@ -158,7 +158,7 @@ def _check_same_recipe(root: Path, recipe: dict) -> None:
     path = root / 'digit_scenes.json'
     found = json.loads(path.read_text()) if path.exists() else None
     if found is not None:
-        # Folders from before scenes had a size of choice do not tell theirs.
+        # Older recipes have no `size`, which was fixed then.
         found['style'].setdefault('size', list(SceneStyle.size))
     if found != recipe:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The mmseg side of DigitScenes; the mmdet side is mmdet's own ``CocoDataset``."""
+"""The DigitScenes data set for mmseg. For mmdet, ``CocoDataset`` reads it."""
 
 from mmseg.datasets import CityscapesDataset
 
@@ -9,7 +9,7 @@ from kdtoolbox.registry import DATASETS
 class DigitScenesDataset(CityscapesDataset):
     """mmseg's ``CityscapesDataset`` with the classes of DigitScenes.
 
-    It exists because mmseg refuses class names that are not Cityscapes' own.
+    mmseg raises an error if a config changes the class names of a data set to others.
     """
 
     METAINFO = dict(

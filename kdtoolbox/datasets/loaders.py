@@ -1,45 +1,55 @@
-"""What the loading transforms of a pipeline need, and which data lack it."""
+"""Find images that lack an input of the loading transforms of their pipeline."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kdtoolbox.datasets.annotations import first_of, read_json
+from kdtoolbox.datasets.annotations import join_first, read_json
 
 
 def loads_maps(transform: Any) -> bool:
-    """Tell whether a transform reads the label map of an image."""
-    told = getattr(transform, 'with_seg', False)
+    """Return whether a transform reads the label map of an image."""
+    with_seg = getattr(transform, 'with_seg', False)
     if _is(transform, 'LoadPanopticAnnotations'):
-        return told or transform.with_mask
-    return told and _is(transform, 'LoadAnnotations')
+        return with_seg or transform.with_mask
+    return with_seg and _is(transform, 'LoadAnnotations')
+
+
+def loads_masks(transform: Any) -> bool:
+    """Return whether a transform reads the masks of a COCO annotation."""
+    # The panoptic loader cuts its masks out of label maps.
+    panoptic = _is(transform, 'LoadPanopticAnnotations')
+    return getattr(transform, 'with_mask', False) and not panoptic
 
 
 def annotation_loaders(transforms: Sequence[Any]) -> list:
-    """Return the transforms of a pipeline for which `lack_of` knows what they load."""
+    """Return the transforms whose inputs `missing_input` can check."""
     return [t for t in transforms if _is(t, 'LoadAnnotations', 'LoadProposals')]
 
 
-def lack_of(loaders: Sequence[Any], info: Mapping, test_mode: bool) -> str | None:
-    """Say what transforms load that an image does not have, and what mends it.
+def missing_input(loaders: Sequence[Any], info: Mapping, test_mode: bool) -> str | None:
+    """Describe the first input of the loaders that an image lacks, and the fix.
 
     Args:
-        loaders: What `annotation_loaders` returns.
-        info: What the data set knows of the image, without reading it.
-        test_mode: Whether the data set is for tests, which mmdet does without maps.
+        loaders: The transforms that `annotation_loaders` returns.
+        info: The entry of the image in the data set.
+        test_mode: Whether the data set is for tests, where mmdet needs no label maps.
+
+    Returns:
+        The description, or None if nothing is missing.
     """
-    lacks = (_lack(loader, info, test_mode) for loader in loaders)
-    return next(filter(None, lacks), None)
+    texts = (_missing_input(loader, info, test_mode) for loader in loaders)
+    return next(filter(None, texts), None)
 
 
-def _lack(transform: Any, info: Mapping, test_mode: bool) -> str | None:
+def _missing_input(transform: Any, info: Mapping, test_mode: bool) -> str | None:
     if _is(transform, 'LoadProposals') and 'proposals' not in info:
         return 'there are no proposals; set `proposal_file` of the data set'
     instances = info.get('instances', ())
     if loads_masks(transform) and any('mask' not in each for each in instances):
         return (
             'there is no `segmentation`. Set `with_mask=False` in '
-            f'`{type(transform).__name__}` and take a model without mask head, or take '
-            'annotations that have it'
+            f'`{type(transform).__name__}` and use a model without a mask head, or use '
+            'annotations with masks'
         )
     if not loads_maps(transform):
         return None
@@ -48,8 +58,8 @@ def _lack(transform: Any, info: Mapping, test_mode: bool) -> str | None:
             return None
         return (
             'there is no label map. Name their folder in `data_prefix`, as `seg` for '
-            'mmdet or `seg_map_path` for mmseg, or do not load them: take '
-            f'`{type(transform).__name__}` out or set `with_seg=False`'
+            'mmdet or `seg_map_path` for mmseg. To load none, remove '
+            f'`{type(transform).__name__}` or set its `with_seg=False`'
         )
     if _is(transform, 'LoadPanopticAnnotations') and 'segments_info' not in info:
         return (
@@ -60,23 +70,19 @@ def _lack(transform: Any, info: Mapping, test_mode: bool) -> str | None:
     return None
 
 
-def loads_masks(transform: Any) -> bool:
-    """Tell whether a transform reads the masks of a COCO annotation."""
-    # Other loaders cut masks out of label maps, or have none.
-    panoptic = _is(transform, 'LoadPanopticAnnotations')
-    return getattr(transform, 'with_mask', False) and not panoptic
-
-
 def _is(transform: Any, *names: str) -> bool:
     return any(kind.__name__ in names for kind in type(transform).__mro__)
 
 
 def name_image(dataset: Any, info: Mapping, loaders: Sequence[Any]) -> str:
-    """Name an image and, if masks are loaded from COCO's file, annotations without."""
+    """Return the path of an image, with the ids of its annotations without a mask.
+
+    The ids are left out unless the loaders read masks of a COCO annotation.
+    """
     image = str(info.get('img_path'))
     if not (hasattr(dataset, 'cat_ids') and any(map(loads_masks, loaders))):
         return image
-    found = read_json(dataset.ann_file, 'ann_file')['annotations']
-    own = [a for a in found if a['image_id'] == info['img_id']]
-    ids = [a['id'] for a in own if not a.get('segmentation')]
-    return f'{image} (annotation {first_of(ids)} of {dataset.ann_file})'
+    annotations = read_json(dataset.ann_file, 'ann_file')['annotations']
+    of_image = [a for a in annotations if a['image_id'] == info['img_id']]
+    ids = [a['id'] for a in of_image if not a.get('segmentation')]
+    return f'{image} (annotation {join_first(ids)} of {dataset.ann_file})'

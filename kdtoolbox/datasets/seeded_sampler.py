@@ -1,4 +1,4 @@
-"""Give each sample of a training a seed of its own, whoever loads it and when."""
+"""Seed the random augmentation of each training sample independently of the loader."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -17,44 +17,48 @@ from kdtoolbox.registry import DATA_SAMPLERS
 
 
 def draw_seeds(seed: int, *place: int) -> tuple[int, int, int]:
-    """Return seeds for python, numpy and torch, unlike those of any other place.
+    """Return seeds for python, numpy and torch that differ for each place.
 
     Args:
         seed: The run's seed.
-        place: What tells the draw from others, such as rank and iteration.
+        place: Integers that identify the draw, such as rank and iteration.
 
     Example:
         >>> draw_seeds(0, 1, 2) == draw_seeds(0, 1, 2) != draw_seeds(0, 1, 3)
         True
     """
-    # The place as spawn key: as entropy, (1, 2) and (1, 2, 0) would be the same.
+    # As entropy instead of a spawn key, (1, 2) and (1, 2, 0) would give equal seeds.
     sequence = np.random.SeedSequence(seed, spawn_key=place)
     words = sequence.generate_state(4).tolist()
     return words[0], words[1], words[2] << 32 | words[3]
 
 
 class SeededIndex(int):
-    """An index into a data set that carries what its augmentation is seeded from."""
+    """An index into a data set with the seed of its augmentation.
 
-    # Set after the construction: an `int` is pickled, on its way to a worker, without
-    # further arguments.
+    Attributes:
+        place: The arguments of `draw_seeds`.
+    """
+
+    # Set after the construction, since the pickle of an `int`, which goes to a worker,
+    # does not contain further arguments of the constructor.
     place: tuple[int, ...]
 
 
 @DATA_SAMPLERS.register_module()
 class SeededSampler(Sampler):
-    """Let random augmentation follow from the place in the data alone.
+    """Seed the augmentation of each sample from its position in the training alone.
 
-    Yields the integers of another sampler and has the loader seed python, numpy and
-    torch from (seed, rank, epoch, position) around each sample. So a resumed run
-    augments as an uninterrupted one, with any number of workers, and dropout's draws
-    stay apart from those of the data. ``tools/train.py`` puts it around the sampler of
-    each recipe.
+    The sampler yields the indices of another sampler. Before each sample, the loader
+    seeds python, numpy and torch from (seed, rank, epoch, position), and restores
+    their states afterwards. A resumed run therefore augments like an uninterrupted
+    one, with any number of workers, and the augmentation does not change the random
+    numbers of dropout. ``tools/train.py`` wraps the sampler of each recipe with it.
 
     Args:
-        dataset: The data set of the loader, which gets a ``__getitems__`` of its own.
-        sampler: Config of the sampler to follow.
-        seed: The run's seed, as mmengine passes it; drawn if None.
+        dataset: The data set of the loader. It gets a ``__getitems__`` attribute.
+        sampler: Config of the sampler to wrap.
+        seed: The run's seed, as mmengine passes it. None draws one.
     """
 
     def __init__(self, dataset: Any, sampler: dict, seed: int | None = None) -> None:
@@ -67,11 +71,11 @@ class SeededSampler(Sampler):
         self._rank = get_rank()
         self._start = 0
         if hasattr(self.sampler, 'skip'):
-            # mmengine asks for the attribute to choose how it resumes.
+            # mmengine chooses how to resume by whether the attribute exists.
             self.skip = self._skip
-        # torch's fetcher prefers it to `__getitem__`. It is set here and not in a hook
-        # because some loops start their workers as soon as the loader is built, and on
-        # the data set itself because hooks change the pipeline of `loader.dataset`.
+        # torch's fetcher prefers `__getitems__` to `__getitem__`. A hook would set it
+        # too late: some loops start their workers as soon as the loader is built. A
+        # wrapper would hide the data set, whose pipeline some hooks change.
         dataset.__getitems__ = partial(load_seeded, dataset)
 
     def __iter__(self) -> Iterator[Any]:
@@ -86,7 +90,7 @@ class SeededSampler(Sampler):
         return len(self.sampler)
 
     def set_epoch(self, epoch: int) -> None:
-        """Reshuffle, and draw anew, for an epoch."""
+        """Reshuffle and change the seeds for an epoch."""
         self.epoch = epoch
         if hasattr(self.sampler, 'set_epoch'):
             self.sampler.set_epoch(epoch)
@@ -97,9 +101,9 @@ class SeededSampler(Sampler):
 
 
 def load_seeded(dataset: Any, indices: Sequence[Any]) -> list:
-    """Return the samples of a batch, each drawn from the seed of its index.
+    """Return the samples of a batch, each augmented with the seed of its index.
 
-    The random states are those from before afterwards.
+    The random states of python, numpy and torch are restored.
     """
     return [_load(dataset, index) for index in indices]
 
@@ -109,7 +113,7 @@ def _load(dataset: Any, index: Any) -> Any:
         return read_sample(dataset, index)
     states = random.getstate(), np.random.get_state()
     try:
-        # No devices: a forked worker must not touch CUDA.
+        # Without devices, since a forked worker must not touch CUDA.
         with torch.random.fork_rng(devices=[]):
             for_python, for_numpy, for_torch = draw_seeds(*index.place)
             random.seed(for_python)

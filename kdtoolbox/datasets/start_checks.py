@@ -1,4 +1,4 @@
-"""Check annotations while mmdet reads them: afterwards it keeps neither list nor id."""
+"""Check annotations while mmdet reads them; it does not keep their lists and ids."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,37 +9,37 @@ from mmengine.dataset import BaseDataset
 
 from kdtoolbox.datasets.annotations import AnnotationError, annotation_faults
 
-# Others read, and need, other keys.
+# Subclasses that override the parser may need other keys.
 _PARSERS = ('CocoDataset.parse_data_info', 'CocoPanopticDataset.parse_data_info')
 
 
 @contextmanager
 def checked_annotations() -> Iterator[None]:
-    """Refuse, within the context, COCO annotations that mmdet would misread.
+    """Check the COCO annotation of each data set that is built within the context.
 
-    Of two images, annotations or categories of one id mmdet keeps one, so that a look
-    at the built data set comes too late, and to read a large file again takes long.
+    The check has to run during the build: mmdet silently keeps only one of two entries
+    that share an id, and a second read of a large file takes long.
 
     Raises:
-        AnnotationError: Where a data set is built from such a file.
+        AnnotationError: If mmdet would misread the annotation of a data set.
     """
-    plain = BaseDataset.__init__
-    met = []
+    original_init = BaseDataset.__init__
+    patched = []
 
-    @wraps(plain)
+    @wraps(original_init)
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
         parser = getattr(type(self), 'parse_data_info', None)
         if getattr(parser, '__qualname__', None) in _PARSERS:
             self.COCOAPI = partial(_read, type(self).COCOAPI, self)
-            met.append(self)
-        plain(self, *args, **kwargs)
+            patched.append(self)
+        original_init(self, *args, **kwargs)
 
     BaseDataset.__init__ = init
     try:
         yield
     finally:
-        BaseDataset.__init__ = plain
-        for dataset in met:
+        BaseDataset.__init__ = original_init
+        for dataset in patched:
             del dataset.COCOAPI
 
 

@@ -1,4 +1,4 @@
-"""What the files of images and label maps hold that 8 bits do not."""
+"""Find images and label maps whose files hold values that do not fit into 8 bits."""
 
 import os
 
@@ -6,50 +6,50 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-_OF_8_BITS = ('1', 'L', 'P', 'LA', 'PA', 'RGB', 'RGBA')
+_MODES_OF_8_BITS = ('1', 'L', 'P', 'LA', 'PA', 'RGB', 'RGBA')
 
 
-def cut_labels(path: str | os.PathLike) -> str | None:
-    """Say which labels of a file are not the whole numbers from 0 to 255.
+def truncated_labels(path: str | os.PathLike) -> str | None:
+    """Describe the labels of a file that are not whole numbers from 0 to 255.
 
-    Only the head of the file is read if that says that each has 8 bits.
+    Only the header of the file is read if it says that each label has 8 bits.
 
     Args:
         path: The label map, on a local disk.
 
     Returns:
-        The first of them, what they are read as, and what mends it; None if there are
-        none, or the file is not of a kind or size that PIL reads.
+        The first such labels, the values that they are read as, and the fix. None if
+        there are none, or if PIL cannot read files of this kind or size.
     """
     try:
         image = Image.open(path)
     except (UnidentifiedImageError, Image.DecompressionBombError):
         return None
     with image:
-        if image.mode in _OF_8_BITS:
+        if image.mode in _MODES_OF_8_BITS:
             return None
         stored = np.asarray(image)
-    # Of NaN and the like numpy would warn.
+    # numpy warns when it casts NaN.
     with np.errstate(invalid='ignore'):
         wrong = np.unique(stored[stored != stored.astype(np.uint8)])
-        told = [f'{value} as {value.astype(np.uint8)}' for value in wrong[:3]]
-    if not told:
+        examples = [f'{value} as {value.astype(np.uint8)}' for value in wrong[:3]]
+    if not examples:
         return None
     return (
-        f'labels of {stored.dtype.name} of which 8 bits are read: '
-        f'{", ".join(told)}. Write whole numbers from 0 to 255, with 255 for what is '
-        'ignored'
+        f'labels of type {stored.dtype.name} that are read as 8 bits: '
+        f'{", ".join(examples)}. Write whole numbers from 0 to 255, with 255 for '
+        'ignored pixels'
     )
 
 
-def cut_depth(path: str, read: np.dtype | None) -> str | None:
-    """Say how an image is stored if that is not how it was read.
+def truncated_depth(path: str, read: np.dtype | None) -> str | None:
+    """Describe the type of an image's stored values if it was read as another type.
 
     Args:
         path: The image, on a local disk.
-        read: The kind of what was read of it, if anything was.
+        read: The type of the values that were read, or None.
     """
-    # JPEGs have 8 bits each.
+    # JPEG files always have 8 bits per value.
     if read != np.uint8 or path.lower().endswith(('.jpg', '.jpeg')):
         return None
     stored = cv2.imread(path, cv2.IMREAD_UNCHANGED)

@@ -1,21 +1,27 @@
-"""Models that train a student under a teacher."""
+"""The distiller, its wires, connectors, losses and sources, and their checks."""
 
-from kdtoolbox.distillers.classifier_distiller import ClassifierDistiller
-from kdtoolbox.distillers.crosskd_distiller import CrossKDDistiller
 from kdtoolbox.distillers.distiller import Distiller
-from kdtoolbox.distillers.fcfd_distiller import FCFDDistiller
-from kdtoolbox.distillers.preactivation_distiller import PreActivationDistiller
-from kdtoolbox.distillers.query_distiller import QueryDistiller
-from kdtoolbox.distillers.roi_distiller import RoIDistiller
+from kdtoolbox.distillers.sources import (
+    BridgedRoIs,
+    ClassifierWeights,
+    CrossHead,
+    ObjectQueries,
+    PreActivations,
+    RoIResponses,
+    Source,
+)
 from kdtoolbox.distillers.token_trainer import TokenTrainer
+from kdtoolbox.distillers.wiring import Wiring
 
 __all__ = [
-    'ClassifierDistiller',
-    'CrossKDDistiller',
+    'BridgedRoIs',
+    'ClassifierWeights',
+    'CrossHead',
     'Distiller',
-    'FCFDDistiller',
-    'PreActivationDistiller',
-    'QueryDistiller',
-    'RoIDistiller',
+    'ObjectQueries',
+    'PreActivations',
+    'RoIResponses',
+    'Source',
     'TokenTrainer',
+    'Wiring',
 ]

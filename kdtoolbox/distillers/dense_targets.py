@@ -1,4 +1,4 @@
-"""Read what a dense head of mmdet trains on while it computes its loss."""
+"""Read the targets of a dense head of mmdet while it computes its loss."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,34 +13,34 @@ from kdtoolbox.losses.detection.targets import DenseTargets, pad_boxes
 
 
 class TargetRecord:
-    """The last call of a head's ``get_targets``: its arguments and its answer."""
+    """The last call of a head's ``get_targets``: its priors and its return value."""
 
     def __init__(self, head: Any) -> None:
         self.head = head
         self.priors: Any = None
-        self.answer: tuple = ()
+        self.result: tuple = ()
 
     def read(self, data_samples: Sequence) -> DenseTargets:
-        """Return the targets as losses read them.
+        """Return the targets in the form that losses read.
 
         Raises:
-            ValueError: If the head gave none or is of another family.
+            ValueError: If the head computed none or is of another family.
         """
         from mmdet.models.dense_heads import AnchorHead, ATSSHead, FCOSHead, GFLHead
 
         families: dict[type, Any] = {
             FCOSHead: _read_points,
-            ATSSHead: _read_anchors_of_answer,
-            GFLHead: _read_anchors_of_answer,
+            ATSSHead: _read_returned_anchors,
+            GFLHead: _read_returned_anchors,
             AnchorHead: _read_anchors,
         }
         for family, reader in families.items():
-            if isinstance(self.head, family) and self.answer:
-                return reader(self.head, self.priors, self.answer, data_samples)
+            if isinstance(self.head, family) and self.result:
+                return reader(self.head, self.priors, self.result, data_samples)
         raise ValueError(
             'model.losses: a loss reads the targets of `student.bbox_head`, which is '
-            f'a {type(self.head).__name__}; known are the heads of RetinaNet, FCOS, '
-            'ATSS and GFL. Choose a loss that needs no targets'
+            f'a {type(self.head).__name__}; supported are the heads of RetinaNet, '
+            'FCOS, ATSS and GFL. Choose a loss that needs no targets'
         )
 
 
@@ -48,12 +48,12 @@ class TargetRecord:
 def record_targets(model: nn.Module, wanted: bool = True) -> Iterator[TargetRecord]:
     """Record the targets that ``model.bbox_head`` computes in the block.
 
-    So the distillation sees what the student's own loss saw, and nothing is assigned
-    twice.
+    The distillation then uses the targets of the student's own loss, and nothing is
+    assigned twice.
 
     Args:
         model: A detector of mmdet.
-        wanted: Leave the head alone if not.
+        wanted: Whether to record anything.
     """
     head: Any = getattr(model, 'bbox_head', None) if wanted else None
     found = TargetRecord(head)
@@ -65,8 +65,8 @@ def record_targets(model: nn.Module, wanted: bool = True) -> Iterator[TargetReco
     def observed(priors: Any, *args: Any, **kwargs: Any) -> tuple:
         # Some heads concatenate the levels of this list in place.
         found.priors = [p if isinstance(p, Tensor) else list(p) for p in priors]
-        found.answer = get_targets(priors, *args, **kwargs)
-        return found.answer
+        found.result = get_targets(priors, *args, **kwargs)
+        return found.result
 
     head.get_targets = observed
     try:
@@ -76,19 +76,19 @@ def record_targets(model: nn.Module, wanted: bool = True) -> Iterator[TargetReco
 
 
 def _read_anchors(
-    head: Any, priors: list[list[Tensor]], answer: tuple, data_samples: Sequence
+    head: Any, priors: list[list[Tensor]], result: tuple, data_samples: Sequence
 ) -> DenseTargets:
     anchors = [torch.stack(level) for level in zip(*priors, strict=True)]
-    return _with_anchors(head, anchors, answer[:3], answer[4], data_samples)
+    return _with_anchors(head, anchors, result[:3], result[4], data_samples)
 
 
-def _read_anchors_of_answer(
-    head: Any, priors: Any, answer: tuple, data_samples: Sequence
+def _read_returned_anchors(
+    head: Any, priors: Any, result: tuple, data_samples: Sequence
 ) -> DenseTargets:
     # These heads divide by the mean over processes.
-    count = torch.as_tensor(answer[5], dtype=torch.float, device=answer[0][0].device)
+    count = torch.as_tensor(result[5], dtype=torch.float, device=result[0][0].device)
     return _with_anchors(
-        head, answer[0], answer[1:4], _mean_over_processes(count), data_samples
+        head, result[0], result[1:4], _mean_over_processes(count), data_samples
     )
 
 
@@ -121,12 +121,12 @@ def _with_anchors(
 
 
 def _read_points(
-    head: Any, points: list[Tensor], answer: tuple, data_samples: Sequence
+    head: Any, points: list[Tensor], result: tuple, data_samples: Sequence
 ) -> DenseTargets:
     count = len(data_samples)
     strides = list(head.strides)
-    labels = [level.reshape(count, -1) for level in answer[0]]
-    distances = [level.reshape(count, -1, 4) for level in answer[1]]
+    labels = [level.reshape(count, -1) for level in result[0]]
+    distances = [level.reshape(count, -1, 4) for level in result[1]]
     priors = [level.expand(count, *level.shape) for level in points]
     boxes = [
         _around(prior, distance * (stride if head.norm_on_bbox else 1))
@@ -143,7 +143,7 @@ def _read_points(
         priors=priors,
         strides=strides,
         num_classes=head.num_classes,
-        # A batch without objects: any small number would blow the losses up.
+        # In a batch without objects a small divisor would make the losses huge.
         avg_factor=total.where(total > 0, 1),
         decode=partial(_decode_distances, head, priors, strides),
         gt_inds=_match(labels, boxes, data_samples, head.num_classes),
@@ -168,7 +168,7 @@ def _decode_distribution(
 def _decode_distances(
     head: Any, points: list[Tensor], strides: list[int], level: int, raw: Tensor
 ) -> Tensor:
-    # The same as in the head's forward, which a hook on a scale sees nothing of.
+    # As in the head's forward, after the layer `scales` that is recorded.
     distances = raw.clamp(min=0) * strides[level] if head.norm_on_bbox else raw.exp()
     return _around(points[level], distances)
 
@@ -181,7 +181,7 @@ def _around(points: Tensor, distances: Tensor) -> Tensor:
 def _match(
     labels: list[Tensor], boxes: list[Tensor], data_samples: Sequence, background: int
 ) -> list[Tensor]:
-    """Return for each prediction the nearest box of its class, -1 if not positive."""
+    """Return the index of the nearest box of its class for each positive, else -1."""
     gt_boxes, gt_labels, exist = pad_boxes(data_samples, labels[0].device)
     found = []
     for label, box in zip(labels, boxes, strict=True):

@@ -8,25 +8,17 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from kdtoolbox.configuration import check_keys
-from kdtoolbox.distillers.comparison import compare, context_of, explained
+from kdtoolbox.distillers.building import SIDES, Wires
 from kdtoolbox.distillers.dense_targets import record_targets
 from kdtoolbox.distillers.finite import IMAGES, Seen, check_finite, finite_step
 from kdtoolbox.distillers.initialization import inherit
 from kdtoolbox.distillers.normalization import Renormalization
-from kdtoolbox.distillers.watching import Watch, trained_wires
-from kdtoolbox.distillers.wiring import (
-    SIDES,
-    build_section,
-    check_wiring,
-    connector_wires,
-    loss_wires,
-    running_order,
-)
-from kdtoolbox.recorders import Recorder, Records, check_recorders, record
+from kdtoolbox.distillers.sources.assembly import build_sources
+from kdtoolbox.distillers.sources.source import Models, Recorders
+from kdtoolbox.distillers.wiring import Wiring
+from kdtoolbox.recorders import Recorder, Records, record
 from kdtoolbox.registry import MODELS
 from kdtoolbox.teacher import Teacher, build_model
-
-Wires = dict[str, list[Tensor]]
 
 
 @MODELS.register_module()
@@ -34,29 +26,40 @@ class Distiller(BaseModel):
     """Train any mmdet detector or mmseg segmentor under a teacher.
 
     A wire is a list of tensors, one per level or call: ``student.<name>`` and
-    ``teacher.<name>`` for each recorder, and a connector's own name for its output.
-    In ``predict`` and ``tensor`` mode the distiller is the student.
+    ``teacher.<name>`` for each recorder, the wires of each source, and for each
+    connector its output under its own name. In ``predict`` and ``tensor`` mode the
+    distiller is the student.
 
     Args:
         student: Config of the student: a dict, a file or ``package::path``.
         teacher: Arguments of ``kdtoolbox.teacher.Teacher``.
         losses: For each logged name, which contains 'loss', a loss with the wires that
             its ``forward`` names: ``student`` and ``teacher``, compared level by level,
-            and what else the method reads.
+            and the further wires of the method.
         recorders: ``dict(student=..., teacher=...)``, each as ``record`` takes it.
         connectors: For each new wire a connector with the wire ``input`` that it
-            reads and, where it takes a second one, ``like``. Each runs after those
-            whose wires it reads, in whatever order they stand.
-        init_student: Start the student's neck and heads from the teacher's, where all
-            tensors of a part fit. Says what was copied.
+            reads and, where it takes a second one, ``like``. Their order does not
+            matter: each runs after those whose wires it reads.
+        init_student: Copy the teacher's neck and heads to the student at the start. A
+            part is copied if all its tensors fit. The log lists the copied parts.
         data_preprocessor: The student's, where its own config has none. mmengine's
             Runner puts a config's top-level ``data_preprocessor`` here.
+        sources: Configs of `kdtoolbox.distillers.Source`, for wires that need more
+            than a recorder: ``[dict(type='RoIResponses')]``.
+
+    Attributes:
+        connectors: The connectors by name.
+        losses: The losses by name.
+        recorders: All recorders, those of sources included.
+        wiring: The `Wiring` of sources, connectors and losses.
 
     Raises:
         ValueError: If a path matches no module, a wire does not exist, a loss name
-            lacks 'loss', an entry lacks its wires, or connectors read each other in a
-            circle.
+            lacks 'loss', an entry lacks its wires, connectors read each other in a
+            circle, or a source does not support the models.
     """
+
+    wiring: Wiring
 
     def __init__(
         self,
@@ -67,48 +70,37 @@ class Distiller(BaseModel):
         connectors: Mapping[str, dict] | None = None,
         init_student: bool = False,
         data_preprocessor: dict | None = None,
+        sources: Sequence[dict] = (),
     ) -> None:
         super().__init__()
         self.student = build_model(student, data_preprocessor)
         self.data_preprocessor = self.student.data_preprocessor
-        # The student starts from the weights it would have without distillation.
+        # The student starts from the weights that it has without distillation. The
+        # learned parts of sources do not depend on the teacher's random numbers.
+        with torch.random.fork_rng(devices=[]):
+            made = build_sources(sources)
         with torch.random.fork_rng(devices=[]):
             check_keys(teacher, Teacher, 'model.teacher')
             self.teacher = Teacher(**teacher)
-            self.connectors, self._connections = build_section(
-                connectors or {}, 'model.connectors', connector_wires
-            )
-            self.losses, self._comparisons = build_section(
-                losses, 'model.losses', loss_wires
-            )
+            wiring = Wiring(losses, connectors, made)
+        # As a registered child it would put `wiring.` before the names of parameters
+        # in checkpoints and optimizers. Its parts are registered here instead.
+        object.__setattr__(self, 'wiring', wiring)
+        for name, part in wiring.named_children():
+            self.add_module(name, part)
         self.init_student = init_student
         recorders = _check_sides(recorders or {side: {} for side in SIDES})
-        self.recorders = self.complete_recorders(recorders)
-        check_recorders(
-            self.student, self.recorders['student'], 'model.recorders.student'
-        )
-        self.teacher.check(self.recorders['teacher'])
-        wiring = self.wire_sides(), self._connections, self._comparisons
-        check_wiring(*wiring)
-        self._watch = Watch(trained_wires(*wiring))
+        self.recorders = self.wiring.connect(self._models, recorders)
         self._to_teacher = Renormalization(
             self.data_preprocessor, self.teacher.model.data_preprocessor
         )
 
-    def complete_recorders(
-        self, recorders: Mapping[str, Mapping[str, Recorder]]
-    ) -> Mapping[str, Mapping[str, Recorder]]:
-        """Return the recorders of the config with those that a subclass needs."""
-        return recorders
-
-    def wire_sides(self) -> dict[str, set[str]]:
-        """Return each wire that `collect_wires` makes with the sides it stems from."""
-        return {
-            f'{side}.{name}': {side} for side in SIDES for name in self.recorders[side]
-        }
+    @property
+    def _models(self) -> Models:
+        return Models(self.student, self.teacher.model)
 
     def init_weights(self) -> None:
-        """Initialise the student, then copy from the teacher what was asked for."""
+        """Initialise the student, then copy the teacher's parts if `init_student`."""
         super().init_weights()
         if self.init_student:
             inherit(self.student, self.teacher.model)
@@ -119,7 +111,7 @@ class Distiller(BaseModel):
         data_samples: Sequence | None = None,
         mode: str = 'tensor',
     ) -> Any:
-        """Return the losses in ``loss`` mode, the student's own answer otherwise.
+        """Return the losses in ``loss`` mode, the student's own output otherwise.
 
         Args:
             inputs: Images (N, 3, H, W) from the student's data preprocessor.
@@ -133,7 +125,7 @@ class Distiller(BaseModel):
     def loss(self, inputs: Tensor, data_samples: Sequence) -> dict[str, Any]:
         """Return the student's own losses and those of the distillation.
 
-        While every loss weight is 0 the teacher does not run.
+        The teacher does not run while every loss weight is 0.
 
         Raises:
             ValueError: If a distillation loss has the name of a student's loss.
@@ -141,10 +133,10 @@ class Distiller(BaseModel):
         """
         with finite_step(data_samples, self) as seen:
             seen[IMAGES] = inputs
-            if any(loss.loss_weight for loss in self.losses.values()):
+            if self.wiring.active:
                 return self._losses(inputs, data_samples, seen)
             task_losses = self.student(inputs, data_samples, mode='loss')
-            zeros = {name: self._zero() for name in self.losses}
+            zeros = {name: self.wiring.zero(inputs) for name in self.wiring.losses}
             seen |= _own(task_losses) | {
                 f'model.losses.{key}': zeros[key] for key in zeros
             }
@@ -153,31 +145,39 @@ class Distiller(BaseModel):
     def _losses(
         self, inputs: Tensor, data_samples: Sequence, seen: Seen
     ) -> dict[str, Any]:
-        _tell_ignored(self.student, data_samples)
-        # First the teacher: its activations are gone before the student's exist.
-        teacher_records = self.teacher.observe(
-            self.recorders['teacher'],
-            self._to_teacher(inputs, data_samples),
-            data_samples,
-        )
-        seen |= self._places(_wires_of('teacher', teacher_records))
-        wanted = any('targets' in context_of(loss) for loss in self.losses.values())
-        with record_targets(self.student, wanted) as targets:
-            task_losses, student_records = self.observe_student(inputs, data_samples)
-        seen |= self._places(_wires_of('student', student_records)) | _own(task_losses)
+        _note_ignored_label(self.student, data_samples)
+        needs_targets = self.wiring.reads_targets
+        with (
+            self.wiring.observe(self._models) as observed,
+            record_targets(self.student, needs_targets) as targets,
+        ):
+            # The teacher runs first: its activations are freed before the student's
+            # exist.
+            teacher_inputs = self._to_teacher(inputs, data_samples)
+            found = self.teacher.observe(
+                self.recorders['teacher'], teacher_inputs, data_samples
+            )
+            records = _wires_of('teacher', found)
+            seen |= self._places(records)
+            task_losses, found = self._observe_student(inputs, data_samples)
+        records = _wires_of('student', found) | records
+        seen |= self._places(records)
+        try:
+            wires = self.wiring.collect(self._models, records, observed)
+            seen |= self._places(wires)
+        finally:
+            seen |= _own(task_losses)
         context = dict(
             data_samples=data_samples,
             batch_input_shape=tuple(inputs.shape[-2:]),
-            targets=targets.read(data_samples) if wanted else None,
+            targets=targets.read(data_samples) if needs_targets else None,
         )
-        wires = self.collect_wires(student_records, teacher_records)
-        seen |= self._places(wires)
-        return _merge(task_losses, self.distill(wires, context, seen))
+        return _merge(task_losses, self.wiring(wires, context, seen))
 
-    def observe_student(
+    def _observe_student(
         self, inputs: Tensor, data_samples: Sequence
     ) -> tuple[dict[str, Any], Records]:
-        """Run the student's own loss and return it with the student's records."""
+        """Compute the student's own losses; return them with the student's records."""
         with record(
             self.student,
             self.recorders['student'],
@@ -191,65 +191,8 @@ class Distiller(BaseModel):
                 raise
         return task_losses, records
 
-    def collect_wires(self, student: Records, teacher: Records) -> Wires:
-        """Return the wires that connectors and losses read, by name.
-
-        Args:
-            student: The student's records.
-            teacher: The teacher's records, without gradient.
-        """
-        return _wires_of('student', student) | _wires_of('teacher', teacher)
-
-    def distill(
-        self, wires: Wires, context: Mapping[str, Any], seen: Seen | None = None
-    ) -> dict[str, Tensor]:
-        """Return the weighted distillation losses, levels summed.
-
-        Args:
-            wires: What `collect_wires` returns.
-            context: ``data_samples``, ``batch_input_shape`` and ``targets`` of the
-                batch, for the losses that name them.
-            seen: Takes what connectors and losses make, level by level.
-
-        Raises:
-            ValueError: If the wires of a loss have different numbers of levels.
-        """
-        seen = {} if seen is None else seen
-        active = [name for name, loss in self.losses.items() if loss.loss_weight]
-        wires = dict(self._watch.follow(wires, active))
-        for name in running_order(self._connections):
-            where = f'model.connectors.{name}'
-            sources = [wires[wire] for wire in self._connections[name].values()]
-            wires[name] = seen[where] = explained(
-                where, self.connectors[name], *sources
-            )
-        distilled: dict[str, Tensor] = {}
-        for name, loss in self.losses.items():
-            if name in active:
-                ends = self._comparisons[name]
-                terms = compare(
-                    f'model.losses.{name}', loss, ends, wires, context, seen
-                )
-                self._watch.see(name, terms.values())
-                distilled |= {name + key: term for key, term in terms.items()}
-            else:
-                distilled[name] = seen[f'model.losses.{name}'] = self._zero()
-        return distilled
-
-    def _zero(self) -> Tensor:
-        """Return a zero that reaches every trainable parameter of the distillation.
-
-        DDP expects a gradient for each parameter in each step.
-        """
-        zero = next(self.student.parameters()).new_zeros(())
-        for name, module in self.named_children():
-            if name != 'student':
-                for parameter in module.parameters():
-                    zero = zero + 0 * parameter.sum()
-        return zero
-
     def _places(self, wires: Wires) -> Seen:
-        """Return the wires by what an error calls them."""
+        """Return the wires by the names that errors use."""
         known = {f'{side}.{name}' for side in SIDES for name in self.recorders[side]}
         return {
             f'model.recorders.{wire}' if wire in known else f'wire {wire}': levels
@@ -257,10 +200,10 @@ class Distiller(BaseModel):
         }
 
     def __getattr__(self, name: str) -> Any:
-        """Return what the student has by a name that the distiller has not.
+        """Return the student's attribute where the distiller has none of that name.
 
-        Hooks and other tools look for parts and methods of the model that they know,
-        such as ``bbox_head`` and ``set_epoch``.
+        Hooks and other tools look for parts and methods of a plain model, such as
+        ``bbox_head`` and ``set_epoch``.
         """
         try:
             return super().__getattr__(name)
@@ -272,13 +215,13 @@ class Distiller(BaseModel):
 
     @property
     def detector(self) -> BaseModel:
-        """The student, where mmdet's hooks look for the model behind a wrapper."""
+        """The student; mmdet's hooks look here for the model behind a wrapper."""
         return self.student
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Tensor], prefix: str, *args: Any
     ) -> None:
-        """Take a plain checkpoint, as an inherited ``load_from`` has it, as student."""
+        """Load a plain checkpoint, as from an inherited ``load_from``, as student."""
         if not any(key.startswith(f'{prefix}student.') for key in state_dict):
             for key in self.student.state_dict():
                 if prefix + key in state_dict:
@@ -293,9 +236,7 @@ class Distiller(BaseModel):
         return self
 
 
-def _check_sides(
-    recorders: Mapping[str, Mapping[str, Recorder]],
-) -> Mapping[str, Mapping[str, Recorder]]:
+def _check_sides(recorders: Recorders) -> Recorders:
     if recorders.keys() != set(SIDES):
         raise ValueError(
             f'model.recorders: expected dict(student=..., teacher=...), got keys '
@@ -304,8 +245,8 @@ def _check_sides(
     return recorders
 
 
-def _tell_ignored(student: Any, data_samples: Sequence) -> None:
-    """Write into the samples of a segmentor which label its head ignores."""
+def _note_ignored_label(student: Any, data_samples: Sequence) -> None:
+    """Write the label that a segmentor's head ignores into its samples."""
     head: Any = getattr(student, 'decode_head', None)
     head = head[-1] if isinstance(head, nn.ModuleList) else head
     if hasattr(head, 'ignore_index'):
@@ -324,7 +265,7 @@ def _merge(task: Mapping[str, Any], distilled: Mapping[str, Tensor]) -> dict[str
 
 
 def _own(task: Mapping[str, Any]) -> Seen:
-    # What is logged beside the losses, such as an accuracy, trains nothing.
+    # Other logged values, such as an accuracy, train nothing.
     return {f"the student's own {key}": task[key] for key in task if 'loss' in key}
 
 

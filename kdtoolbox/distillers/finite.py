@@ -1,4 +1,4 @@
-"""Stop a step whose numbers are not finite, and say where they went wrong."""
+"""Stop a step with NaN or Inf and report the first tensor that has them."""
 
 import json
 from collections import defaultdict
@@ -20,8 +20,8 @@ from kdtoolbox.checkpoints.finite_values import (
 from kdtoolbox.checkpoints.writing import write_whole
 
 Seen = dict[str, Any]
-"""What a step has made, in the order in which numbers flow through it: for each name a
-tensor, or a list of one per level."""
+"""The tensors of a step in the order of its data path: for each name one tensor, or a
+list with one per level."""
 
 IMAGES = 'the images of the batch'
 
@@ -30,7 +30,7 @@ LOWER = (
     'or with optim_wrapper.clip_grad=dict(max_norm=35); where float16 overflows set '
     "optim_wrapper.dtype='bfloat16'"
 )
-"""What to do where training itself has made numbers too large."""
+"""The advice for numbers that training itself has made too large."""
 
 _CURES = {
     IMAGES: 'look at their files and at the transforms of the pipeline',
@@ -44,9 +44,9 @@ class NonFiniteError(ValueError):
     """A NaN or Inf in the images, records, connectors or losses of a step.
 
     Attributes:
-        report: What ``json`` takes: the ``message``; the ``tensors`` in the order of
+        report: Values for ``json``: the ``message``; the ``tensors`` in the order of
             the data path, each with its name, shape, type, number of NaN and Inf and
-            range of what is finite; the meta information of the ``samples``.
+            range of its finite values; the meta information of the ``samples``.
     """
 
     def __init__(self, message: str, report: dict | None = None) -> None:
@@ -54,7 +54,7 @@ class NonFiniteError(ValueError):
         self.report = report or {}
 
     def write(self, folder: str | Path, iteration: int) -> None:
-        """Write the report into a folder and name its file in the message."""
+        """Write the report to a folder and add the file's path to the message."""
         path = Path(folder) / f'nonfinite_iter_{iteration}_rank_{get_rank()}.json'
         with write_whole(path) as file:
             file.write(json.dumps(self.report, indent=1).encode())
@@ -65,14 +65,14 @@ class NonFiniteError(ValueError):
 def finite_step(
     data_samples: Sequence[Any], model: nn.Module | None = None
 ) -> Iterator[Seen]:
-    """Check at the end of the block what it has put into the dict that it gets.
+    """Yield a dict, and check at the end that all tensors in it are finite.
 
-    Also when it ends in an error: what stumbles over a NaN, as an assigner does, tells
-    neither its origin nor the batch.
+    The check also runs if the block raises an error: an assigner that fails on a NaN
+    names neither the origin of the NaN nor the batch.
 
     Args:
         data_samples: The batch's samples, for the report.
-        model: Whose weights may not have been finite before, which an error tells.
+        model: The error names those of its weights that were not finite before.
 
     Raises:
         NonFiniteError: If anything is not finite.
@@ -103,16 +103,16 @@ def finite_step(
 
 @torch.no_grad()
 def check_finite(seen: Seen, data_samples: Sequence[Any]) -> None:
-    """Raise NonFiniteError if a tensor is not finite; waits for the device once."""
+    """Raise NonFiniteError if a tensor is not finite; synchronise only once."""
     tensors = dict(tensors_of(seen))
     if not all_finite(tensors.values()):
         raise _explain(tensors, data_samples)
 
 
 def _explain(tensors: Mapping[str, Tensor], samples: Sequence[Any]) -> NonFiniteError:
-    told = [describe(name, tensor, len(samples)) for name, tensor in tensors.items()]
+    found = [describe(name, tensor, len(samples)) for name, tensor in tensors.items()]
     metas = [meta_of(sample) for sample in samples]
-    first, *others = [x for x in told if x['nan'] or x['inf']]
+    first, *others = [x for x in found if x['nan'] or x['inf']]
     message = f'{first["name"]}: {_count(first)}'
     if first['images']:
         paths = [f'{i} ({metas[i].get("img_path")})' for i in first['images']]
@@ -121,26 +121,26 @@ def _explain(tensors: Mapping[str, Tensor], samples: Sequence[Any]) -> NonFinite
     message += f'. No weight has moved in this step; {cure}'
     if others:
         message += f'. Not finite either: {_grouped(x["name"] for x in others)}'
-    report = dict(message=message, tensors=told, samples=metas)
+    report = dict(message=message, tensors=found, samples=metas)
     return NonFiniteError(message, report)
 
 
 def _grouped(names: Iterable[str]) -> str:
     levels: dict[str, list[str]] = defaultdict(list)
     for name in names:
-        place, told, level = name.partition(', level ')
-        levels[place + told].append(level)
+        place, separator, level = name.partition(', level ')
+        levels[place + separator].append(level)
     return '; '.join(place + ', '.join(found) for place, found in levels.items())
 
 
 def describe(name: str, tensor: Tensor, num_images: int = 0) -> dict[str, Any]:
-    """Return what a report says of a tensor, and the images whose part is broken."""
-    # Not where the memory may be scarce.
+    """Return the entry of a tensor in a report, with the images that are not finite."""
+    # The device may be short of memory.
     tensor = tensor.cpu()
     finite = tensor.isfinite()
     values = tensor[finite]
     images = []
-    # Rows of RoIs or queries are no images, however many there are.
+    # Rows of RoIs or queries are not images, even if their number is the same.
     if tensor.dim() > 2 and len(tensor) == num_images:
         images = (~finite.flatten(1).all(1)).nonzero().flatten().tolist()
     return dict(
@@ -155,17 +155,17 @@ def describe(name: str, tensor: Tensor, num_images: int = 0) -> dict[str, Any]:
     )
 
 
-def _count(told: Mapping[str, Any]) -> str:
-    kinds = {kind: told[kind.lower()] for kind in ('NaN', 'Inf')}
+def _count(entry: Mapping[str, Any]) -> str:
+    kinds = {kind: entry[kind.lower()] for kind in ('NaN', 'Inf')}
     found = [kind for kind, number in kinds.items() if number]
-    if not told['shape']:
+    if not entry['shape']:
         return found[0]
     numbers = ' and '.join(f'{kinds[kind]} {kind}' for kind in found)
-    return f'{numbers} among {torch.Size(told["shape"]).numel()} values'
+    return f'{numbers} among {torch.Size(entry["shape"]).numel()} values'
 
 
 def meta_of(sample: Any) -> dict[str, Any]:
-    """Return what a report says of a sample."""
+    """Return the entry of a sample in a report."""
     meta = dict(getattr(sample, 'metainfo', {}))
     objects = getattr(sample, 'gt_instances', None)
     if objects is not None:

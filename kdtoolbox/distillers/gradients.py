@@ -1,4 +1,4 @@
-"""Look at the gradients of an update, and say which losses made them what they are."""
+"""Check the gradients of an update and find the losses that made them non-finite."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -15,14 +15,14 @@ from kdtoolbox.checkpoints.finite_values import all_finite
 from kdtoolbox.distillers.finite import LOWER, NonFiniteError, describe, meta_of
 
 _CURE = (
-    'what a loss takes the root, norm or logarithm of, or divides by, may be 0: add a '
-    'small number to it, or leave that loss out; otherwise ' + LOWER
+    'a loss may take the root, norm or logarithm of 0, or divide by 0: add a small '
+    'number there, or leave that loss out; otherwise ' + LOWER
 )
 
 
 @torch.no_grad()
 def finite_gradients(optimizer: Optimizer) -> bool:
-    """Tell whether all gradients of an optimizer are finite; waits for the device once.
+    """Return whether all gradients of an optimizer are finite; synchronise once.
 
     Example:
         >>> weight = nn.Parameter(torch.ones(2))
@@ -32,7 +32,7 @@ def finite_gradients(optimizer: Optimizer) -> bool:
     """
     weights = [weight for group in optimizer.param_groups for weight in group['params']]
     gradients = [_values(weight.grad) for weight in weights if weight.grad is not None]
-    # A norm may overflow where no gradient does, and is much faster.
+    # The norm is much faster. It may overflow although all gradients are finite.
     return bool(get_total_norm(gradients).isfinite()) or all_finite(gradients)
 
 
@@ -45,50 +45,51 @@ def explain_gradients(
 ) -> NonFiniteError:
     """Return the error of an update whose gradients are not finite.
 
-    Runs the batch once more, and the backward of each loss by itself, to tell them
-    apart. What the model remembers of batches, as batch norms do, changes by that, no
-    weight and no gradient does.
+    Runs the batch again, and the backward pass of each loss separately. This changes
+    buffers such as the statistics of batch norms, but no weight and no gradient.
 
     Args:
         model: The model, not wrapped.
-        batch: What its data preprocessor has made of the batch.
+        batch: The output of its data preprocessor.
         wrapper: The wrapper of its optimizer.
     """
-    told = [
+    entries = [
         describe(name, _values(weight.grad))
         for name, weight in model.named_parameters()
         if weight.grad is not None
     ]
     batch = batch if isinstance(batch, Mapping) else {}
-    sources = _sources(model, batch, wrapper)
+    found = _sources(model, batch, wrapper)
     message = '; '.join(
         f'{name}: the gradient of this loss is not finite in {_parts(model, broken)}'
-        for name, broken in sources.items()
+        for name, broken in found.items()
     )
-    message = message or _untold(model, told)
+    message = message or _unexplained(model, entries)
     message += f'. No weight has moved in this step; {_CURE}'
-    for x in told:
+    for x in entries:
         x['name'] = f'gradient of {x["name"]}'
     samples = [meta_of(sample) for sample in batch.get('data_samples') or ()]
-    return NonFiniteError(message, dict(message=message, tensors=told, samples=samples))
+    return NonFiniteError(
+        message, dict(message=message, tensors=entries, samples=samples)
+    )
 
 
-def _untold(model: nn.Module, told: list[dict]) -> str:
-    broken = [x['name'] for x in told if x['nan'] or x['inf']]
+def _unexplained(model: nn.Module, entries: list[dict]) -> str:
+    broken = [x['name'] for x in entries if x['nan'] or x['inf']]
     if not broken:
-        # The clipping has divided by it.
+        # Clipping divides by this norm.
         return 'the norm of all gradients, as clip_grad computes it, is not finite'
     return (
-        f'the gradients of this update are not finite in {_parts(model, broken)}, and '
-        'no loss of the last batch by itself has such'
+        f'the gradients of this update are not finite in {_parts(model, broken)}, '
+        'although those of each loss of the last batch are'
     )
 
 
 def _sources(
     model: BaseModel, batch: Mapping[str, Any], wrapper: OptimWrapper
 ) -> dict[str, list[str]]:
-    """Return the parameters with broken gradients of each loss that has any."""
-    sources: dict[str, list[str]] = {}
+    """Return for each loss the parameters whose gradient is not finite, if any."""
+    found: dict[str, list[str]] = {}
     try:
         with wrapper.optim_context(model):
             losses = model(**batch, mode='loss')
@@ -96,12 +97,12 @@ def _sources(
             terms = [x.mean() for x in (value if isinstance(value, list) else [value])]
             broken = _broken(model, torch.stack(terms).sum())
             if 'loss' in name and broken:
-                sources[_place(model, name)] = broken
+                found[_place(model, name)] = broken
     except (RuntimeError, TypeError, ValueError):
-        # Memory may not do, some graphs give no second gradient, and some trainings
-        # have no batch to run.
+        # The memory may be too small, some graphs allow no second backward pass, and
+        # some trainings pass no batch.
         return {}
-    return sources
+    return found
 
 
 def _broken(model: nn.Module, loss: Tensor) -> list[str]:
@@ -120,7 +121,7 @@ def _broken(model: nn.Module, loss: Tensor) -> list[str]:
 
 
 def _place(model: nn.Module, name: str) -> str:
-    """Return what an error calls a loss, as `Distiller.loss` does."""
+    """Return the name of a loss in errors, as `Distiller.loss` uses it."""
     if 'student' not in dict(model.named_children()):
         return f'the loss {name}'
     distilled: Any = model.losses
@@ -129,7 +130,7 @@ def _place(model: nn.Module, name: str) -> str:
 
 
 def _parts(model: nn.Module, names: list[str]) -> str:
-    """Count parameters by part, such as student.backbone or connectors.aligned."""
+    """Return the number of parameters in each part, such as student.backbone."""
     depth = 2 if 'student' in dict(model.named_children()) else 1
 
     def count(of: list[str]) -> Counter[str]:

@@ -1,14 +1,14 @@
-"""Start a student from its teacher's neck and heads, the inheriting strategy."""
+"""Initialise a student from its teacher's neck and heads (inheriting strategy)."""
 
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
 
 def inherit(student: nn.Module, teacher: nn.Module) -> dict[str, int]:
-    """Copy each part of the teacher behind the backbone whose tensors all fit.
+    """Copy the teacher's parts, without the backbone, of which all tensors fit.
 
-    A part is a child of the model, such as ``neck`` or ``bbox_head``. It is copied as a
-    whole or not at all, and the log says which and why.
+    A part is a child of the model, such as ``neck`` or ``bbox_head``. It is copied
+    completely or not at all. The log lists both kinds with the reason.
 
     Returns:
         For each copied part its number of tensors.
@@ -39,16 +39,16 @@ def inherit(student: nn.Module, teacher: nn.Module) -> dict[str, int]:
         else:
             part.load_state_dict(source)
             copied[name] = len(state)
-    told = [f'{name} ({misfit})' for name, misfit in kept.items()]
+    skipped = [f'{name} ({misfit})' for name, misfit in kept.items()]
     if not copied:
         raise ValueError(
             'model.init_student: no part of the teacher fits the student: '
-            f'{"; ".join(told)}; set init_student=False'
+            f'{"; ".join(skipped)}; set init_student=False'
         )
     report = ', '.join(f'{name} ({count} tensors)' for name, count in copied.items())
     print_log(
         f'init_student: copied {report} from the teacher'
-        + (f'; not copied: {"; ".join(told)}' if told else ''),
+        + (f'; not copied: {"; ".join(skipped)}' if skipped else ''),
         logger='current',
     )
     return copied

@@ -6,21 +6,21 @@ import torch
 from torch import Tensor, nn
 
 COLOURS = 3
-"""Channels of an image that have an order to swap; one or four bands have none."""
+"""Number of channels whose order can be swapped, unlike that of one or four bands."""
 
 
 class Renormalization:
-    """Turn the batch that the student's preprocessor made into the teacher's.
+    """Convert the output of the student's preprocessor to the teacher's normalisation.
 
-    The teacher sees the student's batch; where the two recipes differ in mean, std or
-    channel order, every feature of the teacher would be wrong without an error.
+    The teacher gets the student's batch. Without conversion, a different mean, std or
+    channel order would make every feature of the teacher wrong without an error.
 
     Args:
         student: The data preprocessor that makes the batch.
         teacher: The data preprocessor of the teacher's own recipe.
 
     Raises:
-        ValueError: If the two normalise other numbers of channels.
+        ValueError: If the two normalise different numbers of channels.
 
     Example:
         >>> from mmengine.model import ImgDataPreprocessor
@@ -51,12 +51,12 @@ class Renormalization:
         """Return the batch (N, C, H, W) as the teacher expects it.
 
         Args:
-            inputs: The student's batch; it is left as it is.
-            data_samples: Their ``img_shape`` tells image from padding, which gets the
-                teacher's value.
+            inputs: The student's batch, which is not changed.
+            data_samples: The batch's samples. The padding, all cells outside
+                ``img_shape``, gets the teacher's value.
 
         Raises:
-            ValueError: If the teacher normalises another number of channels.
+            ValueError: If the teacher normalises a different number of channels.
         """
         _check_channels(inputs.shape[1], len(self.scale))
         if self.flip and inputs.shape[1] == COLOURS:
@@ -74,7 +74,7 @@ class Renormalization:
 def _statistics(preprocessor: nn.Module) -> tuple[Tensor, Tensor]:
     """Return mean and std (C, 1, 1) in the order of the preprocessor's output.
 
-    One value stands for all channels, however many the images have.
+    A single value applies to all channels.
     """
     mean, std = (getattr(preprocessor, name, None) for name in ('mean', 'std'))
     if isinstance(mean, Tensor) and isinstance(std, Tensor):
@@ -86,8 +86,8 @@ def _statistics(preprocessor: nn.Module) -> tuple[Tensor, Tensor]:
 def _check_channels(student: int, teacher: int) -> None:
     if teacher not in (1, student):
         raise ValueError(
-            f'the student sees images of {student} channels, `mean` and `std` of the '
-            f"teacher's `data_preprocessor` are for {teacher}; both see the same "
+            f'the student reads images of {student} channels, `mean` and `std` of the '
+            f"teacher's `data_preprocessor` are for {teacher}; both read the same "
             f'images: take a teacher that was trained on {student} channels, or load '
             f"{teacher} and give the student's `data_preprocessor` as many values for "
             '`mean` and `std`'
@@ -103,7 +103,7 @@ def _swaps_channels(preprocessor: nn.Module) -> bool:
 
 
 def _padding(preprocessor: nn.Module) -> float:
-    # The first name is mmseg's, the second mmengine's and mmdet's.
+    # mmseg uses the first name, mmengine and mmdet use the second.
     for name in ('pad_val', 'pad_value'):
         if hasattr(preprocessor, name):
             return float(getattr(preprocessor, name))

@@ -1,4 +1,4 @@
-"""Cut a dense head in two, so that features can enter it half-way."""
+"""Split a dense head into two parts, so that features can enter the second part."""
 
 from typing import Any
 
@@ -9,18 +9,18 @@ _PREDICTORS = ('gfl', 'retina', 'atss', 'conv')
 
 
 class SplitHead:
-    """The classification and the regression tower of a dense head, cut after `stage`.
+    """The classification and regression towers of a dense head, split after `stage`.
 
-    One class for the heads of mmdet that stack ``cls_convs`` and ``reg_convs`` before
-    one convolution per kind of prediction: RetinaNet, FCOS, ATSS, GFL and their kin. It
-    holds the head without owning it and is no module.
+    Supports the heads of mmdet that stack ``cls_convs`` and ``reg_convs`` before one
+    convolution per kind of prediction, such as RetinaNet, FCOS, ATSS and GFL. This is
+    no module, so it does not own the head.
 
     Args:
-        head: The head; its parameters stay as they are.
+        head: The head; its parameters are not changed.
         stage: Number of convolutions before the cut, counted from 1.
 
     Raises:
-        ValueError: If the head has no such towers, or not so many convolutions.
+        ValueError: If the head has no such towers, or fewer convolutions than `stage`.
     """
 
     def __init__(self, head: Any, stage: int) -> None:
@@ -29,8 +29,8 @@ class SplitHead:
         if not (hasattr(head, 'cls_convs') and hasattr(head, 'reg_convs') and prefixes):
             raise ValueError(
                 f'{name} has no towers `cls_convs` and `reg_convs` with predictors '
-                f'behind them ({", ".join(f"{p}_cls" for p in _PREDICTORS)}); heads as '
-                'those of RetinaNet, FCOS, ATSS and GFL can be split'
+                f'behind them ({", ".join(f"{p}_cls" for p in _PREDICTORS)}); choose '
+                'a head such as that of RetinaNet, FCOS, ATSS or GFL'
             )
         self.depth = min(len(head.cls_convs), len(head.reg_convs))
         if not 1 <= stage <= self.depth:
@@ -45,9 +45,9 @@ class SplitHead:
         self.kinds = ('cls', 'reg', 'centerness') if centerness else ('cls', 'reg')
 
     def sources(self, where: str) -> dict[str, str]:
-        """Return where to record each tower before the activation of its cut.
+        """Return the paths at which to record each tower, before the activation.
 
-        Recording there needs the activation not to work in place, which it is told.
+        Sets the activation's `inplace` to False so the recorded tensor survives.
 
         Args:
             where: Path of the head in its model.
@@ -62,7 +62,7 @@ class SplitHead:
         return found
 
     def prediction_sources(self, where: str) -> dict[str, str]:
-        """Return where to record the raw predictions, scaled per level as they are.
+        """Return the paths at which to record the raw, scaled predictions.
 
         Args:
             where: Path of the head in its model.
@@ -73,12 +73,12 @@ class SplitHead:
         return found
 
     def finish(self, kind: str, level: int, features: Tensor) -> Tensor:
-        """Run features of one tower through the rest of the head.
+        """Run the features of one tower through the rest of the head.
 
         Args:
             kind: 'cls', 'reg' or 'centerness'.
             level: Level of the pyramid.
-            features: Maps (N, C, H, W) before the activation at the cut.
+            features: Maps (N, C, H, W) before the activation at the split.
 
         Returns:
             The raw prediction (N, A * D, H, W) as `prediction_sources` records it.
@@ -94,10 +94,10 @@ class SplitHead:
         return prediction
 
     def tower_of(self, kind: str) -> str:
-        """Return the tower, 'cls' or 'reg', that a prediction comes from."""
+        """Return the tower, 'cls' or 'reg', of a kind of prediction."""
         if kind != 'centerness':
             return kind
-        # FCOS lets the config decide; ATSS predicts it beside the boxes.
+        # FCOS has a config key for it; ATSS always predicts it from the box tower.
         return 'reg' if getattr(self.head, 'centerness_on_reg', True) else 'cls'
 
     def _convs(self, tower: str) -> Any:

@@ -20,14 +20,14 @@ from kdtoolbox.teacher import Teacher
 class TokenTrainer(BaseModel):
     r"""Learn which positions of its maps a frozen teacher needs.
 
-    While the teacher computes its own loss, each map F of its neck becomes
+    While the teacher computes its own loss, each map F of its neck is replaced by
 
     .. math:: \sum_k p_k m_k F
 
-    with the masks m of the tokens and their weights p. The loss reaches the tokens
-    through the teacher's head; `dice_similarity` keeps them apart. Nothing else trains,
-    and a checkpoint holds nothing else: `MasKDLoss` reads it as ``tokens``. In
-    ``predict`` and ``tensor`` mode this is the teacher, with its whole maps.
+    with the masks m of the tokens and their weights p. The loss trains the tokens
+    through the teacher's head; `dice_similarity` keeps the tokens different. Nothing
+    else is trained or saved: `MasKDLoss` reads the checkpoint as ``tokens``. In
+    ``predict`` and ``tensor`` mode this model is the teacher, without masks.
 
     Unverified: the similarity counts once for each level.
 
@@ -35,13 +35,13 @@ class TokenTrainer(BaseModel):
         teacher: Arguments of ``kdtoolbox.teacher.Teacher``.
         channels: Channels of the maps.
         num_levels: Levels of the pyramid.
-        num_tokens: Tokens of each level. The paper has 6 for detection and 8 for
+        num_tokens: Tokens of each level. The paper uses 6 for detection and 8 for
             segmentation.
-        weighted: Whether networks weigh the masks; otherwise all count the same.
-        source: The module whose output is masked, as ``record`` takes its path;
+        weighted: Whether networks weight the masks; otherwise all weights are equal.
+        source: Path of the module whose output is masked, as ``record`` takes it;
             ``decode_head.conv_seg`` for segmentation.
-        data_preprocessor: Not read: the images are made as the teacher's own config
-            says. mmengine's Runner passes what a config has at its top level.
+        data_preprocessor: Ignored: the teacher's own config sets the preprocessor.
+            mmengine's Runner passes the one at the top level of a config.
 
     Raises:
         ValueError: If the teacher lacks its checkpoint or the module.
@@ -71,7 +71,7 @@ class TokenTrainer(BaseModel):
         data_samples: Sequence | None = None,
         mode: str = 'tensor',
     ) -> Any:
-        """Return the losses in ``loss`` mode, the teacher's own answer otherwise.
+        """Return the losses in ``loss`` mode, the teacher's own output otherwise.
 
         Args:
             inputs: Images (N, 3, H, W) from the teacher's data preprocessor.
@@ -87,7 +87,7 @@ class TokenTrainer(BaseModel):
         """Return the teacher's losses on masked maps and the masks' similarity.
 
         Raises:
-            ValueError: If the maps are not those of the config.
+            ValueError: If the maps differ in number or channels from the config.
             NonFiniteError: If an image, a map, a mask or a loss is not finite.
         """
         with finite_step(data_samples, self) as seen:
@@ -106,9 +106,9 @@ class TokenTrainer(BaseModel):
         num_levels = len(self.tokens.vectors)
         if len(masks) != num_levels:
             raise ValueError(
-                f'model.num_levels is {num_levels}, and {self.source!r} gave '
-                f'{len(masks)} maps to the loss; set num_levels to their number, or '
-                '`source` to a module that gives some'
+                f'model.num_levels is {num_levels}, and {self.source!r} returned '
+                f'{len(masks)} maps for the loss; set num_levels to their number, or '
+                '`source` to a module that returns maps'
             )
         similarity = torch.stack([dice_similarity(level) for level in masks]).sum()
         return {**losses, 'loss_similarity': similarity}
@@ -118,7 +118,7 @@ class TokenTrainer(BaseModel):
         """Mask the maps while the block runs; yield the masks, level by level.
 
         Args:
-            maps: Takes them as they were.
+            maps: Receives the maps without masks.
         """
         model = self.teacher.model
         masks: list[Tensor] = []
@@ -142,8 +142,8 @@ class TokenTrainer(BaseModel):
     def _mask(self, features: Any, masks: list[Tensor]) -> Tensor:
         if not isinstance(features, Tensor) or features.dim() != 4:
             raise ValueError(
-                f'model.source: {self.source!r} gives other things than maps '
-                '(N, C, H, W); set `source` to a module that gives them alone'
+                f'model.source: {self.source!r} returns other values than maps '
+                '(N, C, H, W); set `source` to a module that returns maps only'
             )
         try:
             found, weights = self.tokens(features, len(masks))
@@ -161,10 +161,10 @@ class TokenTrainer(BaseModel):
 
 
 def _train_without_noise(model: nn.Module) -> None:
-    """Set a model to training mode but for norms, dropout and stochastic depth.
+    """Set a model to training mode, except norms, dropout and stochastic depth.
 
-    Heads read the mode: FCOS scales its boxes in evaluation, which its loss does not
-    expect, and DINO makes its queries for denoising in training alone.
+    Heads depend on the mode: FCOS scales its boxes in evaluation, which its loss does
+    not expect, and DINO makes its denoising queries in training only.
     """
     model.train()
     for module in model.modules():

@@ -1,4 +1,4 @@
-"""Tell once of a loss that stays 0 and of a record that no gradient reaches."""
+"""Warn once about losses that stay zero and records that receive no gradient."""
 
 import logging
 from collections import Counter, defaultdict
@@ -10,7 +10,7 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 STEPS = 100
-"""For how many steps each loss and each record is watched."""
+"""Number of steps for which each loss and each record is watched."""
 
 Wires = dict[str, list[Tensor]]
 
@@ -20,10 +20,10 @@ def trained_wires(
     connections: Mapping[str, Mapping[str, str]],
     comparisons: Mapping[str, Mapping[str, str]],
 ) -> dict[str, list[str]]:
-    """Return for each loss the wire of the student that it is there to train.
+    """Return for each loss the wire of the student that it has to train.
 
-    That is its ``student``, followed back through the ``input`` of connectors. Other
-    wires are read for their size or their scores, often without gradient.
+    This is its ``student``, followed back through the ``input`` of connectors. Losses
+    read other wires for their sizes or scores, often without gradient.
 
     Example:
         >>> sides = {'student.fpn': ['student'], 'teacher.fpn': ['teacher']}
@@ -41,38 +41,39 @@ def trained_wires(
 
 
 class Watch:
-    """Find out whether anything comes of each loss in its first steps.
+    """Check that each loss and its gradient are nonzero in one of the first steps.
 
-    A step counts for a loss while its weight is not 0, and for a wire while a loss
-    trains it. After `STEPS` of them a warning tells of what was 0 in all, and the
-    watch ends. It is no part of a checkpoint: a resumed run watches anew.
+    A step counts for a loss if its weight is not 0, and for a wire if such a loss
+    trains it. After `STEPS` counted steps a warning names what was 0 in all of them,
+    and the watch ends. Checkpoints do not contain the watch: a resumed run starts
+    another one.
 
     Args:
-        trained: What `trained_wires` returns.
+        trained: For each loss the wires it trains, as `trained_wires` returns them.
     """
 
     def __init__(self, trained: Mapping[str, list[str]]) -> None:
         self._trained = dict(trained)
-        # Whether a loss or a level of a wire was ever not 0; the answer stays on the
-        # device until it is due.
+        # Whether a loss or a level of a wire was ever nonzero. The flags stay on the
+        # device until the end of the watch, to avoid a synchronisation per step.
         self._alive: dict[str, dict[int, Tensor]] = {
             subject: {} for subject in [*trained, *sum(trained.values(), [])]
         }
         self._steps: Counter[str] = Counter()
 
     def follow(self, wires: Wires, active: Collection[str]) -> Wires:
-        """Begin a step and return the wires, with views in place of what is watched.
+        """Begin a step and return the wires, with views of the watched tensors.
 
-        To a view comes the gradient of connectors and losses, without that of the
-        student's own losses. No number changes.
+        A view receives the gradient of connectors and losses without the gradient of
+        the student's own losses. No number changes.
 
         Args:
-            wires: What connectors and losses are to read.
+            wires: The wires of the step.
             active: The losses whose weight is not 0.
         """
         if not torch.is_grad_enabled():
             return wires
-        self._tell()
+        self._warn()
         losses = self._alive.keys() & {*active}
         read = self._alive.keys() & {w for name in losses for w in self._trained[name]}
         self._steps.update([*losses, *read])
@@ -83,7 +84,7 @@ class Watch:
         return wires | views
 
     def see(self, loss: str, terms: Collection[Tensor]) -> None:
-        """Note the value of a loss."""
+        """Record whether the value of a loss is nonzero."""
         if torch.is_grad_enabled():
             for term in terms:
                 self._note(loss, 0, term)
@@ -97,14 +98,14 @@ class Watch:
         return view
 
     def _note(self, subject: str, level: int, value: Tensor) -> None:
-        # Of a watch that has ended a graph may still be alive.
+        # A graph may outlive the watch.
         if subject in self._alive and value.numel():
             low, high = torch.aminmax(value.detach())
             levels = self._alive[subject]
             alive = low.bool() | high.bool()
             levels[level] = alive | levels[level] if level in levels else alive
 
-    def _tell(self) -> None:
+    def _warn(self) -> None:
         due = [subject for subject in self._alive if self._steps[subject] >= STEPS]
         flags = {
             (subject, level): flag
@@ -124,15 +125,16 @@ class Watch:
     def _message(self, subject: str, levels: list[int]) -> str:
         if subject in self._trained:
             return (
-                f'model.losses.{subject} has been exactly 0 in {STEPS} steps. Look '
-                'at its thresholds and masks: does any object lie on its levels, has '
-                'the teacher the same classes, do both sides name different wires?'
+                f'model.losses.{subject} has been exactly 0 in {STEPS} steps. Check '
+                'its thresholds and masks, whether any object lies on its levels, '
+                'whether the teacher has the same classes, and whether `student` and '
+                '`teacher` name different wires'
             )
         readers = [name for name, wires in self._trained.items() if subject in wires]
         return (
             f'wire {subject!r}, level {", ".join(map(str, levels))}: in {STEPS} steps '
-            f'of {", ".join(readers)} no gradient of the distillation has reached it, '
-            'or one of exactly 0. Look for a level without objects, masks that leave '
-            'nothing, a dead activation or a detach() on the way, and in float16 for '
-            'too small a loss_weight'
+            f'of {", ".join(readers)} it received no gradient of the distillation, or '
+            'only zeros. Look for a level without objects, masks that are 0 '
+            'everywhere, a dead activation or a detach() on the way, and in float16 '
+            'for too small a loss_weight'
         )

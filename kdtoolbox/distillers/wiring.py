@@ -1,228 +1,200 @@
-"""Build the connectors and losses of a config and check the wires between them."""
+"""Make the wires of a step and run the connectors and losses on them."""
 
-import difflib
-import inspect
-from collections.abc import Callable, Iterable, Mapping
-from graphlib import CycleError, TopologicalSorter
-from types import NoneType
-from typing import Any, get_args, get_type_hints
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from kdtoolbox.configuration import check_keys
-from kdtoolbox.registry import MODELS
-
-SIDES = ('student', 'teacher')
-CONTEXT = ('level', 'data_samples', 'batch_input_shape', 'targets')
-"""What a loss gets beside its wires if its ``forward`` names it."""
-
-Wires = dict[str, dict[str, str]]
-
-
-def loss_wires(kind: type[nn.Module]) -> list[str]:
-    """Return the parameters of a loss's ``forward`` that are wires.
-
-    Example:
-        >>> from kdtoolbox.losses import PKDLoss
-        >>> loss_wires(PKDLoss)
-        ['student', 'teacher']
-    """
-    _, *parameters = inspect.signature(kind.forward).parameters
-    return [name for name in parameters if name not in CONTEXT]
+from kdtoolbox.distillers.building import (
+    Wires,
+    build_section,
+    connector_wires,
+    loss_wires,
+)
+from kdtoolbox.distillers.calls import (
+    call,
+    check_counts,
+    context_of,
+    tensors_among,
+    terms_of,
+)
+from kdtoolbox.distillers.finite import Seen
+from kdtoolbox.distillers.graph import check_wiring, running_order
+from kdtoolbox.distillers.sources.assembly import connect_sources
+from kdtoolbox.distillers.sources.source import Models, Recorders, Source
+from kdtoolbox.distillers.watching import Watch, trained_wires
 
 
-def connector_wires(kind: type[nn.Module]) -> list[str]:
-    """Return the wires that a connector reads: ``input`` and what ``forward`` names."""
-    _, _, *others = inspect.signature(kind.forward).parameters
-    return ['input', *others]
+class Wiring(nn.Module):
+    """The sources, connectors and losses of a distillation and the wires between them.
 
-
-def build_section(
-    configs: Mapping[str, dict],
-    where: str,
-    wires_of: Callable[[type[nn.Module]], list[str]],
-) -> tuple[nn.ModuleDict, Wires]:
-    """Build the modules of a config section and split off the wires they read.
-
-    They are built in the order of their names: a config that was dumped and read again
-    has other orders, and must give the same random weights and optimizer state.
+    A distiller needs `connect`, `observe` and `collect`. Without a distiller, call it
+    with wires at once.
 
     Args:
-        configs: The section: for each name the config of a module with its wires.
-        where: Config path of the section, for errors.
-        wires_of: Gives the keys that name wires, from the class of the module.
+        losses: For each logged name a loss with the wires that it reads.
+        connectors: For each new wire a connector with the wires that it reads.
+        sources: The sources of further wires. Their learned parts become child modules.
+
+    Attributes:
+        connections: The wires that each connector reads.
+        comparisons: The wires that each loss reads.
 
     Raises:
-        ValueError: If a name cannot be one of a module, a type is not registered with
-            kdtoolbox, or a wire is lacking.
-        TypeError: If a module does not know an argument, or it is text where a number
-            belongs.
-    """
-    modules, wires = nn.ModuleDict(), {}
-    for name, config in sorted(configs.items()):
-        _check_module_name(name, where)
-        kind = _find_class(config.get('type'), f'{where}.{name}')
-        keys = wires_of(kind)
-        wires[name] = {key: config[key] for key in keys if key in config}
-        lacking = [key for key in _required(kind, keys) if key not in config]
-        if lacking:
-            raise ValueError(
-                f'{where}.{name}: {kind.__name__} reads the wires {keys}; name one as '
-                f'{" and one as ".join(map(repr, lacking))}'
-            )
-        arguments = {key: value for key, value in config.items() if key not in keys}
-        _check_arguments(kind, arguments, f'{where}.{name}')
-        # Without our scope a bare name means the task library's class.
-        try:
-            modules[name] = MODELS.build(dict(arguments, _scope_='kdtoolbox'))
-        except (TypeError, ValueError) as error:
-            raise type(error)(f'{where}.{name}: {error}') from error
-    return modules, wires
-
-
-def _check_module_name(name: str, where: str) -> None:
-    if '.' in name or hasattr(nn.ModuleDict, name):
-        other = name.replace('.', '_') if '.' in name else f'{name}_wire'
-        raise ValueError(
-            f'{where}: {name!r} cannot be a name here'
-            + (', dots are for the wires of recorders' if '.' in name else '')
-            + f'; call it {other!r}'
-        )
-
-
-def _check_arguments(
-    kind: type[nn.Module], arguments: Mapping[str, Any], where: str
-) -> None:
-    """Raise TypeError for unknown arguments and for text where a number belongs."""
-    check_keys(arguments, kind, where)
-    hints = get_type_hints(kind.__init__)
-    for key, value in arguments.items():
-        hint = hints.get(key)
-        kinds = {*(get_args(hint) or (hint,))} - {NoneType}
-        if isinstance(value, str) and kinds and kinds <= {int, float, bool}:
-            raise TypeError(
-                f'{where}.{key}: expected a number, got the text {value!r}; write '
-                f'{key}={value} without quotes'
-            )
-
-
-def _required(kind: type[nn.Module], keys: Iterable[str]) -> list[str]:
-    """Return the wires without which a module cannot run: those without a default."""
-    parameters = inspect.signature(kind.forward).parameters
-    # A connector's `input` is the first argument of its forward, whatever its name.
-    return [
-        key
-        for key in keys
-        if key not in parameters or parameters[key].default is inspect.Parameter.empty
-    ]
-
-
-def _find_class(kind: str | type[nn.Module] | None, where: str) -> type[nn.Module]:
-    if isinstance(kind, type):
-        return kind
-    MODELS.import_from_location()
-    # A bare name is ours: `get` would also find the task library's class.
-    found = MODELS.get(kind) if kind and '.' in kind else MODELS.module_dict.get(kind)
-    if found is None:
-        raise ValueError(
-            f'{where}: kdtoolbox has no {kind!r}'
-            f'{did_you_mean(str(kind), MODELS.module_dict)}'
-        )
-    return found
-
-
-def running_order(connections: Wires) -> list[str]:
-    """Return the connectors, each behind those whose wires it reads.
-
-    Args:
-        connections: For each connector the wires it reads.
-
-    Raises:
-        ValueError: If they read each other in a circle.
+        ValueError: If an entry lacks a wire, or connectors read each other in a circle.
+        TypeError: If an entry has an unknown argument.
 
     Example:
-        >>> running_order({'a': {'input': 'b'}, 'b': {'input': 'student.fpn'}})
-        ['b', 'a']
+        >>> loss = dict(type='PKDLoss', student='student.fpn', teacher='teacher.fpn')
+        >>> wiring = Wiring(dict(loss_pkd=loss))
+        >>> maps = [torch.arange(4.0).reshape(1, 1, 2, 2)]
+        >>> wiring({'student.fpn': maps, 'teacher.fpn': maps}, {})['loss_pkd'] < 1e-6
+        tensor(True)
     """
-    graph = {
-        name: sorted({wire for wire in wires.values() if wire in connections})
-        for name, wires in sorted(connections.items())
-    }
-    try:
-        return list(TopologicalSorter(graph).static_order())
-    except CycleError as error:
-        circle = ' -> '.join(error.args[1])
-        raise ValueError(
-            f'model.connectors: {circle} go round in a circle; let the `input` of one '
-            'of them be a wire of a recorder'
-        ) from error
 
-
-def check_wiring(
-    sides: Mapping[str, set[str]], connections: Wires, comparisons: Wires
-) -> None:
-    """Raise ValueError for wires that lead nowhere, come from nowhere, or are lacking.
-
-    Args:
-        sides: For each wire that is recorded the sides it stems from.
-        connections: For each connector the wires it reads.
-        comparisons: For each loss the wires it compares.
-    """
-    sides = dict(sides)
-    for name in running_order(connections):
-        connection = connections[name]
-        where = f'model.connectors.{name}'
-        for key, wire in connection.items():
-            _check_wire(wire, sides, f'{where}.{key}')
-        sides[name] = {side for wire in connection.values() for side in sides[wire]}
-    for name, comparison in comparisons.items():
-        where = f'model.losses.{name}'
-        _check_loss_name(name)
-        for key, wire in comparison.items():
-            _check_wire(wire, sides, f'{where}.{key}')
-        if 'student' not in sides[comparison['student']]:
-            raise ValueError(
-                f'{where}.student: {comparison["student"]!r} comes from the teacher '
-                'alone, so that the loss trains nothing; name a wire of the student'
-            )
-    read = {
-        wire
-        for section in (connections, comparisons)
-        for wires in section.values()
-        for wire in wires.values()
-    }
-    for name in connections:
-        if name not in read:
-            raise ValueError(
-                f'model.connectors.{name}: nothing reads this wire, so that it trains '
-                'nothing; name it in a loss or remove it'
-            )
-
-
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Return the end of an error message: the nearest name, or all there are.
-
-    Example:
-        >>> did_you_mean('student.fnp', ['student.fpn', 'teacher.fpn'])
-        "; did you mean 'student.fpn'?"
-    """
-    close = difflib.get_close_matches(name, names, n=1)
-    return f'; did you mean {close[0]!r}?' if close else f'; there are {sorted(names)}'
-
-
-def _check_loss_name(name: str) -> None:
-    if 'loss' not in name:
-        raise ValueError(
-            f'model.losses.{name}: mmengine sums only losses whose name contains '
-            f"'loss'; call it 'loss_{name}'"
+    def __init__(
+        self,
+        losses: Mapping[str, dict],
+        connectors: Mapping[str, dict] | None = None,
+        sources: Sequence[Source] = (),
+    ) -> None:
+        super().__init__()
+        self.connectors, self.connections = build_section(
+            connectors or {}, 'model.connectors', connector_wires
         )
-    if name == 'loss':
-        raise ValueError(
-            'model.losses.loss: mmengine logs the total by this name; choose another, '
-            "such as 'loss_distill'"
+        self.losses, self.comparisons = build_section(
+            losses, 'model.losses', loss_wires
         )
+        # A tuple is not registered, so the parts keep their names in checkpoints.
+        self.sources = tuple(sources)
+        for source in sources:
+            for name, part in source.named_children():
+                self._add_part(source, name, part)
+        self._order = running_order(self.connections)
+        self.watch = Watch({})
 
+    def _add_part(self, source: Source, name: str, part: nn.Module) -> None:
+        if hasattr(self, name):
+            raise ValueError(
+                f'{source.where}: {type(source).__name__} has a learned part called '
+                f'{name!r}, which this distillation already has; rename it in the class'
+            )
+        self.add_module(name, part)
 
-def _check_wire(wire: str, wires: Iterable[str], where: str) -> None:
-    if wire not in wires:
-        raise ValueError(f'{where}: no wire {wire!r}{did_you_mean(wire, wires)}')
+    def connect(self, models: Models, recorders: Recorders) -> Recorders:
+        """Check all wires, begin to watch the losses and return all recorders.
+
+        Args:
+            models: Student and teacher.
+            recorders: The recorders of the config.
+
+        Raises:
+            ValueError: As `connect_sources` and `check_wiring` raise it.
+        """
+        sections = (self.connections, self.comparisons)
+        read = {
+            w for ends in sections for wires in ends.values() for w in wires.values()
+        }
+        recorders, sides = connect_sources(self.sources, models, recorders, read)
+        check_wiring(sides, *sections)
+        self.watch = Watch(trained_wires(sides, *sections))
+        return recorders
+
+    @contextmanager
+    def observe(self, models: Models) -> Iterator[list]:
+        """Let all sources observe both models while they run in the block."""
+        with ExitStack() as stack:
+            yield [stack.enter_context(some.observe(models)) for some in self.sources]
+
+    def collect(self, models: Models, records: Wires, observed: Sequence) -> Wires:
+        """Return the records and the wires of all sources.
+
+        Args:
+            models: Student and teacher.
+            records: The records of both models as wires.
+            observed: What `observe` yielded.
+        """
+        wires = dict(records)
+        for source, found in zip(self.sources, observed, strict=True):
+            wires |= source.make_wires(models, wires, found)
+        return wires
+
+    @property
+    def active(self) -> list[str]:
+        """The losses whose weight is not 0."""
+        return [name for name, loss in self.losses.items() if loss.loss_weight]
+
+    @property
+    def reads_targets(self) -> bool:
+        """Whether a loss reads the targets of the student's head."""
+        return any('targets' in context_of(loss) for loss in self.losses.values())
+
+    def forward(
+        self, wires: Wires, context: Mapping[str, Any], seen: Seen | None = None
+    ) -> dict[str, Tensor]:
+        """Return the weighted distillation losses, summed over the levels.
+
+        Args:
+            wires: The wires of the step, as `collect` returns them.
+            context: ``data_samples``, ``batch_input_shape`` and ``targets`` of the
+                batch, for the losses that name them.
+            seen: Receives the outputs of connectors and losses, level by level.
+
+        Raises:
+            ValueError: If the wires of a loss have different numbers of levels.
+        """
+        seen = {} if seen is None else seen
+        active = self.active
+        wires = dict(self.watch.follow(wires, active))
+        for name in self._order:
+            where = f'model.connectors.{name}'
+            inputs = [wires[wire] for wire in self.connections[name].values()]
+            wires[name] = seen[where] = call(where, self.connectors[name], *inputs)
+        distilled: dict[str, Tensor] = {}
+        for name in self.losses:
+            if name in active:
+                terms = self._compare(name, wires, context, seen)
+                self.watch.see(name, terms.values())
+                distilled |= {name + key: term for key, term in terms.items()}
+            else:
+                zero = self.zero(next(iter(tensors_among(wires.values()))))
+                distilled[name] = seen[f'model.losses.{name}'] = zero
+        return distilled
+
+    def zero(self, like: Tensor) -> Tensor:
+        """Return a zero that reaches every trainable parameter of the distillation.
+
+        DDP expects a gradient for each parameter in each step.
+
+        Args:
+            like: A tensor on the device of the result.
+        """
+        zero = torch.zeros((), device=like.device)
+        for parameter in self.parameters():
+            zero = zero + 0 * parameter.sum()
+        return zero
+
+    def _compare(
+        self, name: str, wires: Wires, context: Mapping[str, Any], seen: Seen
+    ) -> dict[str, Tensor]:
+        """Return a loss summed over levels, by the end of its name: '' or '.<term>'."""
+        where, loss = f'model.losses.{name}', self.losses[name]
+        levels = {key: wires[wire] for key, wire in self.comparisons[name].items()}
+        read = {key: context[key] for key in context_of(loss) if key != 'level'}
+        check_counts(where, self.comparisons[name], levels)
+        if not getattr(loss, 'per_level', True):
+            terms = terms_of(call(where, loss, **levels, **read))
+            seen |= {where + key: term for key, term in terms.items()}
+            return terms
+        total: dict[str, Tensor] = {}
+        for level, tensors in enumerate(zip(*levels.values(), strict=True)):
+            if 'level' in context_of(loss):
+                read['level'] = level
+            arguments = dict(zip(levels, tensors, strict=True), **read)
+            value = call(f'{where}, level {level}', loss, **arguments)
+            for key, term in terms_of(value).items():
+                seen.setdefault(where + key, []).append(term)
+                total[key] = total[key] + term if key in total else term
+        return total

@@ -1,4 +1,4 @@
-"""Keep a run from removing the best checkpoint of another."""
+"""Prevent a resumed run from removing the best checkpoint of another run."""
 
 from pathlib import Path
 
@@ -10,25 +10,26 @@ from kdtoolbox.registry import HOOKS
 
 @HOOKS.register_module()
 class BestCheckpointHook(Hook):
-    """Let a resumed run replace its own best checkpoint alone.
+    """Let a resumed run replace only the best checkpoint in its own folder.
 
-    A checkpoint holds the path of the best one, and mmengine removes that file once
-    there is a better one, also when the run goes on in another folder or in a copy of
-    its first. ``tools/train.py`` adds this hook to every run.
+    A checkpoint contains the path of the best one, and mmengine removes that file when
+    it saves a better one. If the run resumes in another folder, or in a copy of the
+    folder, the file belongs to another run. ``tools/train.py`` adds this hook to every
+    run.
     """
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Look for what was best in the folder of this run."""
-        noted = checkpoint.get('message_hub', {}).get('runtime_info', {})
-        for key in [key for key in noted if key.startswith('best_ckpt')]:
-            own = _folder(runner) / Path(noted[key]).name
-            if own.exists():
-                noted[key] = str(own)
+        """Replace the path of the best checkpoint by one in this run's folder."""
+        info = checkpoint.get('message_hub', {}).get('runtime_info', {})
+        for key in [key for key in info if key.startswith('best_ckpt')]:
+            path = _checkpoint_folder(runner) / Path(info[key]).name
+            if path.exists():
+                info[key] = str(path)
             else:
-                del noted[key]
+                del info[key]
 
 
-def _folder(runner: Runner) -> Path:
+def _checkpoint_folder(runner: Runner) -> Path:
     work_dir = Path(runner.work_dir)
     for hook in runner.hooks:
         if isinstance(hook, CheckpointHook) and hook.out_dir is not None:

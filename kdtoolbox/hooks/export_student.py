@@ -1,4 +1,4 @@
-"""Keep a plain student beside each checkpoint of a distillation."""
+"""Write the plain student beside each checkpoint of a distillation."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,8 @@ from mmengine.dist import master_only
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 
-from kdtoolbox.checkpoints.weights import load_checkpoint, write_student
+from kdtoolbox.checkpoints.student_export import write_student
+from kdtoolbox.checkpoints.weights import load_checkpoint
 from kdtoolbox.registry import HOOKS
 from kdtoolbox.runs.student_config import write_student_config
 
@@ -19,16 +20,16 @@ _NOTE = 'exported_students'
 class ExportStudentHook(Hook):
     """Write ``student_<name>.pth`` beside each saved and best checkpoint.
 
-    The file is a plain mmdet or mmseg checkpoint. It goes when its checkpoint goes, as
-    ``max_keep_ckpts`` has it. The config that it belongs to is ``student.py`` in the
-    same folder; the two are what ``init_detector`` or ``init_model`` takes.
+    The file is a plain mmdet or mmseg checkpoint. It is removed with its checkpoint,
+    for example because of ``max_keep_ckpts``. Its config is ``student.py`` in the same
+    folder. ``init_detector`` and ``init_model`` accept the two files.
 
     Raises:
-        ValueError: If the runner saves no checkpoints, not to a local folder, or its
-            own config has the name of the student's.
+        ValueError: If the runner saves no checkpoints or not to a local folder, or if
+            the run's config is called ``student.py``, too.
     """
 
-    # After CheckpointHook, which is VERY_LOW.
+    # CheckpointHook has the priority VERY_LOW and has to run before.
     priority = 'LOWEST'
 
     def __init__(self) -> None:
@@ -36,7 +37,7 @@ class ExportStudentHook(Hook):
         self._written: dict[Path, Path] = {}
 
     def before_train(self, runner: Runner) -> None:
-        """Find the folder of the checkpoints."""
+        """Write the student's config, and complete the exports of a resumed run."""
         savers = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
         if not savers:
             raise ValueError(
@@ -51,20 +52,20 @@ class ExportStudentHook(Hook):
         self._saver = savers[0]
         self._write_config(runner)
         self._remove_orphans(runner)
-        # What a run before this one has left goes with its checkpoint as well.
+        # Students of an earlier run are removed with their checkpoints as well.
         for student in Path(self._saver.out_dir).glob('student_*.pth'):
             checkpoint = _checkpoint_of(student)
             if checkpoint.exists():
                 self._written[checkpoint] = student
-        # It may have been killed between the two, too.
+        # The run may have been killed before it wrote the student of a checkpoint.
         for checkpoint in self._resumed(runner):
             self._write(checkpoint)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Keep what is about to be written until its name is known."""
-        # All of it: hooks after this one may still change what it holds.
+        """Keep a reference to the content until the name of its file is known."""
+        # The dict itself and not a copy, since later hooks may change it.
         self._saved = checkpoint
-        # The name of the checkpoint of now is noted in the next one.
+        # The student of this checkpoint is not written yet, so the next one names it.
         names = sorted(path.name for path in self._written.values())
         checkpoint['message_hub']['runtime_info'][_NOTE] = names
         checkpoint['message_hub']['resumed_keys'][_NOTE] = True
@@ -93,9 +94,10 @@ class ExportStudentHook(Hook):
 
     @master_only
     def _remove_orphans(self, runner: Runner) -> None:
-        """Remove what the run had written for checkpoints that it then removed.
+        """Remove the run's students whose checkpoints no longer exist.
 
-        A kill between the two has left it. Students that others have put here stay.
+        They remain if the run was killed after it removed a checkpoint. Other
+        students in the folder are kept.
         """
         folder = Path(self._saver.out_dir)
         resumed = Path(runner._load_from or '').resolve().parent == folder.resolve()
@@ -107,12 +109,12 @@ class ExportStudentHook(Hook):
     @master_only
     def _write_config(self, runner: Runner) -> None:
         if 'student' not in (runner.cfg.get('model') or {}):
-            # A runner built from parts has no config to tell.
+            # A runner that was built from objects has no config of its model.
             return
         if Path(runner.cfg.filename or '').name == _CONFIG:
             raise ValueError(
-                f"ExportStudentHook writes the student's own config as {_CONFIG}, and "
-                f"the run's, {runner.cfg.filename}, has that name too; rename it"
+                f"ExportStudentHook writes the student's config as {_CONFIG}, but the "
+                f"run's config, {runner.cfg.filename}, has that name too; rename it"
             )
         folder = Path(self._saver.out_dir)
         folder.mkdir(parents=True, exist_ok=True)
@@ -129,16 +131,16 @@ class ExportStudentHook(Hook):
         self._written[checkpoint] = student
 
     def _resumed(self, runner: Runner) -> list[Path]:
-        """Return the best checkpoint and the one that the run goes on with."""
-        found = self._checkpoints()
+        """Return the best checkpoint and the one that the run resumes from."""
+        paths = self._checkpoints()
         if runner._resume and runner._load_from is not None:
             source, folder = Path(runner._load_from), Path(self._saver.out_dir)
             if source.resolve().parent == folder.resolve():
-                found.append(folder / source.name)
-        return found
+                paths.append(folder / source.name)
+        return paths
 
     def _checkpoints(self) -> list[Path]:
-        """Return the last and the best checkpoints, and no other file."""
+        """Return the last and the best checkpoints that exist."""
         several = getattr(self._saver, 'best_ckpt_path_dict', {}).values()
         single = getattr(self._saver, 'best_ckpt_path', None)
         named = [self._saver.last_ckpt, single, *several]

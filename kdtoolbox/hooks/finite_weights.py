@@ -1,4 +1,4 @@
-"""Keep NaN and Inf out of the weights of a run, and out of its checkpoints."""
+"""Keep NaN and Inf out of the weights and the checkpoints of a run."""
 
 from functools import partial
 from math import isfinite
@@ -17,25 +17,25 @@ from kdtoolbox.distillers.gradients import explain_gradients, finite_gradients
 from kdtoolbox.registry import HOOKS
 
 PATIENCE = 64
-"""Updates in a row that a loss scaler may skip. A scale halves with each, so that what
-overflows from sound numbers has long ceased to."""
+"""Consecutive updates that a loss scaler may skip. Each one halves the scale, so finite
+gradients stop to overflow much earlier."""
 
 
 @HOOKS.register_module()
 class FiniteWeightsHook(Hook):
-    """Stop before an update with a NaN or Inf moves a weight, or one is saved.
+    """Stop a run before it updates a weight with NaN or Inf, or saves one.
 
-    A finite loss can have a gradient that is not, as a root has at 0. The gradients are
-    looked at when the optimizer steps: once an update, whatever wrapper it has. Where
-    ``clip_grad`` has computed their norm, that is read. A loss scaler skips such
-    updates by itself; the run stops when it skips all. ``tools/train.py`` adds this
-    hook to every run.
+    A finite loss can have an infinite gradient, such as a square root at 0. The
+    gradients are checked once per update, when the optimizer steps. If ``clip_grad``
+    has computed their norm, only the norm is checked. A loss scaler skips such updates
+    itself; then the run stops if too many in a row are skipped. ``tools/train.py``
+    adds this hook to every run.
 
     Raises:
-        NonFiniteError: If gradients, or weights that are to be saved, are not finite.
+        NonFiniteError: If gradients, or weights of a checkpoint, are not finite.
     """
 
-    # After those that put averaged weights into a checkpoint.
+    # Hooks that add averaged weights to a checkpoint have to run before.
     priority = 'LOWEST'
 
     def __init__(self) -> None:
@@ -44,8 +44,8 @@ class FiniteWeightsHook(Hook):
         self._handles: list[Any] = []
 
     def before_train(self, runner: Runner) -> None:
-        """Listen to the optimizers and to the data preprocessor."""
-        model = _bare(runner)
+        """Register hooks on the optimizers and the data preprocessor."""
+        model = _unwrapped_model(runner)
         for wrapper in _wrappers(runner):
             check = partial(self._check, model, wrapper)
             self._handles.append(wrapper.optimizer.register_step_pre_hook(check))
@@ -54,23 +54,28 @@ class FiniteWeightsHook(Hook):
         )
 
     def after_train(self, runner: Runner) -> None:
-        """Let go of them."""
+        """Remove the hooks."""
         while self._handles:
             self._handles.pop().remove()
 
     def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        """Stop a loss scaler that has skipped too many updates in a row."""
+        """Raise if a loss scaler has skipped too many updates in a row."""
         for wrapper in _wrappers(runner):
-            if _scales(wrapper) and wrapper.should_update():
+            if _uses_loss_scaler(wrapper) and wrapper.should_update():
                 self._skipped += 1
             if self._skipped > PATIENCE:
-                error = explain_gradients(_bare(runner), self._batch, wrapper)
-                told = f'the loss scaler has skipped {self._skipped} updates in a row. '
-                raise NonFiniteError(f'{told}{error}', error.report)
+                error = explain_gradients(
+                    _unwrapped_model(runner), self._batch, wrapper
+                )
+                raise NonFiniteError(
+                    f'the loss scaler has skipped {self._skipped} updates in a row. '
+                    f'{error}',
+                    error.report,
+                )
         self._batch = None
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Refuse to save weights that are not finite."""
+        """Raise if a weight of the checkpoint is not finite."""
         for key in ('state_dict', 'ema_state_dict'):
             weights = checkpoint.get(key) or {}
             broken = non_finite(weights)
@@ -85,28 +90,29 @@ class FiniteWeightsHook(Hook):
                 raise NonFiniteError(message, report)
 
     def _keep_batch(self, module: nn.Module, inputs: Any, batch: Any) -> None:
-        # Not that of a validation, which nobody would forget.
+        # The batch of a validation would stay in memory, since only a training
+        # iteration releases it.
         if module.training:
             self._batch = batch
 
     def _check(
         self, model: Any, wrapper: OptimWrapper, optimizer: Optimizer, *_: Any
     ) -> None:
-        if _scales(wrapper):
-            # Fused optimizers skip the update themselves.
-            found = getattr(optimizer, 'found_inf', None)
-            self._skipped = self._skipped if found else 0
-        elif not _finite(wrapper, optimizer):
+        if _uses_loss_scaler(wrapper):
+            # A fused optimizer steps at every update and skips it inside.
+            skips = getattr(optimizer, 'found_inf', None)
+            self._skipped = self._skipped if skips else 0
+        elif not _has_finite_gradients(wrapper, optimizer):
             raise explain_gradients(model, self._batch, wrapper)
 
 
-def _finite(wrapper: OptimWrapper, optimizer: Optimizer) -> bool:
+def _has_finite_gradients(wrapper: OptimWrapper, optimizer: Optimizer) -> bool:
     if wrapper.clip_grad_kwargs and wrapper.grad_name == 'grad_norm':
         return isfinite(wrapper.message_hub.get_scalar('train/grad_norm').current())
     return finite_gradients(optimizer)
 
 
-def _scales(wrapper: OptimWrapper) -> bool:
+def _uses_loss_scaler(wrapper: OptimWrapper) -> bool:
     scaler = getattr(wrapper, 'loss_scaler', None)
     return scaler is not None and scaler.is_enabled()
 
@@ -118,6 +124,6 @@ def _wrappers(runner: Runner) -> list[OptimWrapper]:
     return [wrapper]
 
 
-def _bare(runner: Runner) -> Any:
+def _unwrapped_model(runner: Runner) -> Any:
     model = runner.model
     return model.module if is_model_wrapper(model) else model

@@ -11,20 +11,21 @@ from kdtoolbox.registry import HOOKS
 
 @HOOKS.register_module()
 class LossWeightHook(Hook):
-    """Warm a distillation loss up, and stop it.
+    """Warm up the weight of a distillation loss, and set it to 0 later.
 
-    The weight follows from the runner's progress alone, so that a resumed run has the
-    weights of an uninterrupted one. Once every loss is stopped the teacher rests.
+    The weight depends only on the runner's progress, so a resumed run has the same
+    weights as an uninterrupted one. The teacher does not run while all weights are 0.
 
     Args:
         loss: Name of the loss in ``model.losses``.
-        warmup: Length of the linear rise from 0 to the configured weight.
-        stop_after: Progress from which the weight is 0.
-        by_epoch: Count epochs rather than iterations.
+        warmup: Length of the linear increase from 0 to the configured weight, in
+            iterations or epochs.
+        stop_after: Number of iterations or epochs after which the weight is 0.
+        by_epoch: Count epochs instead of iterations.
 
     Raises:
-        ValueError: If there is no such loss, a length is negative, or epochs are asked
-            of a loop that has none.
+        ValueError: If the loss does not exist, a length is negative, or ``by_epoch`` is
+            set for a loop without epochs.
 
     Example:
         >>> hook = LossWeightHook('loss_cwd', warmup=4, stop_after=10)
@@ -41,8 +42,8 @@ class LossWeightHook(Hook):
     ) -> None:
         if warmup < 0 or (stop_after is not None and stop_after < 0):
             raise ValueError(
-                f'LossWeightHook for {loss!r}: expected warmup and stop_after from 0 '
-                f'on, got {warmup} and {stop_after}'
+                f'LossWeightHook for {loss!r}: expected warmup and stop_after >= 0, '
+                f'got {warmup} and {stop_after}'
             )
         self.loss = loss
         self.warmup = warmup
@@ -51,13 +52,13 @@ class LossWeightHook(Hook):
         self._weight: float | None = None
 
     def factor(self, progress: int) -> float:
-        """Return the share of the configured weight at ``progress`` steps done."""
+        """Return the factor on the configured weight after ``progress`` steps."""
         if self.stop_after is not None and progress >= self.stop_after:
             return 0.0
         return min(1.0, (progress + 1) / self.warmup) if self.warmup else 1.0
 
     def before_train(self, runner: Runner) -> None:
-        """Find the loss and its configured weight."""
+        """Look up the loss and its configured weight."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         losses = getattr(model, 'losses', {})
         if self.loss not in losses:
@@ -68,7 +69,7 @@ class LossWeightHook(Hook):
         if self.by_epoch and not isinstance(runner.train_loop, EpochBasedTrainLoop):
             raise ValueError(
                 f'LossWeightHook for {self.loss!r}: {type(runner.train_loop).__name__} '
-                'counts no epochs; set by_epoch=False and give iterations'
+                'counts no epochs; set by_epoch=False and count iterations'
             )
         self._module = losses[self.loss]
         if self._weight is None:

@@ -1,4 +1,4 @@
-"""Make up for a validation that a kill has prevented."""
+"""Repeat a validation that was due but not finished before a run was killed."""
 
 from pathlib import Path
 
@@ -14,33 +14,34 @@ _RECORD = 'last_validation'
 
 @HOOKS.register_module()
 class MissedValidationHook(Hook):
-    """Validate a resumed checkpoint where that is due and was never finished.
+    """Validate a resumed checkpoint if its validation was due but not finished.
 
-    mmengine saves first and validates then, and a resumed run goes on after both. When
-    the first was killed between them, the scores of that checkpoint were missing, and
-    the best one could be another. A file ``last_validation`` in the work dir holds the
-    iteration of the last validation that was finished. ``tools/train.py`` adds this
-    hook to every run, after all others.
+    mmengine saves a checkpoint before it validates, and a resumed run continues after
+    both. If the run was killed in between, the scores of that checkpoint are missing,
+    and the best checkpoint may be wrong. The file ``last_validation`` in the work dir
+    contains the iteration of the last finished validation. ``tools/train.py`` adds
+    this hook to every run, after all others.
     """
 
-    # Once all others have prepared the run, and are through with a validation.
+    # All other hooks have to prepare the run, or to finish a validation, before.
     priority = 'LOWEST'
 
     def before_train(self, runner: Runner) -> None:
-        """Validate before the training goes on, or ends."""
+        """Run a missed validation before the training continues."""
         if _is_due(runner) and _last_validation(runner) != runner.iter:
             runner.logger.info(
-                f'validating what was resumed at iteration {runner.iter}, since the '
-                'run before has not finished that'
+                f'validating the checkpoint of iteration {runner.iter}, since the '
+                'previous run did not finish its validation'
             )
             _validate(runner)
         elif _last_validation(runner) != runner.iter:
-            # It is of a course that this run has left, and may come to again.
-            _forget(runner)
+            # The record is from an abandoned branch, whose iteration this run may
+            # reach again.
+            _remove_record(runner)
 
     @master_only
     def after_val(self, runner: Runner) -> None:
-        """Note that this iteration is validated, its best checkpoint written."""
+        """Record that the validation of this iteration is finished."""
         with write_whole(_record(runner)) as file:
             file.write(str(runner.iter).encode())
 
@@ -50,22 +51,25 @@ def _record(runner: Runner) -> Path:
 
 
 def _last_validation(runner: Runner) -> int | None:
-    """Return what the first process reads; the others may see no work dir."""
-    found: list[int | None] = [None]
+    """Return the recorded iteration.
+
+    The main process reads it, since others may have no access to the work dir.
+    """
+    iteration: list[int | None] = [None]
     if is_main_process() and _record(runner).is_file():
         text = _record(runner).read_text(errors='replace')
-        found[0] = int(text) if text.isdecimal() else None
-    broadcast_object_list(found)
-    return found[0]
+        iteration[0] = int(text) if text.isdecimal() else None
+    broadcast_object_list(iteration)
+    return iteration[0]
 
 
 @master_only
-def _forget(runner: Runner) -> None:
+def _remove_record(runner: Runner) -> None:
     _record(runner).unlink(missing_ok=True)
 
 
 def _is_due(runner: Runner) -> bool:
-    """Return whether the loop would have validated where the run is."""
+    """Return whether the loop validates at the current progress of the run."""
     loop = runner.train_loop
     if not isinstance(loop, EpochBasedTrainLoop | IterBasedTrainLoop):
         return False
@@ -83,12 +87,12 @@ def _validate(runner: Runner) -> None:
     """Run the validation as if the resumed checkpoint had just been saved."""
     savers = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
     for saver in savers:
-        # It saves its last checkpoint again, with the new best score in it.
+        # CheckpointHook saves its last checkpoint again with the new best score.
         step = runner.epoch if saver.by_epoch else runner.iter
         name = saver.filename_tmpl.format(step)
         saver.last_ckpt = saver.file_backend.join_path(saver.out_dir, name)
     runner.val_loop.run()
     for saver in savers:
         if not saver.file_backend.exists(saver.last_ckpt):
-            # Resumed from another folder, and not the best.
+            # The run resumed from another folder, and the checkpoint is not the best.
             saver.last_ckpt = None

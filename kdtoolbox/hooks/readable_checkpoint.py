@@ -1,4 +1,4 @@
-"""Write checkpoints that the run's own reader reads."""
+"""Write checkpoints that can be read without running code."""
 
 from io import BytesIO
 from pathlib import Path
@@ -14,37 +14,37 @@ from kdtoolbox.checkpoints.plain_values import plain
 from kdtoolbox.checkpoints.reading import unpickle
 from kdtoolbox.registry import HOOKS
 
-_WHOLE = ('state_dict', 'ema_state_dict', 'optimizer')
-"""What is of no use with a part missing."""
+_COMPLETE = ('state_dict', 'ema_state_dict', 'optimizer')
+"""Entries of a checkpoint that are useless if a part is left out."""
 
 _PROBE = 'kdtoolbox.probe'
 
 
 @HOOKS.register_module()
 class ReadableCheckpointHook(Hook):
-    """Keep out of checkpoints what could only be read by running it.
+    """Convert the values of checkpoints to plain types before they are saved.
 
-    A function in the state of a scheduler, or an object in the meta of a data set,
-    makes a checkpoint that ``read_checkpoint`` refuses, so that the run cannot resume.
-    This hook writes such values in plain types and leaves out what has none, which the
-    log tells. Before the first iteration it writes and reads a checkpoint in memory,
-    with tensors of no size.
-    ``tools/train.py`` adds it to every run, after all other hooks.
+    ``read_checkpoint`` rejects a checkpoint with a function in the state of a
+    scheduler, or with an object in the meta of a data set, so the run could not
+    resume. This hook converts such values to plain types. Values that cannot be
+    converted are left out, and the log names them. Before the first iteration the hook
+    writes a checkpoint with empty tensors to memory and reads it. ``tools/train.py``
+    adds it to every run, after all other hooks.
 
     Raises:
-        ValueError: If the weights or the state of the optimizer hold such a value, or
-            the checkpoint in memory cannot be read.
+        ValueError: If a value of the weights or of the optimizer cannot be converted,
+            or the checkpoint in memory cannot be read.
     """
 
-    # What the other hooks put into a checkpoint is looked at, too.
+    # All other hooks have to add their values to a checkpoint before.
     priority = 'LOWEST'
 
     def __init__(self) -> None:
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
         self._probing = False
 
     def before_train(self, runner: Runner) -> None:
-        """Write a checkpoint as the run's own ones are written, and read it."""
+        """Write a checkpoint to memory in the same way as to a file, and read it."""
         register_backend(_PROBE, _Probe, force=True)
         self._probing = True
         try:
@@ -53,21 +53,21 @@ class ReadableCheckpointHook(Hook):
             self._probing = False
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Turn the content of a checkpoint into plain types."""
+        """Convert the content of a checkpoint to plain types."""
         content, dropped = readable(checkpoint)
         checkpoint.clear()
         checkpoint.update(_emptied(content) if self._probing else content)
-        new = [place for place in dropped if place not in self._told]
+        new = [place for place in dropped if place not in self._logged]
         if new:
-            self._told.update(new)
+            self._logged.update(new)
             runner.logger.warning(
-                f'left out of the checkpoints, since it could only be read by running '
-                f'it: {", ".join(new)}'
+                'left out of the checkpoints, since reading it could run code: '
+                f'{", ".join(new)}'
             )
 
 
 def _emptied(value: Any) -> Any:
-    """Return plain values with tensors of their kind and of no size."""
+    """Return plain values with empty tensors of the same types."""
     if isinstance(value, Tensor):
         return value.new_empty(0)
     if isinstance(value, dict):
@@ -78,7 +78,7 @@ def _emptied(value: Any) -> Any:
 
 
 class _Probe(LocalBackend):
-    """Storage that reads what it is given, and keeps nothing."""
+    """A file backend that reads what it should write, and stores nothing."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
         if not is_main_process():
@@ -87,22 +87,22 @@ class _Probe(LocalBackend):
             unpickle(BytesIO(obj))
         except Exception as error:
             raise ValueError(
-                'the checkpoints of this run could not be read again, nor the run '
-                f'resumed: {error}'
+                'the checkpoints of this run could not be read again, so the run could '
+                f'not be resumed: {error}'
             ) from error
 
 
 def readable(checkpoint: dict) -> tuple[dict, list[str]]:
-    """Return a checkpoint in plain types, and the places of what it lost by that.
+    """Return a checkpoint in plain types, and the paths of the values left out.
 
-    Functions in the state of a scheduler do not count as lost: the scheduler that takes
-    the state was built with its own.
+    Functions in the state of a scheduler are left out silently: a resumed run builds
+    the scheduler with its functions before it loads the state.
 
     Args:
-        checkpoint: What mmengine's runner is about to save; it is left as it is.
+        checkpoint: The content that mmengine's runner saves. It is not modified.
 
     Raises:
-        NotPlainError: If the weights or the state of the optimizer would lose anything.
+        NotPlainError: If a value of the weights or of the optimizer would be left out.
 
     Example:
         >>> readable(dict(meta=dict(epoch=1, hook=print), state_dict={}))[0]
@@ -111,10 +111,10 @@ def readable(checkpoint: dict) -> tuple[dict, list[str]]:
     dropped: list[str] = []
     content = {
         key: plain(checkpoint[key], f'checkpoint.{key}')
-        for key in _WHOLE
+        for key in _COMPLETE
         if key in checkpoint
     }
-    rest = {key: value for key, value in checkpoint.items() if key not in _WHOLE}
+    rest = {key: value for key, value in checkpoint.items() if key not in _COMPLETE}
     if 'param_schedulers' in rest:
         rest['param_schedulers'] = _without_functions(rest['param_schedulers'])
     return content | plain(rest, 'checkpoint', dropped), dropped
@@ -122,7 +122,7 @@ def readable(checkpoint: dict) -> tuple[dict, list[str]]:
 
 def _without_functions(schedulers: Any) -> Any:
     if isinstance(schedulers, dict):
-        # One list for each of several optimizers.
+        # A run with several optimizers has one list for each.
         return {name: _without_functions(some) for name, some in schedulers.items()}
     return [
         {key: value for key, value in state.items() if not callable(value)}

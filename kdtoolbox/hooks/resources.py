@@ -1,4 +1,4 @@
-"""Log what a leak would make grow."""
+"""Log the resources of the process that would grow with a leak."""
 
 import os
 from pathlib import Path
@@ -18,20 +18,20 @@ _TABLES = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks')
 class ResourceHook(Hook):
     """Log ``rss_mb``, ``threads``, ``files`` and ``hooks`` beside the losses.
 
-    Resident memory (MiB), threads and open file handles of this process, as Linux
-    counts them, and the module hooks of the model and its teacher. Over a long run
-    they should stay level; ``tools/soak.py`` measures whether they do.
+    These are the resident memory (MiB), the threads and the open file handles of this
+    process, as Linux counts them, and the module hooks of the model and its teacher.
+    They should not grow in a long run; ``tools/soak.py`` measures that.
     """
 
     def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        """Note the counts of this iteration."""
+        """Log the counts of this iteration."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         for name, value in count_resources(model).items():
             runner.message_hub.update_scalar(f'train/{name}', value)
 
 
 def count_resources(model: Any) -> dict[str, float]:
-    """Return what this process holds, and the hooks on a model and its teacher."""
+    """Return the resources of this process, and the number of a model's hooks."""
     pages = int((_PROCESS / 'statm').read_text().split()[1])
     models = [model]
     if hasattr(model, 'teacher'):

@@ -1,4 +1,4 @@
-"""Let what an iteration draws at random follow from its number alone."""
+"""Seed the random numbers of each iteration from its number."""
 
 import random
 from typing import Any
@@ -17,28 +17,29 @@ from kdtoolbox.registry import HOOKS
 class SeedHook(Hook):
     """Seed python, numpy and torch from (seed, rank, iteration) before each iteration.
 
-    mmengine restores weights, optimizer, schedules and the place in the data, but not
-    the state that dropout draws from. With this hook there is none to restore, in any
-    number of processes. ``tools/train.py`` adds it to every run, and a
-    ``SeededSampler`` for what the loader draws.
+    A resumed mmengine run restores the weights, the optimizer, the schedules and the
+    position in the data, but not the random state that dropout uses. With this hook
+    that state depends only on the iteration, so it needs no restoring, in any number
+    of processes. ``tools/train.py`` adds it to every run, and a ``SeededSampler`` for
+    the random numbers of the data loader.
 
     Raises:
-        ValueError: If a run resumes from within an epoch, which mmengine would train
-            again.
+        ValueError: If a run resumes in the middle of an epoch, which mmengine would
+            train again from its start.
     """
 
-    # Before whatever else draws in an iteration.
+    # Other hooks may draw random numbers, so this one has to run before.
     priority = 'VERY_HIGH'
 
     def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        """Seed the iteration."""
+        """Seed the random numbers of the iteration."""
         seeds = draw_seeds(runner.seed, get_rank(), runner.iter)
         random.seed(seeds[0])
         np.random.seed(seeds[1])
         torch.manual_seed(seeds[2])
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Refuse to resume in the middle of an epoch."""
+        """Raise if the run resumes in the middle of an epoch."""
         if runner._resume and isinstance(runner.train_loop, EpochBasedTrainLoop):
             _check_epoch(len(runner.train_loop.dataloader), **checkpoint['meta'])
 
@@ -47,8 +48,8 @@ def _check_epoch(length: int, epoch: int, iter: int, **_: Any) -> None:
     if iter != epoch * length:
         raise ValueError(
             f'the checkpoint to resume from was saved after {epoch} epochs and {iter} '
-            f'iterations, and an epoch has {length}. If that was within an epoch, it '
-            'would be trained again from its start; save with '
+            f'iterations, but an epoch has {length}. If it was saved in the middle of '
+            'an epoch, mmengine would train that epoch again; save with '
             '`default_hooks.checkpoint.by_epoch=True`. If the batch size or the number '
-            'of processes was another one, resume with the same'
+            'of processes has changed, resume with the previous ones'
         )

@@ -1,4 +1,4 @@
-"""Keep checkpoints out of the middle of accumulated gradients."""
+"""Check that no checkpoint is saved while gradients accumulate."""
 
 from math import gcd
 
@@ -10,26 +10,26 @@ from kdtoolbox.registry import HOOKS
 
 @HOOKS.register_module()
 class WholeUpdatesHook(Hook):
-    """Refuse checkpoints between two updates of the weights.
+    """Raise if a checkpoint falls between two updates of the weights.
 
-    With ``accumulative_counts`` the gradients of several iterations make one update. A
-    checkpoint does not hold them, so that a run resumed from within loses a part of
-    its data; ``tools/train.py`` adds this hook to every run.
+    With ``accumulative_counts`` an update uses the gradients of several iterations. A
+    checkpoint does not contain gradients, so a run that resumes between two updates
+    loses a part of its data. ``tools/train.py`` adds this hook to every run.
 
     Raises:
-        ValueError: If checkpoints are going to fall between two updates, or the run was
-            resumed from such a one.
+        ValueError: If checkpoints will be saved between two updates, or if the run
+            resumes from such a checkpoint.
     """
 
     def before_train(self, runner: Runner) -> None:
-        """Look at the intervals of the checkpoints and at the first iteration."""
+        """Check the intervals of the checkpoints and the first iteration."""
         counts = runner.cfg.get('optim_wrapper', {}).get('accumulative_counts', 1)
         if runner.iter % counts and runner.iter < runner.max_iters:
             raise ValueError(
                 f'resumed after {runner.iter} iterations, between two updates of '
-                f'optim_wrapper.accumulative_counts={counts}, and the gradients since '
-                'the last are lost; resume from a checkpoint whose iteration is a '
-                f'multiple of {counts}'
+                f'optim_wrapper.accumulative_counts={counts}, so the gradients since '
+                'the last update are lost; resume from a checkpoint whose iteration is '
+                f'a multiple of {counts}'
             )
         for hook in runner.hooks:
             if isinstance(hook, CheckpointHook) and hook.interval > 0:
@@ -40,6 +40,6 @@ class WholeUpdatesHook(Hook):
                         f'default_hooks.checkpoint: interval={hook.interval} with '
                         f'save_begin={hook.save_begin} saves between two updates of '
                         f'optim_wrapper.accumulative_counts={counts}, and a run that '
-                        'is resumed from there loses gradients; set them to multiples '
-                        f'of {step}'
+                        'resumes there loses gradients; set them to multiples of '
+                        f'{step}'
                     )

@@ -12,7 +12,8 @@ from kdtoolbox.datasets.annotations import explain_failure
 from kdtoolbox.datasets.class_names import check_class_names
 from kdtoolbox.datasets.head_labels import check_ignored, class_heads, ignored_by_all
 from kdtoolbox.datasets.inspection import check_dataset, leaves
-from kdtoolbox.datasets.reading import heed_heads, read_samples
+from kdtoolbox.datasets.label_maps import set_ignored_by_heads
+from kdtoolbox.datasets.reading import read_samples
 from kdtoolbox.datasets.start_checks import checked_annotations
 
 
@@ -36,7 +37,7 @@ def check_data(runner: Runner) -> None:
     """
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     # Before `train_loop` is built, which may start the workers of its loader.
-    heed_heads(ignored_by_all(model))
+    set_ignored_by_heads(ignored_by_all(model))
     for split in ('train', 'val'):
         root = f'{split}_dataloader.dataset'
         try:

@@ -17,6 +17,18 @@ _REGISTRIES = [
 ]
 _REGISTRIES = [kind for kind in _REGISTRIES if kind.scope == 'kdtoolbox']
 
+_SOURCES = {
+    'ClassifierDistiller': "dict(type='ClassifierWeights', classifier=...)",
+    'CrossKDDistiller': "dict(type='CrossHead', stage=..., projection=...)",
+    'FCFDDistiller': (
+        "dict(type='RoIResponses'), dict(type='BridgedRoIs', bridges=...)"
+    ),
+    'PreActivationDistiller': "dict(type='PreActivations')",
+    'QueryDistiller': "dict(type='ObjectQueries')",
+    'RoIDistiller': "dict(type='RoIResponses')",
+}
+"""The sources that replace the removed subclasses of `Distiller`."""
+
 
 def check_recipe(cfg: Config) -> None:
     """Check that types have the right scope and that every key is known.
@@ -25,10 +37,12 @@ def check_recipe(cfg: Config) -> None:
         cfg: The config of a run. A plain config of mmdet or mmseg passes.
 
     Raises:
-        ValueError: If a type of kdtoolbox lacks the scope ``kdtoolbox.``, or if keys of
-            the student are beside ``student``, because ``_delete_=True`` is missing.
+        ValueError: If a type of kdtoolbox lacks the scope ``kdtoolbox.``, if the model
+            is a distiller that was replaced by sources, or if keys of the student are
+            beside ``student``, because ``_delete_=True`` is missing.
         TypeError: If a key of the model or of its teacher is unknown or missing.
     """
+    _check_removed((cfg.get('model') or {}).get('type'))
     for place, kind in _types(cfg):
         if _needs_scope(kind):
             raise ValueError(
@@ -42,6 +56,15 @@ def check_recipe(cfg: Config) -> None:
     _check_deleted(model, kind)
     check_keys({k: v for k, v in model.items() if k != 'type'}, kind, 'model')
     check_keys(model.teacher, Teacher, 'model.teacher')
+
+
+def _check_removed(kind: Any) -> None:
+    name = kind.removeprefix('kdtoolbox.') if isinstance(kind, str) else ''
+    if name in _SOURCES:
+        raise ValueError(
+            f'model.type: kdtoolbox has no {name} any more; its wires come from '
+            f"sources: write type='kdtoolbox.Distiller' and sources=[{_SOURCES[name]}]"
+        )
 
 
 def _types(cfg: Config) -> Iterator[tuple[str, Any]]:

@@ -39,7 +39,7 @@ def test_missing_file() -> None:
 
 @pytest.fixture
 def downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
-    """Replace the network; return the downloads asked for."""
+    """Replace the download by a stub, and return the list of its calls."""
     asked: list[tuple] = []
 
     def download(url: str, target: Path, digest: str | None = None) -> None:
@@ -76,7 +76,7 @@ def test_files_of_one_name_without_a_hash_are_kept_apart(
 
 
 class Answers(BaseHTTPRequestHandler):
-    """Answer by the path that is asked for, and note it."""
+    """Answer each request according to its path, and record the path."""
 
     asked: list[str]
     redirects: dict[str, str]
@@ -123,7 +123,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Server(ThreadingHTTPServer):
-    """A server that does not mind a client who hangs up."""
+    """A server that ignores clients who hang up."""
 
     def handle_error(self, *arguments: object) -> None:
         pass
@@ -183,7 +183,7 @@ def test_only_https_is_fetched_and_its_hash_is_checked(scheme: str, site: Site) 
     path = locate(url)
     assert site.cached() == [f'net-{right}.pth']
     assert site.asked == ['/net-12345678.pth', f'/net-{right}.pth']
-    # What lies in the cache is checked as well.
+    # A file in the cache is checked as well.
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ValueError, match='remove it to fetch it again'):
         locate(url)
@@ -219,7 +219,7 @@ def test_redirections_within_https_are_followed(code: int, site: Site) -> None:
 @pytest.mark.parametrize('kind', ['cut', 'chunked'])
 def test_a_broken_off_download_is_not_kept(kind: str, site: Site) -> None:
     url = f'{site.https}/{kind}/a.pth'
-    with pytest.raises(ValueError, match=r"to '.*/a\.pth' \(broke off.*give its path"):
+    with pytest.raises(ValueError, match=r"to '.*/a\.pth' \(broke off.*name its path"):
         locate(url)
     assert site.cached() == []
     if kind == 'cut':
@@ -228,7 +228,7 @@ def test_a_broken_off_download_is_not_kept(kind: str, site: Site) -> None:
 
 def test_two_processes_fetch_the_same_file(site: Site) -> None:
     url = f'{site.https}/both/a.pth'
-    # Neither gets its answer before both have asked.
+    # The server answers once both processes have asked.
     with get_context('fork').Pool(2) as pool:
         digests = pool.map(digest_of, [url, url], chunksize=1)
     assert digests == [hashlib.sha256(LARGE).hexdigest()] * 2
@@ -240,7 +240,7 @@ def digest_of(url: str) -> str:
     return file_digest(locate(url))
 
 
-def test_what_a_killed_download_left_goes_with_the_next(site: Site) -> None:
+def test_a_download_removes_the_partial_file_of_a_killed_one(site: Site) -> None:
     url = f'{site.https}/a.pth'
     path = locate(url)
     path.rename(path.with_name(f'.{path.name}.0123abcd.partial'))
@@ -249,7 +249,7 @@ def test_what_a_killed_download_left_goes_with_the_next(site: Site) -> None:
 
 
 def open_full(path: Path, mode: str) -> BinaryIO:
-    """Open the kernel's full disk in place of a path."""
+    """Open the kernel's full disk instead of a path."""
     return open('/dev/full', 'wb')
 
 
@@ -261,11 +261,11 @@ def test_a_full_disk_is_told_when_a_file_is_fetched(
         locate(f'{site.https}/a.pth')
 
 
-def test_without_a_network_it_says_what_to_do(site: Site) -> None:
+def test_the_error_without_a_network_contains_the_fix(site: Site) -> None:
     for server in site.servers:
         server.shutdown()
         server.server_close()
-    with pytest.raises(ValueError, match=r'refused.*\); download it and give its path'):
+    with pytest.raises(ValueError, match=r'refused.*\); download it and name its path'):
         locate(f'{site.https}/a.pth')
     assert site.cached() == []
 
@@ -284,15 +284,15 @@ def test_dates_and_counters_in_names_are_no_hashes(
         ('torchvision://resnet50', 'models/resnet50-'),
         ('modelzoo://resnet18', 'models/resnet18-'),
         ('openmmlab://resnet50_v1c', 'third_party/resnet50_v1c-'),
-        # An old name.
+        # A deprecated name.
         ('open-mmlab://resnet50_caffe', 'third_party/resnet50_caffe-'),
         ('mmcls://vgg11', 'vgg/vgg11_batch256_imagenet_'),
     ],
 )
-def test_names_that_mmengine_knows(
+def test_names_in_mmengines_tables_are_resolved(
     name: str, url: str, downloads: list[tuple], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The old names of torchvision are known without it.
+    # mmengine ships the older names of torchvision.
     monkeypatch.setitem(sys.modules, 'torchvision', None)
     locate(name)
     [(found, _, digest)] = downloads

@@ -1,4 +1,4 @@
-"""Each checkpoint that does not fit says why, and what its message tells mends it."""
+"""The error of a checkpoint that does not fit names the cause and a working fix."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -16,11 +16,12 @@ State = dict[str, Tensor]
 
 
 def refusal(model: Any, state: State) -> str:
+    """Return the message of the error that `load_strictly` raises."""
     with pytest.raises(ValueError, match='does not fit') as caught:
-        load_strictly(model, state, "'x.pth'", "'mine.py'")
+        load_strictly(model, state, "'x.pth'", "'model.py'")
     message = str(caught.value)
     assert message.startswith("checkpoint 'x.pth' does not fit")
-    assert "of 'mine.py'" in message.partition('\n')[0]
+    assert "of 'model.py'" in message.partition('\n')[0]
     return message
 
 
@@ -48,7 +49,7 @@ def test_classifier_of_mmpretrain(toy: Toy) -> None:
 
 @pytest.mark.parametrize('bare', [True, False])
 def test_backbone_alone(toy: Toy, bare: bool) -> None:
-    """With mmdet's keys and with those of torchvision."""
+    """Use the keys of mmdet and of torchvision."""
     model = toy.build(toy.gfl())
     state = of_backbone(model.state_dict())
     if bare:
@@ -61,7 +62,7 @@ def test_other_task_is_no_backbone_alone(toy: Toy) -> None:
     message = refusal(toy.build(toy.gfl()), toy.build(toy.segmentor()).state_dict())
     assert 'holds a backbone' not in message
     assert 'Name the config that the checkpoint was trained with' in message
-    assert message.endswith("instead of 'mine.py'")
+    assert message.endswith("instead of 'model.py'")
 
 
 HEADS = {
@@ -72,9 +73,9 @@ HEADS = {
 
 
 @pytest.mark.parametrize('kind', HEADS)
-@pytest.mark.parametrize('mine', [1, 3, 4])
-def test_other_number_of_classes(toy: Toy, kind: str, mine: int) -> None:
-    part, told = HEADS[kind]
+@pytest.mark.parametrize('model_classes', [1, 3, 4])
+def test_other_number_of_classes(toy: Toy, kind: str, model_classes: int) -> None:
+    part, fix = HEADS[kind]
 
     def build(classes: int) -> Any:
         change = dict(num_classes=classes)
@@ -87,19 +88,19 @@ def test_other_number_of_classes(toy: Toy, kind: str, mine: int) -> None:
             return toy.build(changed(config, decode_head=change, auxiliary_head=change))
         return toy.build(changed(config, **{part: change}))
 
-    message = refusal(build(mine), build(7).state_dict())
+    message = refusal(build(model_classes), build(7).state_dict())
     assert 'Only the layers of the classes differ' in message
-    assert f'set {told}' in message
-    assert "in 'mine.py'" in message
+    assert f'set {fix}' in message
+    assert "in 'model.py'" in message
     load_strictly(build(7), build(7).state_dict(), 'a')
 
 
-def test_a_config_of_a_package_is_changed_by_inheriting(toy: Toy) -> None:
+def test_the_fix_for_a_config_of_a_package_inherits_from_it(toy: Toy) -> None:
     state = toy.build(changed(toy.gfl(), bbox_head=dict(num_classes=7))).state_dict()
     with pytest.raises(ValueError, match='classes') as caught:
         load_strictly(toy.build(toy.gfl()), state, 'a', "'mmdet::gfl/a.py'")
-    cure = "num_classes=7` in dict(_base_='mmdet::gfl/a.py', model=dict(...))"
-    assert cure in str(caught.value)
+    fix = "num_classes=7` in dict(_base_='mmdet::gfl/a.py', model=dict(...))"
+    assert fix in str(caught.value)
 
 
 def test_other_width_is_not_taken_for_classes(toy: Toy) -> None:
@@ -117,17 +118,17 @@ def resnet(toy: Toy, depth: int) -> dict:
     )
 
 
-@pytest.mark.parametrize(('theirs', 'mine'), [(34, 18), (101, 50), (50, 101)])
-def test_other_depth_of_equal_widths(toy: Toy, theirs: int, mine: int) -> None:
-    state = toy.build(resnet(toy, theirs)).state_dict()
-    message = refusal(toy.build(resnet(toy, mine)), state)
-    assert f'set `model.backbone.depth={theirs}`' in message
-    cured = changed(resnet(toy, mine), backbone=dict(depth=theirs))
-    load_strictly(toy.build(cured), state, 'a')
+@pytest.mark.parametrize(('saved', 'built'), [(34, 18), (101, 50), (50, 101)])
+def test_other_depth_of_equal_widths(toy: Toy, saved: int, built: int) -> None:
+    state = toy.build(resnet(toy, saved)).state_dict()
+    message = refusal(toy.build(resnet(toy, built)), state)
+    assert f'set `model.backbone.depth={saved}`' in message
+    fixed = changed(resnet(toy, built), backbone=dict(depth=saved))
+    load_strictly(toy.build(fixed), state, 'a')
 
 
 def test_other_depth_of_other_widths(toy: Toy) -> None:
-    """The depth alone would not do: the neck differs too."""
+    """Another depth is not enough here, since the neck differs, too."""
     state = toy.build(resnet(toy, 50)).state_dict()
     message = refusal(toy.build(resnet(toy, 18)), state)
     assert 'is a ResNet-50 and that of the model a ResNet-18' in message
@@ -149,7 +150,7 @@ def test_batch_norm_takes_the_weights_of_sync_batch_norm(toy: Toy) -> None:
 
 
 def test_two_models(toy: Toy) -> None:
-    """As mmdet's semi-supervised detectors write it."""
+    """mmdet's semi-supervised detectors write such checkpoints."""
     model = toy.build(toy.gfl())
     state = model.state_dict()
     both = {
@@ -166,26 +167,26 @@ def test_foreign_keys(toy: Toy) -> None:
     assert "No key of it is one of the model's" in message
 
 
-@pytest.mark.parametrize(('mine', 'theirs'), [('gfl', 'rpn'), ('faster_rcnn', 'gfl')])
+@pytest.mark.parametrize(('built', 'saved'), [('gfl', 'rpn'), ('faster_rcnn', 'gfl')])
 def test_keys_that_mmdet_renames_while_it_loads(
-    toy: Toy, mine: str, theirs: str
+    toy: Toy, built: str, saved: str
 ) -> None:
-    """mmdet takes the head of one kind of detector for the RPN of the other."""
-    if theirs == 'gfl':
+    """mmdet loads `rpn_head` keys into a `bbox_head`, and the reverse."""
+    if saved == 'gfl':
         state = toy.build(toy.gfl()).state_dict()
-        # The same place in both heads, with another shape.
+        # The head of the RPN has this key, too, with another shape.
         state['bbox_head.rpn_cls.weight'] = torch.ones(5, 8, 1, 1)
     else:
         state = toy.build(toy.faster_rcnn()).state_dict()
         state['rpn_head.gfl_cls.weight'] = torch.ones(5, 8, 1, 1)
-    message = refusal(toy.build(getattr(toy, mine)()), state)
+    message = refusal(toy.build(getattr(toy, built)()), state)
     assert 'size mismatch' not in message
     assert '1 misshapen' in message
     assert '(5, 8, 1, 1) for (' in message
     assert 'Name the config' in message
 
 
-def test_a_failure_that_torch_alone_can_tell_stays(
+def test_other_errors_of_torch_are_not_changed(
     toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = toy.build(toy.gfl())
@@ -200,8 +201,8 @@ def test_a_failure_that_torch_alone_can_tell_stays(
 
 
 @pytest.mark.parametrize('cause', [dict(strict=True), dict(strict=False)])
-def test_mmdet_really_renames(toy: Toy, cause: dict) -> None:
-    """Else the test above tests nothing."""
+def test_mmdet_renames_keys_while_it_loads(toy: Toy, cause: dict) -> None:
+    """The test above depends on it."""
     state = toy.build(toy.faster_rcnn()).state_dict()
     state['rpn_head.gfl_cls.weight'] = torch.ones(5, 8, 1, 1)
     load: Callable = toy.build(toy.gfl()).load_state_dict

@@ -42,7 +42,7 @@ class Grid(np.ndarray):
 
 
 def restored(value: Any, **options: Any) -> Any:
-    """Return what a checkpoint with the value's plain form reads as."""
+    """Return a value after it was made plain, saved and read again."""
     file = io.BytesIO()
     torch.save(plain(value, 'meta', **options), file)
     file.seek(0)
@@ -118,7 +118,7 @@ def test_numbers_of_numpy_stay_or_become_lists(value: Any) -> None:
     file = io.BytesIO()
     torch.save(plain(dict(a=value), 'meta', arrays=False), file)
     file.seek(0)
-    # What torch reads without a word of ours.
+    # torch reads it without our list of safe globals.
     np.testing.assert_array_equal(torch.load(file, weights_only=True)['a'], value)
 
 
@@ -162,7 +162,7 @@ WITHOUT_FORM = [
 
 
 @pytest.mark.parametrize('value', WITHOUT_FORM, ids=lambda value: type(value).__name__)
-def test_what_has_no_plain_form_is_named_and_left_out(value: Any) -> None:
+def test_values_without_a_plain_form_are_named_and_left_out(value: Any) -> None:
     meta = dict(a=1, b=dict(c=value, d=2))
     with pytest.raises(NotPlainError, match=r'^meta\.b\.c.*expected tensors'):
         plain(meta, 'meta')
@@ -174,14 +174,14 @@ def test_what_has_no_plain_form_is_named_and_left_out(value: Any) -> None:
         plain(value, 'meta', [])
 
 
-def test_keys_without_a_plain_form_go_with_their_values() -> None:
+def test_keys_without_a_plain_form_are_left_out_with_their_values() -> None:
     dropped: list[str] = []
     keys = {print: 1, Path('a'): 2, 'a': 3, frozenset({1}): 4, (1, Level.HIGH): 5}
     assert restored(keys, dropped=dropped) == {'a': 2, (1, 2): 5}
     assert len(dropped) == 3
 
 
-def test_the_value_given_is_left_as_it_is() -> None:
+def test_the_argument_is_not_modified() -> None:
     value = dict(a=[Path('b')], c=print)
     plain(value, 'meta', [])
     assert value == dict(a=[Path('b')], c=print)

@@ -15,7 +15,7 @@ from kdtoolbox.checkpoints.resuming import (
 
 
 def save(path: Path, number: int = 0, **changes: Any) -> Path:
-    """Write a checkpoint like mmengine's, and the note of it."""
+    """Write a checkpoint like mmengine's, and `last_checkpoint`."""
     content = dict(
         meta=dict(epoch=number, iter=number, seed=7),
         state_dict=dict(weight=torch.arange(1000.0)),
@@ -24,7 +24,7 @@ def save(path: Path, number: int = 0, **changes: Any) -> Path:
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({k: v for k, v in (content | changes).items() if v is not None}, path)
-    # Each is written a second after the one before.
+    # A checkpoint is one second newer than the one before it.
     os.utime(path, (1e9 + number, 1e9 + number))
     (path.parent / 'last_checkpoint').write_text(str(path))
     return path
@@ -50,7 +50,7 @@ def empty(path: Path) -> Path:
 
 
 def zero(path: Path) -> Path:
-    """What some file systems leave of a file that was written before a crash."""
+    """Fill a file with zeros, as some file systems do after a crash."""
     path.write_bytes(bytes(path.stat().st_size))
     return path
 
@@ -82,14 +82,14 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_is_used(
 ) -> None:
     damage(work_dir / 'iter_10.pth')
     assert newest(work_dir) == 'iter_9.pth'
-    told = capsys.readouterr().out
-    assert "iter_10.pth' is damaged" in told
-    assert "iter_9.pth' is resumed from instead" in told
+    output = capsys.readouterr().out
+    assert "iter_10.pth' is damaged" in output
+    assert "iter_9.pth' is resumed from instead" in output
     damage(work_dir / 'iter_9.pth')
     assert newest(work_dir) == 'iter_8.pth'
-    told = capsys.readouterr().out
-    assert "iter_10.pth' is damaged" in told
-    assert "iter_9.pth' is damaged" in told
+    output = capsys.readouterr().out
+    assert "iter_10.pth' is damaged" in output
+    assert "iter_9.pth' is damaged" in output
     damage(work_dir / 'iter_8.pth')
     with pytest.raises(ValueError, match=r'nothing in .* can be resumed from') as error:
         newest(work_dir)
@@ -97,8 +97,8 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_is_used(
         assert f"iter_{number}.pth' is damaged" in str(error.value)
 
 
-def test_a_flipped_bit_is_nothing_that_torch_sees(work_dir: Path) -> None:
-    # Why the checksums are compared here.
+def test_torch_does_not_notice_a_flipped_bit(work_dir: Path) -> None:
+    # This is the reason for the comparison of the checksums.
     state = torch.load(flip(work_dir / 'iter_10.pth'))['state_dict']
     assert not torch.equal(state['weight'], torch.arange(1000.0))
 
@@ -113,19 +113,19 @@ def test_what_last_checkpoint_says_does_not_hurt(note: str, work_dir: Path) -> N
     assert newest(work_dir) == 'iter_10.pth'
 
 
-def test_a_kill_before_the_note_loses_nothing(work_dir: Path) -> None:
+def test_a_checkpoint_newer_than_last_checkpoint_is_found(work_dir: Path) -> None:
     (work_dir / 'last_checkpoint').write_text(str(work_dir / 'iter_9.pth'))
     assert newest(work_dir) == 'iter_10.pth'
 
 
-def test_a_course_that_was_left_is_not_returned_to(work_dir: Path) -> None:
-    # Resumed from iter_8 and come to iter_9 again.
+def test_checkpoints_of_an_abandoned_branch_rank_last(work_dir: Path) -> None:
+    # The run was resumed from iter_8 and has written iter_9 again.
     os.utime(work_dir / 'iter_9.pth', (2e9, 2e9))
     (work_dir / 'last_checkpoint').write_text(str(work_dir / 'iter_9.pth'))
     assert newest(work_dir) == 'iter_9.pth'
 
 
-def test_without_any_checkpoint_there_is_none(
+def test_a_work_dir_without_checkpoints_gives_none(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert newest(tmp_path) is None
@@ -136,14 +136,16 @@ def test_without_any_checkpoint_there_is_none(
     assert not capsys.readouterr().out
 
 
-def test_checkpoints_that_are_gone_are_missed(tmp_path: Path) -> None:
+def test_a_missing_last_checkpoint_raises(tmp_path: Path) -> None:
     save(tmp_path / 'iter_1.pth').unlink()
     with pytest.raises(ValueError, match=r'iter_1\.pth.* is gone; bring it back'):
         newest(tmp_path)
 
 
 @pytest.mark.parametrize('key', ['optimizer', 'message_hub', 'meta', 'state_dict'])
-def test_a_checkpoint_without_what_a_run_needs(key: str, tmp_path: Path) -> None:
+def test_a_checkpoint_without_a_required_entry_is_skipped(
+    key: str, tmp_path: Path
+) -> None:
     save(tmp_path / 'epoch_1.pth')
     save(tmp_path / 'epoch_2.pth', 2, **{key: None})
     assert newest(tmp_path) == 'epoch_1.pth'
@@ -152,7 +154,7 @@ def test_a_checkpoint_without_what_a_run_needs(key: str, tmp_path: Path) -> None
 
 
 class Huge:
-    """A few bytes that ask for 1 TiB."""
+    """An object of a few bytes whose unpickling allocates 1 TiB."""
 
     def __reduce__(self) -> tuple:
         return bytearray, (2**40,)
@@ -197,7 +199,7 @@ def test_odd_contents_are_told_with_the_file_and_passed_over(
         named_checkpoint(str(path))
 
 
-def test_too_little_memory_is_no_damage(
+def test_too_little_memory_is_not_reported_as_damage(
     work_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any) -> None:
@@ -234,14 +236,14 @@ def test_a_checkpoint_with_a_weight_that_is_not_finite_is_not_resumed_from(
     broken = save(work_dir / 'iter_11.pth', 11, **{key: weights})
     capsys.readouterr()
     assert newest(work_dir) == 'iter_10.pth'
-    told = ' '.join(capsys.readouterr().out.split())
-    assert 'cannot be resumed from: it has NaN or Inf in broken. Resume' in told
-    assert "iter_10.pth' is resumed from instead" in told
+    output = ' '.join(capsys.readouterr().out.split())
+    assert 'cannot be resumed from: it has NaN or Inf in broken. Resume' in output
+    assert "iter_10.pth' is resumed from instead" in output
     with pytest.raises(ValueError, match=r'NaN or Inf in broken.*\n.*iter_10\.pth'):
         named_checkpoint(str(broken))
 
 
-def test_one_that_is_not_trusted_is_not_passed_over(work_dir: Path) -> None:
+def test_an_untrusted_checkpoint_is_not_skipped(work_dir: Path) -> None:
     save(work_dir / 'iter_11.pth', 11, extra=Path('a'))
     with pytest.raises(ValueError, match='could run code'):
         newest(work_dir)
@@ -254,7 +256,7 @@ def test_out_dir_of_the_checkpoint_hook(tmp_path: Path) -> None:
     assert newest(work_dir, **hooks) is None
     path = save(tmp_path / 'out/run/epoch_3.pth', 3)
     assert newest(work_dir, **hooks) == 'epoch_3.pth'
-    # Without the config's word the note tells.
+    # Without `out_dir` in the config, last_checkpoint names the folder.
     assert newest(work_dir) is None
     (work_dir / 'last_checkpoint').write_text(str(path))
     assert newest(work_dir) == 'epoch_3.pth'
@@ -274,7 +276,7 @@ def test_a_moved_work_dir(work_dir: Path, tmp_path_factory: Any) -> None:
     assert found.path == str(moved / 'iter_10.pth')
 
 
-def test_a_named_checkpoint_that_is_damaged_tells_the_whole_ones(
+def test_the_error_of_a_damaged_named_checkpoint_lists_the_whole_ones(
     work_dir: Path,
 ) -> None:
     path = flip(work_dir / 'iter_10.pth')
@@ -285,22 +287,22 @@ def test_a_named_checkpoint_that_is_damaged_tells_the_whole_ones(
     assert beside == str(work_dir / 'iter_9.pth')
 
 
-def test_the_other_processes_get_what_the_first_has_found(
+def test_the_other_processes_get_the_result_of_the_main_process(
     work_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers = [Checkpoint('theirs', {}), ValueError('theirs')]
+    answers = [Checkpoint('found.pth', {}), ValueError('nothing found')]
 
     def receive(outcome: list) -> None:
         outcome[0] = answers.pop(0)
 
     monkeypatch.setattr(resuming, 'is_main_process', lambda: False)
     monkeypatch.setattr(resuming, 'broadcast_object_list', receive)
-    assert newest(work_dir) == 'theirs'
-    with pytest.raises(ValueError, match='theirs'):
+    assert newest(work_dir) == 'found.pth'
+    with pytest.raises(ValueError, match='nothing found'):
         newest(work_dir)
 
 
-def test_the_first_process_sends_its_error_too(
+def test_the_main_process_sends_its_error_to_the_others(
     work_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list = []

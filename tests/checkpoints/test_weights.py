@@ -10,13 +10,15 @@ import torch
 from torch import nn
 
 from kdtoolbox.checkpoints import weights
-from kdtoolbox.checkpoints.weights import (
-    class_names,
+from kdtoolbox.checkpoints.student_export import (
     export_student,
-    load_checkpoint,
-    load_strictly,
     select_student,
     write_student,
+)
+from kdtoolbox.checkpoints.weights import (
+    class_names,
+    load_checkpoint,
+    load_strictly,
 )
 
 WEIGHTS = {'conv.weight': torch.arange(4.0).reshape(2, 2), 'conv.bias': torch.ones(2)}
@@ -70,7 +72,7 @@ def test_real_runner_checkpoint_loads_without_trust(
     config = toy.gfl()
     make_runner(config['model'], train_cfg=dict(by_epoch=True, max_epochs=1)).train()
     raw = torch.load(tmp_path / 'epoch_1.pth', weights_only=False)
-    # What makes it more than tensors: the history of the losses.
+    # The history of the losses is pickled as an object.
     assert raw['message_hub']['log_scalars']
     loaded = load_checkpoint(tmp_path / 'epoch_1.pth')
     assert_equal(loaded['state_dict'], raw['state_dict'])
@@ -103,16 +105,18 @@ def test_file_of_an_optimizer(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What the loading has logged."""
+def logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the list of the lines that the module logs."""
     lines: list[str] = []
     monkeypatch.setattr(weights, 'print_log', lambda text, logger: lines.append(text))
     return lines
 
 
 @pytest.fixture
-def obey(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
-    """Run the command that a line of the log gives."""
+def run_command(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[[str], None]:
+    """Return a function that runs the command in a line of the log."""
     monkeypatch.chdir(tmp_path)
     return lambda line: exec(line.partition('python -c "')[2].removesuffix('"'), {})
 
@@ -121,10 +125,10 @@ def test_ema_of_mmengine(
     toy: SimpleNamespace,
     make_runner: Callable,
     tmp_path: Path,
-    told: list[str],
-    obey: Callable[[str], None],
+    logged: list[str],
+    run_command: Callable[[str], None],
 ) -> None:
-    """The average lies under `state_dict`, the last step under `ema_state_dict`."""
+    """The average is in `state_dict`, the last step in `ema_state_dict`."""
     config = toy.gfl()
     runner = make_runner(
         config['model'],
@@ -137,8 +141,8 @@ def test_ema_of_mmengine(
     key = 'bbox_head.gfl_cls.weight'
     assert not torch.equal(average[key], last[key])
     assert_equal(load_checkpoint(tmp_path / 'epoch_1.pth')['state_dict'], average)
-    assert 'taken were the average' in told[0]
-    obey(told[0])
+    assert 'loaded the average' in logged[0]
+    run_command(logged[0])
     other = load_checkpoint(tmp_path / 'epoch_1_other.pth')
     assert other['meta']['epoch'] == 1
     model = toy.build(config)
@@ -150,8 +154,8 @@ def test_ema_of_mmengine(
 @pytest.mark.parametrize('trust', [True, False])
 def test_ema_of_mmdet_2(
     tmp_path: Path,
-    told: list[str],
-    obey: Callable[[str], None],
+    logged: list[str],
+    run_command: Callable[[str], None],
     nested: bool,
     trust: bool,
 ) -> None:
@@ -167,17 +171,19 @@ def test_ema_of_mmdet_2(
     loaded = load_checkpoint(path, trust)['state_dict']
     assert_equal(loaded, plain)
     load_strictly(Net(), loaded, 'old')
-    assert 'not those that its keys call `ema_...`' in told[0]
-    obey(told[0])
+    assert 'not the keys that start with `ema_`' in logged[0]
+    run_command(logged[0])
     other = load_checkpoint(tmp_path / 'old_other.pth', trust)['state_dict']
     assert_equal(other, {**plain, **averages})
 
 
-def test_one_copy_is_not_worth_a_line(tmp_path: Path, told: list[str]) -> None:
+def test_a_single_copy_of_the_weights_logs_nothing(
+    tmp_path: Path, logged: list[str]
+) -> None:
     path = save(dict(state_dict=WEIGHTS, meta={}), tmp_path / 'a.pth')
     load_strictly(nn.ModuleDict(dict(conv=nn.Linear(2, 2))), WEIGHTS, 'a')
     load_checkpoint(path)
-    assert not told
+    assert not logged
 
 
 @pytest.mark.parametrize(
@@ -197,16 +203,17 @@ def test_class_names(meta: Any, names: tuple | None) -> None:
     assert class_names(meta) == names
 
 
-def test_load_strictly_says_what_it_removed(told: list[str]) -> None:
+def test_load_strictly_logs_the_removed_prefix(logged: list[str]) -> None:
     net = Net()
     state = nn.ModuleDict(dict(module=net)).state_dict()
     target = Net()
-    load_strictly(target, state, "'mine.pth'")
+    load_strictly(target, state, "'net.pth'")
     assert_equal(target.state_dict(), net.state_dict())
-    assert told == ["checkpoint 'mine.pth': removed 'module.' in front of its keys"]
+    assert logged == ["checkpoint 'net.pth': removed 'module.' in front of its keys"]
 
 
-def test_what_does_not_fit_behind_a_prefix_is_told_without_it(told: list[str]) -> None:
+@pytest.mark.usefixtures('logged')
+def test_missing_keys_are_named_without_the_removed_prefix() -> None:
     state = nn.ModuleDict(dict(module=Net())).state_dict()
     del state['module.neck.0.bias']
     with pytest.raises(ValueError, match=r'\(removed .module.. in') as caught:
@@ -226,9 +233,9 @@ def test_missing_and_unexpected_keys_are_counted_by_submodule() -> None:
     for key in ('backbone.1.weight', 'backbone.1.bias', 'neck.0.bias'):
         state[f'student.{key}'] = state.pop(key)
     with pytest.raises(ValueError, match='does not fit Net') as caught:
-        load_strictly(Net(), state, "'mine.pth'")
+        load_strictly(Net(), state, "'net.pth'")
     message = str(caught.value)
-    assert "'mine.pth'" in message
+    assert "'net.pth'" in message
     assert '3 missing (backbone.1: 2, neck.0: 1)' in message
     assert '3 unexpected (student.backbone: 2, student.neck: 1)' in message
 
@@ -294,7 +301,7 @@ def test_export_keeps_the_meta_but_not_the_distillers_config(tmp_path: Path) -> 
 
 @pytest.mark.parametrize('name', ['out.pth', 'out.safetensors'])
 def test_export_of_tied_weights(tmp_path: Path, name: str) -> None:
-    # As RTMDet's heads share the convolutions of their levels.
+    # The levels of RTMDet's heads share convolutions.
     net = Net()
     net.twin = net.neck
     source = save(distilled(net), tmp_path / 'epoch_3.pth')
@@ -320,7 +327,7 @@ def test_export_of_a_plain_dict_with_any_meta(
     source = save(dict(meta=meta, state_dict=state), tmp_path / 'a.pth')
     export_student(source, tmp_path / name)
     assert_equal(load_checkpoint(tmp_path / name)['state_dict'], WEIGHTS)
-    # As the weights of a teacher are written, which is no student.
+    # tools/make_teachers.py writes state dicts without the prefix.
     write_student(dict(meta=meta, state_dict=WEIGHTS), tmp_path / name)
     assert_equal(load_checkpoint(tmp_path / name)['state_dict'], WEIGHTS)
 
@@ -344,7 +351,7 @@ def test_export_names_the_folder_that_is_missing(tmp_path: Path, name: str) -> N
 
 
 @pytest.mark.parametrize('name', ['out.pth', 'out.safetensors'])
-def test_failing_export_leaves_the_target_as_it_was(
+def test_failing_export_does_not_change_the_target(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = save(distilled(Net()), tmp_path / 'epoch_3.pth')

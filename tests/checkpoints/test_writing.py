@@ -34,7 +34,7 @@ def files_of(folder: Path) -> list[str]:
 
 
 def run_to_death(function: Callable, *arguments: Any) -> None:
-    """Call a function that kills its process, in a process of its own."""
+    """Call a function that kills its process in a child process."""
     child = os.fork()
     if not child:
         try:
@@ -84,7 +84,7 @@ def test_checkpoints_are_written_whole_or_not_at_all(
     assert files_of(tmp_path) == ([path.name] if path.exists() else [])
 
 
-def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
+def test_a_file_appears_after_the_block(tmp_path: Path) -> None:
     path = tmp_path / 'epoch_1.pth'
     with write_whole(path) as file:
         file.write(b'new')
@@ -124,7 +124,7 @@ def write_pieces(path: Path) -> None:
 
 
 def open_full(path: Path, mode: str) -> BinaryIO:
-    """Open the kernel's full disk in place of a path."""
+    """Open the kernel's full disk instead of a path."""
     return open('/dev/full', 'wb')
 
 
@@ -139,8 +139,8 @@ def test_a_full_disk_is_told_with_file_need_and_free_space(
     with pytest.raises(OSError, match='No space left on device') as caught:
         write(path)
     need = '400,000' if write is write_bytes else 'more than 0'
-    told = f'it takes {need} bytes and 99,999 are free in its folder; remove files'
-    assert told in str(caught.value)
+    expected = f'it takes {need} bytes and 99,999 are free in its folder; remove files'
+    assert expected in str(caught.value)
     assert str(caught.value).endswith(f"'{path}'")
     assert not files_of(tmp_path)
 
@@ -183,9 +183,7 @@ def test_a_limit_of_file_sizes_is_told(write: Callable, tmp_path: Path) -> None:
         ('a' * 250, 'File name too long'),
     ],
 )
-def test_errors_name_the_file_that_was_asked_for(
-    name: str, reason: str, tmp_path: Path
-) -> None:
+def test_errors_name_the_final_file(name: str, reason: str, tmp_path: Path) -> None:
     (tmp_path / 'file').touch()
     (tmp_path / 'folder').mkdir()
     with pytest.raises(OSError, match=reason) as caught, write_whole(tmp_path / name):
@@ -195,7 +193,7 @@ def test_errors_name_the_file_that_was_asked_for(
     assert files_of(tmp_path) == ['file', 'folder']
 
 
-def test_errors_of_other_files_are_left_as_they_are(tmp_path: Path) -> None:
+def test_errors_of_other_files_are_not_changed(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match='elsewhere'):  # noqa: SIM117
         with write_whole(tmp_path / 'a'):
             (tmp_path / 'elsewhere').read_bytes()
@@ -248,16 +246,16 @@ def test_folders_that_cannot_be_synced(
     assert (tmp_path / 'a').exists()
 
 
-def test_live_writers_and_files_of_others_are_left_alone(tmp_path: Path) -> None:
-    (tmp_path / '.mine').write_text('mine')
-    (tmp_path / 'visible.partial').write_text('mine')
+def test_files_of_live_writers_and_others_are_not_removed(tmp_path: Path) -> None:
+    (tmp_path / '.hidden').write_text('kept')
+    (tmp_path / 'visible.partial').write_text('kept')
     with write_whole(tmp_path / 'epoch_1.pth') as file:
-        # Just opened, and written to.
+        # First with an empty file, then with content.
         remove_partials(tmp_path)
         file.write(b'half')
         file.flush()
         remove_partials(tmp_path)
-    assert files_of(tmp_path) == ['.mine', 'epoch_1.pth', 'visible.partial']
+    assert files_of(tmp_path) == ['.hidden', 'epoch_1.pth', 'visible.partial']
     assert (tmp_path / 'epoch_1.pth').read_bytes() == b'half'
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import kdtoolbox.losses
-from kdtoolbox.datasets.class_names import check_class_names, losses_of_classes
+from kdtoolbox.datasets.class_names import check_class_names, losses_on_class_logits
 
 Toy = SimpleNamespace
 WHERE = 'train_dataloader.dataset'
@@ -18,7 +18,7 @@ ENDS = dict(student='student.logits', teacher='teacher.logits')
 
 
 def distiller(toy: Toy, folder: Path, loss: str, source: Any, meta: dict) -> Any:
-    """Return a segmentor's distillation by one loss under a teacher of this meta."""
+    """Return a segmentor's distiller with one loss and a teacher with this `meta`."""
     path = folder / 'teacher.pth'
     torch.save(
         dict(state_dict=toy.build(toy.segmentor()).state_dict(), meta=meta), path
@@ -89,7 +89,7 @@ def test_other_names_are_refused(toy: Toy, tmp_path: Path) -> None:
     assert "2: 'cat', '2'. Choose a teacher" in str(caught.value)
 
 
-def test_an_older_checkpoint_tells_too(toy: Toy, tmp_path: Path) -> None:
+def test_the_meta_of_mmcv_1_is_read(toy: Toy, tmp_path: Path) -> None:
     meta = dict(CLASSES=DIGITS)
     model = distiller(toy, tmp_path, 'KDLoss', 'decode_head.conv_seg', meta)
     with pytest.raises(ValueError, match='another order'):
@@ -97,27 +97,31 @@ def test_an_older_checkpoint_tells_too(toy: Toy, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ('theirs', 'mine'),
+    ('teacher_classes', 'classes'),
     [
         (('Traffic Light', 'b', 'c', 'd'), ('traffic_light', 'B', 'C', 'd')),
         (None, DIGITS),
         (DIGITS, None),
-        # Shapes tell of these.
+        # The check of the shapes raises here.
         (DIGITS, DIGITS[:3]),
     ],
 )
-def test_what_passes(toy: Toy, tmp_path: Path, theirs: Any, mine: Any) -> None:
-    meta = dict(dataset_meta=dict(classes=theirs))
+def test_equal_missing_and_too_few_names_pass(
+    toy: Toy, tmp_path: Path, teacher_classes: Any, classes: Any
+) -> None:
+    meta = dict(dataset_meta=dict(classes=teacher_classes))
     model = distiller(toy, tmp_path, 'KDLoss', 'decode_head.conv_seg', meta)
-    check_class_names(model, data(mine), WHERE)
+    check_class_names(model, data(classes), WHERE)
 
 
 def test_models_without_a_teacher_pass(toy: Toy) -> None:
     check_class_names(toy.build(toy.gfl()), data(DIGITS), WHERE)
 
 
-def test_label_maps_have_to_be_numbered_anew(toy: Toy, tmp_path: Path) -> None:
-    """mmseg reorders those of data sets whose kind has classes, and no others."""
+def test_the_fix_depends_on_whether_mmseg_remaps_labels(
+    toy: Toy, tmp_path: Path
+) -> None:
+    """mmseg remaps labels only if the class of the data set has classes of its own."""
     model = distiller(toy, tmp_path, 'KDLoss', 'decode_head.conv_seg', META)
     with pytest.raises(ValueError, match='Number the classes in the label maps'):
         check_class_names(model, data(DIGITS[::-1], 'segmentation'), WHERE)
@@ -137,7 +141,7 @@ def test_label_maps_have_to_be_numbered_anew(toy: Toy, tmp_path: Path) -> None:
         ('bbox_head.cls_convs.1', 'teacher.x', False),
         ('bbox_head.gfl_reg', 'teacher.x', False),
         ('neck', 'teacher.x', False),
-        # What distillers make themselves.
+        # These wires come from distillers, not from recorders.
         ('neck', 'teacher.roi_cls', True),
         ('neck', 'teacher.query_cls', True),
         ('neck', 'teacher.rpn_cls', False),
@@ -149,25 +153,28 @@ def test_wires_of_class_logits(recorder: str, wire: str, expected: bool) -> None
     model = SimpleNamespace(
         losses=dict(loss=object()),
         recorders=dict(teacher=dict(x=recorder)),
-        _comparisons=dict(loss=dict(student='student.x', teacher=wire)),
-        _connections=dict(made=dict(input='teacher.x')),
+        wiring=SimpleNamespace(
+            comparisons=dict(loss=dict(student='student.x', teacher=wire)),
+            connections=dict(made=dict(input='teacher.x')),
+        ),
     )
-    assert losses_of_classes(model) == ['model.losses.loss'] * expected
+    assert losses_on_class_logits(model) == ['model.losses.loss'] * expected
 
 
-def test_every_loss_on_class_logits_says_so() -> None:
+def test_every_loss_on_class_logits_has_reads_classes() -> None:
     readers = ('read_logits(', ' check_logits(', 'num_classes')
-    # Confidences alone, whatever the class; and labels of the data.
+    # These read the confidence of any class, or the labels of the data, or only share
+    # a file with a loss on class logits.
     others = {'LDLoss', 'CrossKDDistributionLoss', 'CrossKDBoxLoss'}
     others |= {'CrossKDCenternessLoss', 'ChannelDistillationLoss', 'DeFeatLoss'}
-    others |= {'DSDPixelLoss', 'CIRKDMemoryLoss'}
-    silent = set()
+    others |= {'DSDPixelLoss', 'CIRKDMemoryLoss', 'QueryBoxLoss'}
+    unmarked = set()
     for name, kind in vars(kdtoolbox.losses).items():
         if inspect.isclass(kind) and name.endswith('Loss'):
             text = Path(inspect.getfile(kind)).read_text()
             if any(reader in text for reader in readers):
-                silent |= {name} - ({name} if hasattr(kind, 'reads_classes') else set())
-    assert silent <= others, silent - others
+                unmarked |= set() if hasattr(kind, 'reads_classes') else {name}
+    assert unmarked <= others, unmarked - others
     assert not any(
         hasattr(vars(kdtoolbox.losses)[name], 'reads_classes') for name in others
     )

@@ -85,7 +85,7 @@ def test_boxes_areas_and_label_maps_follow_the_masks(root: Path) -> None:
         np.testing.assert_array_equal(raw, np.where(labels == IGNORE, 0, labels + 1))
 
 
-def test_mmdet_reads_it(root: Path) -> None:
+def test_mmdet_reads_the_coco_layout(root: Path) -> None:
     with DefaultScope.overwrite_default_scope('mmdet'):
         dataset = DATASETS.build(
             dict(
@@ -103,7 +103,7 @@ def test_mmdet_reads_it(root: Path) -> None:
     assert labels == [annotation['category_id'] - 1 for annotation in found]
 
 
-def test_mmseg_reads_it(root: Path) -> None:
+def test_mmseg_reads_the_cityscapes_layout(root: Path) -> None:
     with DefaultScope.overwrite_default_scope('mmseg'):
         dataset = DATASETS.build(
             dict(
@@ -118,7 +118,7 @@ def test_mmseg_reads_it(root: Path) -> None:
     assert set(np.unique(labels)) <= {*range(11), IGNORE}
 
 
-def test_a_folder_made_otherwise_is_neither_used_nor_overwritten(root: Path) -> None:
+def test_a_folder_with_other_parameters_is_not_overwritten(root: Path) -> None:
     before = digests(root)
     assert not make_digit_scenes(root, train=TRAIN, val=VAL)
     with pytest.raises(ValueError, match='exists and holds something else'):
@@ -146,7 +146,7 @@ def test_scenes_of_any_size(size: tuple[int, int], tmp_path: Path) -> None:
         assert cv2.imread(str(label), 0).shape == size
     for digit in coco(root, 'train')['annotations']:
         assert coco_mask.decode(digit['segmentation']).shape == size
-    # No border and no digit alone: the photograph is all over the scene.
+    # The photograph covers the whole scene, without a constant border.
     pixels = cv2.imread(str(root / 'train2017/000000000000.png'))
     assert pixels[-size[0] // 4 :].std() > 0
     assert pixels[:, -size[1] // 4 :].std() > 0
@@ -158,7 +158,7 @@ def test_a_size_without_pixels_is_refused(tmp_path: Path) -> None:
         make_digit_scenes(tmp_path / 'digits', style, train=1, val=1, workers=1)
 
 
-def test_a_folder_that_does_not_tell_its_size_is_kept(tmp_path: Path) -> None:
+def test_a_folder_without_a_size_in_its_recipe_is_kept(tmp_path: Path) -> None:
     root = tmp_path / 'digits'
     make_digit_scenes(root, train=1, val=1, workers=1)
     path = root / 'digit_scenes.json'
@@ -171,7 +171,7 @@ def test_a_folder_that_does_not_tell_its_size_is_kept(tmp_path: Path) -> None:
         make_digit_scenes(root, style, train=1, val=1)
 
 
-def test_the_tool_makes_scenes_of_the_size_named(
+def test_the_tool_makes_scenes_of_the_given_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tool = Path(__file__).parents[2] / 'tools/make_digit_scenes.py'

@@ -22,7 +22,7 @@ SHUFFLED = dict(type='DefaultSampler', shuffle=True)
 
 
 class Draws(Dataset):
-    """A data set whose samples are an index and what three libraries draw."""
+    """A data set of samples with an index and one random number of each library."""
 
     metainfo: dict = {}
 
@@ -65,7 +65,7 @@ class Mix:
 
 
 class Stream(Sampler):
-    """An endless stream that can be entered anywhere, as InfiniteSampler's may."""
+    """An endless sampler with `skip`, as InfiniteSampler may have."""
 
     def __init__(self, dataset: Dataset, seed: int) -> None:
         self.size, self.start = len(dataset), 0
@@ -101,7 +101,7 @@ def epoch_of(sampler: SeededSampler, epoch: int, **options: Any) -> list:
     return [sample for batch in loader for sample in batch]
 
 
-def test_it_follows_the_sampler_of_the_config() -> None:
+def test_it_yields_the_indices_of_the_wrapped_sampler() -> None:
     for config, kind in (
         (SHUFFLED, DefaultSampler),
         (dict(type='InfiniteSampler'), InfiniteSampler),
@@ -116,7 +116,7 @@ def test_it_follows_the_sampler_of_the_config() -> None:
             plain.set_epoch(epoch)
             sampler.set_epoch(epoch)
             pairs = zip(plain, sampler, range(8), strict=False)
-            assert all(mine == theirs for theirs, mine, _ in pairs)
+            assert all(index == expected for expected, index, _ in pairs)
 
 
 def test_random_augmentation_does_not_depend_on_the_number_of_workers() -> None:
@@ -126,12 +126,12 @@ def test_random_augmentation_does_not_depend_on_the_number_of_workers() -> None:
     first, second = runs[0]
     drawn = {draw for sample in first + second for draw in sample[1:]}
     assert len(drawn) == 3 * 16
-    # From whatever epoch on.
+    # An epoch does not depend on the ones before it.
     assert epoch_of(build(), 1) == second
     assert epoch_of(build(seed=4), 0) != first
 
 
-def test_loading_leaves_the_random_state_of_the_process() -> None:
+def test_loading_does_not_change_the_random_state_of_the_process() -> None:
     random.seed(0), np.random.seed(0), torch.manual_seed(0)
     expected = random.random(), np.random.rand(), torch.rand(2).tolist()
     random.seed(0), np.random.seed(0), torch.manual_seed(0)
@@ -139,7 +139,7 @@ def test_loading_leaves_the_random_state_of_the_process() -> None:
     assert (random.random(), np.random.rand(), torch.rand(2).tolist()) == expected
 
 
-def test_a_failing_sample_leaves_it_too() -> None:
+def test_a_failing_sample_does_not_change_the_random_state() -> None:
     def fail() -> None:
         raise ValueError(f'no image {random.random()}')
 
@@ -152,30 +152,30 @@ def test_a_failing_sample_leaves_it_too() -> None:
     assert random.getstate() == state
 
 
-def test_skipping_enters_the_stream_as_if_it_had_been_walked() -> None:
+def test_skipped_samples_change_neither_indices_nor_seeds_of_the_rest() -> None:
     config = dict(type=Stream)
-    walked, skipped = build(config), build(config)
+    whole, skipped = build(config), build(config)
     assert not hasattr(build(), 'skip')
     skipped.skip(5)
-    walk = [
-        (int(index), index.place) for index, _ in zip(walked, range(9), strict=False)
+    expected = [
+        (int(index), index.place) for index, _ in zip(whole, range(9), strict=False)
     ]
     rest = [
         (int(index), index.place) for index, _ in zip(skipped, range(4), strict=False)
     ]
-    assert rest == walk[5:]
-    assert len({place for _, place in walk}) == 9
+    assert rest == expected[5:]
+    assert len({place for _, place in expected}) == 9
 
 
-def test_processes_draw_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    mine = epoch_of(build(), 0)
+def test_processes_draw_different_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = epoch_of(build(), 0)
     monkeypatch.setattr('kdtoolbox.datasets.seeded_sampler.get_rank', lambda: 1)
-    theirs = epoch_of(build(), 0)
-    assert [sample[0] for sample in mine] == [sample[0] for sample in theirs]
-    assert not {s[1] for s in mine} & {s[1] for s in theirs}
+    second = epoch_of(build(), 0)
+    assert [sample[0] for sample in first] == [sample[0] for sample in second]
+    assert not {s[1] for s in first} & {s[1] for s in second}
 
 
-def test_what_is_no_integer_passes_unchanged() -> None:
+def test_items_that_are_not_integers_pass_unchanged() -> None:
     first, second = build(dict(type=Frames))
     assert first == (0, 1)
     assert type(first) is tuple
@@ -183,7 +183,7 @@ def test_what_is_no_integer_passes_unchanged() -> None:
     assert second.place == (3, 0, 0, 1)
 
 
-def test_a_seed_is_drawn_where_none_is_given() -> None:
+def test_a_missing_seed_is_drawn() -> None:
     np.random.seed(5)
     first = list(build(seed=None))
     np.random.seed(5)
@@ -193,7 +193,7 @@ def test_a_seed_is_drawn_where_none_is_given() -> None:
     assert build(dict(SHUFFLED, seed=7)).sampler.seed == 7
 
 
-def test_batch_samplers_read_through_it() -> None:
+def test_batch_samplers_can_wrap_it() -> None:
     from mmdet.datasets.samplers import AspectRatioBatchSampler
 
     sampler = build()
@@ -215,7 +215,7 @@ def test_a_changed_pipeline_is_used() -> None:
     assert epoch_of(sampler, 0) == [sample[:2] for sample in before]
 
 
-def test_wrapped_data_sets() -> None:
+def test_wrapped_data_sets_do_not_depend_on_the_workers() -> None:
     from mmdet.datasets import MultiImageMixDataset
 
     part = Numbers(pipeline=[draw])
@@ -231,7 +231,7 @@ def test_wrapped_data_sets() -> None:
         assert samples == epoch_of(build(dataset=dataset), 0, num_workers=1)
 
 
-def test_workers_that_are_spawned_get_a_copy_that_works() -> None:
+def test_data_set_and_indices_can_be_pickled_for_spawned_workers() -> None:
     sampler = build()
     del sampler.dataset.pipeline
     sampler.dataset.pipeline = random.random

@@ -1,4 +1,4 @@
-"""What an annotation file says wrongly is one line before a training starts."""
+"""A wrong annotation file raises an error of one line before a training starts."""
 
 import json
 import pickle
@@ -26,7 +26,7 @@ from kdtoolbox.runs.preflight import check_data
 
 @pytest.fixture
 def start() -> Callable[[dict], None]:
-    """A function that checks a validation on this data set before it starts."""
+    """Return a function that runs the checks before a validation on a data set."""
 
     class Lazy(SimpleNamespace):
         @property
@@ -44,56 +44,56 @@ def start() -> Callable[[dict], None]:
 
 
 def line(start: Callable, config: dict) -> str:
-    """Return the one line with which a start is refused."""
+    """Return the message of the error that the checks raise."""
     with pytest.raises(ValueError, match=r'^val_dataloader.dataset') as caught:
         start(config)
     return str(caught.value)
 
 
-@pytest.mark.parametrize(('edit', 'told'), REPEATED.values(), ids=REPEATED)
+@pytest.mark.parametrize(('edit', 'expected'), REPEATED.values(), ids=REPEATED)
 def test_ids_that_occur_twice_are_refused_at_the_start(
-    edit: Callable, told: str, tmp_path: Path, start: Callable
+    edit: Callable, expected: str, tmp_path: Path, start: Callable
 ) -> None:
     config = write_coco(tmp_path / 'data')
     start(config)
     edit_coco(config, edit)
     message = line(start, config)
-    assert f'{tmp_path}/data/ann.json: {told}. Correct the file' in message
+    assert f'{tmp_path}/data/ann.json: {expected}. Correct the file' in message
     assert 'tools/check_dataset.py CONFIG' in message
 
 
-@pytest.mark.parametrize(('edit', 'told'), MALFORMED.values(), ids=MALFORMED)
+@pytest.mark.parametrize(('edit', 'expected'), MALFORMED.values(), ids=MALFORMED)
 def test_a_malformed_annotation_is_one_line_with_file_and_id_at_the_start(
-    edit: Callable, told: str, tmp_path: Path, start: Callable
+    edit: Callable, expected: str, tmp_path: Path, start: Callable
 ) -> None:
     config = write_coco(tmp_path / 'data')
     edit_coco(config, edit)
     message = line(start, config)
-    assert f'{tmp_path}/data/ann.json: {told}' in message
+    assert f'{tmp_path}/data/ann.json: {expected}' in message
     assert '\n' not in message
 
 
 @pytest.mark.parametrize(
-    ('text', 'told'),
+    ('text', 'expected'),
     [
         ('null', 'it holds null, not an object with `images`'),
         ('7', 'it holds 7, not an object'),
         ('[[1]]', r'it holds [[1]], not an object'),
-        ('[' * 9999 + ']' * 9999, 'lie within each other too deep to be read'),
+        ('[' * 9999 + ']' * 9999, 'are nested too deep to be read'),
     ],
     ids=['null', 'number', 'list', 'deep'],
 )
-def test_json_of_other_things_is_named(
-    text: str, told: str, tmp_path: Path, start: Callable
+def test_a_json_file_without_an_annotation_is_named(
+    text: str, expected: str, tmp_path: Path, start: Callable
 ) -> None:
     config = write_coco(tmp_path / 'data')
     (tmp_path / 'data' / 'ann.json').write_text(text)
     message = line(start, config)
     assert f'{tmp_path}/data/ann.json' in message
-    assert told in message
+    assert expected in message
 
 
-def test_entries_that_mmdet_passes_over_may_lack_what_it_does_not_read(
+def test_ignored_entries_may_lack_the_fields_that_mmdet_does_not_read(
     tmp_path: Path, start: Callable
 ) -> None:
     config = write_coco(tmp_path / 'data')
@@ -109,16 +109,16 @@ def test_entries_that_mmdet_passes_over_may_lack_what_it_does_not_read(
     start(config)
 
 
-def test_the_place_within_wrappers_is_named(tmp_path: Path, start: Callable) -> None:
+def test_the_config_path_inside_wrappers_is_named(
+    tmp_path: Path, start: Callable
+) -> None:
     parts = [write_coco(tmp_path / name) for name in ('one', 'two')]
     edit_coco(parts[1], REPEATED['image'][0])
     message = line(start, dict(type='ConcatDataset', datasets=parts))
     assert message.startswith(f'val_dataloader.dataset.datasets[1]: {tmp_path}/two/')
 
 
-def test_a_data_set_that_is_loaded_later_is_checked_too(
-    tmp_path: Path, start: Callable
-) -> None:
+def test_a_data_set_with_lazy_init_is_checked(tmp_path: Path, start: Callable) -> None:
     config = write_coco(tmp_path / 'data')
     edit_coco(config, REPEATED['image'][0])
     with checked_annotations():
@@ -127,20 +127,20 @@ def test_a_data_set_that_is_loaded_later_is_checked_too(
             dataset.full_init()
 
 
-def test_nothing_is_left_behind_by_the_check(tmp_path: Path) -> None:
-    plain = BaseDataset.__init__
+def test_the_check_removes_its_patches(tmp_path: Path) -> None:
+    original_init = BaseDataset.__init__
     with checked_annotations():
         dataset = build_dataset(write_coco(tmp_path / 'data'), 'mmdet')
         # Some loops start their workers as soon as they are built.
         pickle.dumps(dataset)
     assert 'COCOAPI' not in vars(dataset)
-    assert BaseDataset.__init__ is plain
+    assert BaseDataset.__init__ is original_init
     with pytest.raises(RuntimeError, match='stop'), checked_annotations():
         raise RuntimeError('stop')
-    assert BaseDataset.__init__ is plain
+    assert BaseDataset.__init__ is original_init
 
 
-def test_other_data_sets_that_read_coco_files_are_left_alone(tmp_path: Path) -> None:
+def test_subclasses_with_a_parser_of_their_own_are_not_checked(tmp_path: Path) -> None:
     config = write_coco(tmp_path / 'data')
     build_dataset(config, 'mmdet')
     from mmdet.datasets import CocoDataset
@@ -156,7 +156,7 @@ def test_other_data_sets_that_read_coco_files_are_left_alone(tmp_path: Path) -> 
         assert len(OfNames(**options)) == 2
 
 
-def test_an_annotation_error_crosses_from_another_process() -> None:
+def test_an_annotation_error_can_be_pickled() -> None:
     error = pickle.loads(pickle.dumps(AnnotationError('a.json', ['x'])))  # noqa: S301
     assert (error.path, error.faults) == ('a.json', ['x'])
     assert json.dumps(str(error)).startswith('"a.json: x. Correct')

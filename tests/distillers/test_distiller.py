@@ -68,12 +68,12 @@ def wide(toy: Toy) -> dict:
     )
 
 
-# The student stays the student.
+# The student behaves as without distillation.
 
 
 @TASKS
 @pytest.mark.parametrize('mode', ['predict', 'tensor'])
-def test_answers_are_the_plain_students(toy: Toy, task: str, mode: str) -> None:
+def test_outputs_equal_the_plain_students(toy: Toy, task: str, mode: str) -> None:
     plain = toy.build(model_of(toy, task)).eval()
     distiller = toy.build_distiller(model_of(toy, task)).eval()
     distiller.student.load_state_dict(plain.state_dict())
@@ -118,7 +118,7 @@ def test_val_step_is_the_plain_students(toy: Toy) -> None:
 def test_same_seed_gives_the_student_the_same_weights(toy: Toy, task: str) -> None:
     config = model_of(toy, task)
     plain = seeded(toy.build, config)
-    # What is drawn afterwards, as the data order is, must not shift either.
+    # Later random numbers, such as the data order, must not change either.
     expected = torch.rand(4)
     distiller = seeded(toy.build_distiller, config)
     assert torch.equal(torch.rand(4), expected)
@@ -147,7 +147,7 @@ def never(*_: Any) -> None:
 
 
 @TASKS
-def test_the_teacher_leaves_the_task_losses_alone(toy: Toy, task: str) -> None:
+def test_the_teacher_does_not_change_the_task_losses(toy: Toy, task: str) -> None:
     config = model_of(toy, task)
     plain = seeded(toy.build, config)
     distiller = seeded(toy.build_distiller, config)
@@ -179,7 +179,7 @@ def test_distillation_loss_falls(toy: Toy) -> None:
     assert logs[-1]['loss_cwd'] < 0.8 * logs[0]['loss_cwd']
 
 
-# The teacher stays hidden.
+# The teacher is no part of checkpoints, optimizers, EMA and DDP.
 
 
 def test_the_teacher_is_absent_from_state_dict_and_optimizer_and_ema_and_ddp(
@@ -226,7 +226,7 @@ def one_process(tmp_path: Path) -> Iterator[None]:
     torch.distributed.destroy_process_group()
 
 
-def test_optimizer_constructor_of_a_runner_does_not_see_it(toy: Toy) -> None:
+def test_the_optimizer_does_not_contain_the_teacher(toy: Toy) -> None:
     from mmengine.optim import build_optim_wrapper
 
     distiller = toy.build_distiller(toy.gfl(), **wide(toy))
@@ -240,7 +240,7 @@ def test_optimizer_constructor_of_a_runner_does_not_see_it(toy: Toy) -> None:
     assert {rates[id(p)] for p in backbone} == {0.1}
 
 
-def test_ema_shares_it(toy: Toy) -> None:
+def test_ema_shares_the_teacher(toy: Toy) -> None:
     distiller = toy.build_distiller(toy.gfl())
     average = ExponentialMovingAverage(distiller, update_buffers=True)
     assert average.module.teacher is distiller.teacher
@@ -252,7 +252,7 @@ def test_ema_shares_it(toy: Toy) -> None:
 
 @TASKS
 def test_the_teacher_is_bit_identical_after_training(toy: Toy, task: str) -> None:
-    """Under weight decay, clipped gradients, EMA and batch norms in training mode."""
+    """With weight decay, clipped gradients, EMA and batch norms in training mode."""
     config = toy.gfl(norm_eval=False) if task == 'det' else toy.segmentor()
     distiller = toy.build_distiller(config)
     model = distiller.teacher.model
@@ -272,19 +272,19 @@ def test_the_teacher_is_bit_identical_after_training(toy: Toy, task: str) -> Non
 
 
 def all_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return copies, also of the buffers that no checkpoint holds."""
+    """Return copies of all tensors, including buffers that checkpoints leave out."""
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
-def test_it_stays_in_eval_when_the_distiller_trains(toy: Toy) -> None:
+def test_the_teacher_stays_in_eval_mode_when_the_distiller_trains(toy: Toy) -> None:
     distiller = toy.build_distiller(toy.segmentor()).train()
     assert distiller.student.training
     assert not distiller.teacher.model.training
 
 
 @pytest.mark.parametrize('move', ['to', 'double', 'parent'])
-def test_it_moves_with_the_student(toy: Toy, move: str) -> None:
+def test_the_teacher_moves_with_the_student(toy: Toy, move: str) -> None:
     stage = dict(fpn='decode_head.conv_seg')
     recorders = dict(student=stage, teacher=stage)
     distiller = toy.build_distiller(toy.segmentor(), recorders=recorders)
@@ -438,7 +438,7 @@ def terms(toy: Toy) -> Distiller:
 def test_terms_are_logged_and_summed_over_levels(toy: Toy, terms: Distiller) -> None:
     maps = [torch.full((1, 1, 1, 1), float(level)) for level in range(3)]
     wires = {'student.fpn': maps, 'teacher.fpn': [torch.zeros(1, 1, 1, 1)] * 3}
-    assert terms.distill(wires, {}) == {'loss_cwd.fg': 5, 'loss_cwd.bg': 10}
+    assert terms.wiring(wires, {}) == {'loss_cwd.fg': 5, 'loss_cwd.bg': 10}
     [log] = train(terms, lambda _: toy.det_data(), steps=1)
     total = sum(float(value) for name, value in log.items() if name != 'loss')
     assert float(log['loss']) == pytest.approx(total)
@@ -453,7 +453,7 @@ def test_levels_are_summed(toy: Toy) -> None:
         for _ in range(2)
     ]
     wires = {'student.fpn': sides[0], 'teacher.fpn': sides[1]}
-    distilled = distiller.distill(wires, {})
+    distilled = distiller.wiring(wires, {})
     loss = distiller.losses['loss_cwd']
     expected = sum(loss(*pair) for pair in zip(*sides, strict=True))
     torch.testing.assert_close(distilled, dict(loss_cwd=expected))
@@ -481,7 +481,7 @@ def test_name_of_a_task_loss_is_refused(toy: Toy, weight: float) -> None:
 
 
 def test_name_of_mmengines_total_is_refused(toy: Toy) -> None:
-    # `parse_losses` logs the sum as 'loss', and a part of that name would hide it.
+    # `parse_losses` logs the sum as 'loss' and would overwrite this loss.
     with pytest.raises(ValueError, match=r'model\.losses\.loss'):
         loss_of(toy.build_distiller(toy.gfl(), losses=dict(loss=CWD)), toy.det_data())
 
@@ -611,7 +611,7 @@ def test_connectors_that_read_each_other_are_named(toy: Toy) -> None:
 
 
 @pytest.mark.parametrize(
-    ('change', 'told'),
+    ('change', 'message'),
     [
         (dict(loss_weight='2.0'), r'losses\.loss_cwd\.loss_weight: expected a number'),
         (dict(tau='4'), r'losses\.loss_cwd\.tau: expected a number, got the text .4'),
@@ -621,8 +621,8 @@ def test_connectors_that_read_each_other_are_named(toy: Toy) -> None:
         ),
     ],
 )
-def test_arguments_of_a_loss_are_checked(toy: Toy, change: dict, told: str) -> None:
-    with pytest.raises(TypeError, match=told):
+def test_arguments_of_a_loss_are_checked(toy: Toy, change: dict, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
         toy.build_distiller(toy.gfl(), losses=dict(loss_cwd=dict(CWD, **change)))
 
 
@@ -652,7 +652,7 @@ def test_top_level_preprocessor_is_the_students_where_it_has_none(toy: Toy) -> N
     assert own.data_preprocessor.size == (64, 64)
 
 
-def test_losses_learn_which_label_the_head_ignores(toy: Toy) -> None:
+def test_losses_ignore_the_label_that_the_head_ignores(toy: Toy) -> None:
     config = toy.segmentor()
     config['model']['decode_head']['ignore_index'] = 3
     config['model']['auxiliary_head']['ignore_index'] = 3
@@ -697,7 +697,7 @@ def test_wires_that_do_not_fit_the_connector(toy: Toy, connector: dict) -> None:
         loss_of(toy.build_distiller(toy.gfl(), **changes), toy.det_data())
 
 
-# Mistakes in a config carry their cure.
+# Errors of a config say how to correct it.
 
 
 @pytest.mark.parametrize(
@@ -747,7 +747,7 @@ def test_a_wire_with_a_default_may_be_left_out(toy: Toy) -> None:
         losses = dict(loss_dkd=dict(entry, type='DKDLoss'))
         return toy.build_distiller(toy.segmentor(), losses=losses, **changes)
 
-    # Its `labels` are those of the pixels then.
+    # The loss then reads the labels of the pixels.
     assert loss_of(build(**wires), toy.seg_data())['loss_dkd'] > 0
     with pytest.raises(ValueError, match=r"loss_dkd\.labels: no wire 'roi\.labels'"):
         build(**wires, labels='roi.labels')
@@ -781,7 +781,7 @@ def test_bare_name_of_mmdet_is_not_taken_for_ours(toy: Toy, kind: str) -> None:
         toy.build_distiller(toy.gfl(), losses=losses)
 
 
-def test_bare_names_are_ours_whatever_the_scope(toy: Toy) -> None:
+def test_bare_names_mean_kdtoolbox_in_any_scope(toy: Toy) -> None:
     from mmengine.registry import DefaultScope
 
     with DefaultScope.overwrite_default_scope('mmdet'):
@@ -807,7 +807,7 @@ def test_loss_that_can_train_nothing_is_refused(
 
 
 def test_wire_that_nothing_reads_is_refused(toy: Toy) -> None:
-    # Its parameters get no gradient, at which DDP stops in the second step.
+    # Its parameters get no gradient, so DDP raises an error in the second step.
     spare = dict(ALIGNED, in_channels=8, out_channels=8)
     with pytest.raises(ValueError, match=r'model\.connectors\.spare'):
         toy.build_distiller(toy.gfl(), connectors=dict(spare=spare))
@@ -821,10 +821,10 @@ def test_configs_are_not_changed(toy: Toy) -> None:
     assert config == before
 
 
-# With the task libraries around it.
+# Together with the task libraries.
 
 
-def test_plain_checkpoint_as_load_from_is_not_lost_in_silence(
+def test_load_from_a_plain_checkpoint_loads_the_student(
     toy: Toy, tmp_path: Path
 ) -> None:
     from mmengine.runner import load_checkpoint
@@ -832,7 +832,7 @@ def test_plain_checkpoint_as_load_from_is_not_lost_in_silence(
     plain = toy.build(toy.gfl())
     torch.save(dict(state_dict=plain.state_dict(), meta={}), tmp_path / 'coco.pth')
     distiller = toy.build_distiller(toy.gfl())
-    # An error would do as well.
+    # Raising an error would be correct, too.
     with contextlib.suppress(RuntimeError, ValueError):
         load_checkpoint(distiller, str(tmp_path / 'coco.pth'), map_location='cpu')
         assert_equal(distiller.student.state_dict(), plain.state_dict())

@@ -19,7 +19,7 @@ from kdtoolbox.distillers.finite import NonFiniteError, check_finite, finite_ste
 ROOT = Path(__file__).parents[2]
 Toy = SimpleNamespace
 NAN, INF = float('nan'), float('inf')
-# For each task the record, its number of levels, and the module behind its level 1.
+# For each task: the record, its number of levels, and the module of level 1.
 LEVELS = dict(
     det=('neck', 3, 'neck.fpn_convs.1'),
     seg=('decode_head.psp_modules.*', 2, 'decode_head.psp_modules.1'),
@@ -69,7 +69,7 @@ def poison(model: Any, data: dict, kind: str, task: str) -> None:
         connector=model.connectors['aligned'].convs[1],
         loss=model.losses['loss_vid'],
     )
-    # Of a loss's own parameter the second level alone; of a convolution one channel.
+    # For a parameter of a loss only the second level; for a convolution one channel.
     weight = next(parts[kind].parameters()).data
     weight[1] = NAN
 
@@ -89,11 +89,11 @@ def test_a_nan_is_told_by_wire_and_level_and_loss_before_the_weights_move(
     before = copy.deepcopy(dict(model.named_parameters()))
     with pytest.raises(NonFiniteError) as caught:
         train(model, data)
-    told, _, others = str(caught.value).partition(' Not finite either: ')
-    assert told.startswith(WHERE[kind])
-    assert 'No weight has moved in this step; ' in told
+    message, _, others = str(caught.value).partition(' Not finite either: ')
+    assert message.startswith(WHERE[kind])
+    assert 'No weight has moved in this step; ' in message
     assert kind == 'loss' or 'model.losses.loss_vid, level' in others
-    # The other levels are sound, but for those of an image.
+    # Only a broken image affects the other levels.
     assert kind == 'image' or 'level 0' not in others.replace("the student's own", '')
     assert ('model.connectors.aligned' in others) is (kind in ('image', 'student'))
     for name, parameter in model.named_parameters():
@@ -104,7 +104,7 @@ def test_a_nan_is_told_by_wire_and_level_and_loss_before_the_weights_move(
 
 
 @TASKS
-def test_sound_steps_pass_and_validation_losses_too(toy: Toy, task: str) -> None:
+def test_finite_training_and_validation_steps_pass(toy: Toy, task: str) -> None:
     model = build(toy, task)
     assert train(model, data_of(toy, task))['loss'].isfinite()
     with torch.no_grad():
@@ -115,19 +115,19 @@ def test_sound_steps_pass_and_validation_losses_too(toy: Toy, task: str) -> None
 
 
 @pytest.mark.parametrize('kind', ['image', 'student', 'connector'])
-def test_a_step_with_all_weights_0_is_guarded(toy: Toy, kind: str) -> None:
+def test_a_step_with_all_weights_0_is_checked(toy: Toy, kind: str) -> None:
     model, data = build(toy, 'det'), toy.det_data()
     model.losses['loss_vid'].loss_weight = 0.0
     poison(model, data, kind, 'det')
-    # No wire is there; the student's losses and the zeros that keep DDP content are.
+    # There are no wires, only the student's losses and the zeros for DDP.
     where = dict(image='the images', student="the student's own loss_cls, level 1: NaN")
     with pytest.raises(NonFiniteError) as caught:
         loss_of(model, data)
     assert str(caught.value).startswith(where.get(kind, 'model.losses.loss_vid: NaN'))
 
 
-def test_an_error_that_a_nan_causes_gives_way(toy: Toy) -> None:
-    """As that of DETR's matcher, from which nobody learns where the NaN came from."""
+def test_the_report_replaces_an_error_that_a_nan_causes(toy: Toy) -> None:
+    """An error of DETR's matcher, for one, does not name the origin of the NaN."""
     model, data = build(toy, 'det'), toy.det_data()
     assigner = model.student.bbox_head.assigner
 
@@ -147,7 +147,7 @@ def test_an_error_that_a_nan_causes_gives_way(toy: Toy) -> None:
         loss_of(model, data)
 
 
-def test_a_term_of_a_loss_is_told(toy: Toy) -> None:
+def test_a_term_of_a_loss_is_named(toy: Toy) -> None:
     class Terms(nn.Module):
         loss_weight = 1.0
 
@@ -163,11 +163,12 @@ def test_a_term_of_a_loss_is_told(toy: Toy) -> None:
         loss_of(model, toy.det_data())
 
 
-def test_wires_of_subclasses_are_told(toy: Toy) -> None:
+def test_wires_of_sources_are_named(toy: Toy) -> None:
     cls = dict(student='student.roi_cls', teacher='teacher.roi_cls')
     config = toy.distiller(toy.faster_rcnn())
     config |= dict(
-        type='kdtoolbox.RoIDistiller', losses=dict(loss_kd=dict(cls, type='KDLoss'))
+        sources=[dict(type='RoIResponses')],
+        losses=dict(loss_kd=dict(cls, type='KDLoss')),
     )
     del config['recorders']
     for side, message in (
@@ -183,7 +184,7 @@ def test_wires_of_subclasses_are_told(toy: Toy) -> None:
             loss_of(model, toy.det_data())
 
 
-def test_the_trainer_of_tokens_is_guarded(toy: Toy) -> None:
+def test_the_token_trainer_checks_its_tensors(toy: Toy) -> None:
     config = dict(type='kdtoolbox.TokenTrainer', channels=8, num_levels=3)
     config |= dict(teacher=dict(config=toy.gfl(), allow_random=True), num_tokens=4)
     model = toy.build(dict(model=config, default_scope='mmdet'))
@@ -210,13 +211,13 @@ def test_a_gradient_that_overflows_is_left_to_the_scaler(toy: Toy) -> None:
         assert torch.equal(parameter, before[name])
 
 
-# The check alone.
+# The check without a model.
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize('value', [NAN, INF, -INF])
 def test_one_value_of_any_type_is_found(dtype: torch.dtype, value: float) -> None:
-    # Their sum is Inf in float16.
+    # The sum of these values is Inf in float16.
     maps = torch.full((2, 3, 40, 40), 6e4, dtype=dtype)
     seen = dict(a=[torch.ones(2), maps], b=torch.ones(()), c=torch.ones(2).long())
     check_finite(seen, [])
@@ -234,7 +235,7 @@ def test_finite_extremes_empty_and_foreign_values_pass() -> None:
     check_finite({}, [])
 
 
-def test_it_waits_for_the_device_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_check_synchronises_once(monkeypatch: pytest.MonkeyPatch) -> None:
     reads = []
     read = Tensor.__bool__
     monkeypatch.setattr(Tensor, '__bool__', lambda x: reads.append(x) or read(x))
@@ -255,14 +256,14 @@ def test_no_number_and_no_graph_changes(toy: Toy) -> None:
     assert losses['loss_vid'].grad_fn is not None
 
 
-def test_weights_that_were_broken_before_the_step_are_told(toy: Toy) -> None:
-    """A tool without the hook of ours moves them there, and then comes to a halt."""
+def test_weights_not_finite_before_the_step_are_named(toy: Toy) -> None:
+    """Without the hook a step changes the weights, and the next step raises."""
     model, data = build(toy, 'det'), toy.det_data()
     poison(model, data, 'student', 'det')
     with pytest.raises(NonFiniteError) as caught:
         train(model, data)
-    told = '. Not finite before this step: student.neck.fpn_convs.1.conv.weight'
-    assert str(caught.value).endswith(told)
+    expected = '. Not finite before this step: student.neck.fpn_convs.1.conv.weight'
+    assert str(caught.value).endswith(expected)
     assert caught.value.report['message'] == str(caught.value)
     model, data = build(toy, 'det'), toy.det_data()
     poison(model, data, 'image', 'det')

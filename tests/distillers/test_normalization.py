@@ -11,7 +11,7 @@ CAFFE = dict(mean=[103.53, 116.28, 123.675], std=[1.0, 1.0, 1.0], bgr_to_rgb=Fal
 UNIT = dict(mean=[0.0, 0.0, 0.0], std=[255.0, 255.0, 255.0], bgr_to_rgb=True)
 GREY = dict(mean=[128.0], std=[64.0])
 NONE: dict = {}
-# One entry for both libraries, whose names differ.
+# One entry serves both libraries, which use different names.
 PAD = dict(pad=114.0)
 PAIRS = {
     'rgb to caffe': (RGB, CAFFE),
@@ -58,7 +58,7 @@ def test_teacher_sees_what_its_own_preprocessor_makes(
     assert torch.equal(batch['inputs'], before)
 
 
-def test_equal_recipes_cost_nothing() -> None:
+def test_equal_normalisations_return_the_same_batch() -> None:
     inputs = torch.ones(1, 3, 4, 4)
     same = Renormalization(build('det', RGB), build('det', RGB))
     assert same(inputs, []) is inputs
@@ -80,7 +80,7 @@ def test_dtype_of_the_batch_is_kept() -> None:
 
 
 def test_mmseg_1_2_names_the_channel_order_without_underscore() -> None:
-    # Its SegDataPreProcessor is no ImgDataPreprocessor.
+    # SegDataPreProcessor is not a subclass of ImgDataPreprocessor.
     original = nn.Module()
     original.channel_conversion = True
     original.mean = original.std = None
@@ -90,7 +90,7 @@ def test_mmseg_1_2_names_the_channel_order_without_underscore() -> None:
 
 
 def bands(count: int | None, flip: bool = False) -> nn.Module:
-    """A preprocessor as mmseg's, which takes any number of channels."""
+    """A preprocessor that accepts any number of channels, like that of mmseg."""
     made = nn.Module()
     made.channel_conversion, made.pad_val = flip, 0.0
     made.mean = made.std = None
@@ -118,7 +118,7 @@ def test_images_may_have_any_number_of_channels(
 
 
 @pytest.mark.parametrize('channels', [1, 2, 4])
-def test_only_images_of_three_channels_have_an_order(channels: int) -> None:
+def test_only_three_channels_are_swapped(channels: int) -> None:
     inputs = torch.arange(1.0 * channels).reshape(1, channels, 1, 1)
     for counts in ((0, 0), (channels, channels)):
         convert = Renormalization(bands(counts[0]), bands(counts[1], flip=True))
@@ -133,7 +133,7 @@ def test_other_numbers_of_channels_are_refused(counts: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize('count', [0, 1])
-def test_a_grey_batch_under_a_teacher_of_colours_is_refused(count: int) -> None:
+def test_a_grey_batch_for_a_colour_teacher_is_refused(count: int) -> None:
     convert = Renormalization(bands(count), bands(3))
     with pytest.raises(ValueError, match='images of 1 channels, .* are for 3'):
         convert(torch.zeros(2, 1, 4, 4), [])

@@ -58,20 +58,20 @@ def test_a_step_trains_the_tokens_and_leaves_the_teacher(
     total.backward()
     for level in model.tokens.vectors.grad:
         assert level.abs().sum(1).all()
-    # Not at each level: a random head may have sampled none of its anchors.
+    # Not at every level: a random head may sample no anchors of a level.
     assert sum(layer.weight.grad.abs().sum() for layer in model.tokens.projections) > 0
     assert all(p.grad is not None for p in model.parameters())
     optimizer.step()
-    theirs = model.teacher.model
-    for old, new in zip(before, (theirs, model), strict=True):
+    teacher = model.teacher.model
+    for old, new in zip(before, (teacher, model), strict=True):
         equal = [torch.equal(old[k], v) for k, v in new.state_dict().items()]
-        assert all(equal) if new is theirs else not any(equal)
-    assert all(p.grad is None and not p.requires_grad for p in theirs.parameters())
+        assert all(equal) if new is teacher else not any(equal)
+    assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
 
 
 @pytest.mark.parametrize('kind', ['gfl', 'fcos'])
 def test_whole_maps_leave_the_teachers_own_training_loss(toy: Toy, kind: str) -> None:
-    # FCOS tells training from evaluation in its head.
+    # FCOS's head behaves differently in training and evaluation.
     config = fcos(toy) if kind == 'fcos' else toy.gfl()
     model, plain = trainer_of(config), toy.build(config).train()
     plain.load_state_dict(model.teacher.model.state_dict())
@@ -105,7 +105,7 @@ def test_maps_are_multiplied_by_the_weighted_masks(toy: Toy) -> None:
         torch.testing.assert_close(found, expected)
 
 
-def test_norms_and_dropout_of_the_teacher_rest(toy: Toy) -> None:
+def test_norms_and_dropout_of_the_teacher_stay_in_eval_mode(toy: Toy) -> None:
     model = trainer_of(toy.segmentor(), **SEGMENTS)
     totals = [
         model.parse_losses(loss_of(model.train(), toy.seg_data()))[0] for _ in range(2)
@@ -114,7 +114,7 @@ def test_norms_and_dropout_of_the_teacher_rest(toy: Toy) -> None:
 
 
 @pytest.mark.parametrize('mode', ['predict', 'tensor'])
-def test_answers_are_the_teachers(toy: Toy, mode: str) -> None:
+def test_outputs_equal_the_teachers(toy: Toy, mode: str) -> None:
     model = trainer_of(toy.gfl())
     plain = toy.build(toy.gfl()).eval()
     plain.load_state_dict(model.teacher.model.state_dict())
@@ -155,7 +155,7 @@ def test_it_moves_the_teacher_and_keeps_it_hidden(toy: Toy) -> None:
     assert len(list(model.parameters())) == len(list(model.tokens.parameters()))
 
 
-def test_its_checkpoint_is_what_the_loss_reads(
+def test_the_loss_reads_the_checkpoint_of_the_tokens(
     toy: Toy, make_runner: Callable, tmp_path: Path
 ) -> None:
     model = trainer_of(toy.gfl())
@@ -186,9 +186,9 @@ def test_its_checkpoint_is_what_the_loss_reads(
             r"model: 'neck': .*channels=4, the maps have 8; set channels=8",
         ),
         (dict(num_levels=2), r"model: 'neck': .*num_levels=2, got level 2"),
-        (dict(num_levels=4), r"num_levels is 4, and 'neck' gave 3 maps"),
-        (dict(source='data_preprocessor'), 'gave 0 maps to the loss; .*`source`'),
-        (dict(source='bbox_head'), "'bbox_head' gives other things.*set `source`"),
+        (dict(num_levels=4), r"num_levels is 4, and 'neck' returned 3 maps"),
+        (dict(source='data_preprocessor'), 'returned 0 maps for the loss; .*`source`'),
+        (dict(source='bbox_head'), "'bbox_head' returns other values.*set `source`"),
     ],
 )
 def test_another_pyramid_is_refused(toy: Toy, changes: dict, message: str) -> None:
@@ -197,7 +197,7 @@ def test_another_pyramid_is_refused(toy: Toy, changes: dict, message: str) -> No
         loss_of(model, toy.det_data())
 
 
-def test_a_lacking_part_is_refused(toy: Toy) -> None:
+def test_a_missing_part_is_refused(toy: Toy) -> None:
     with pytest.raises(ValueError, match=r"model\.source: GFL has no module 'necks'"):
         trainer_of(toy.gfl(), source='necks')
     with pytest.raises(ValueError, match=r'model\.teacher\.checkpoint is None'):

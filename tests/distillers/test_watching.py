@@ -19,8 +19,8 @@ SIDES = {f'{side}.{name}': {side} for side in ('student', 'teacher') for name in
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is told from a watch of three steps."""
+def messages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The messages of a watch of three steps."""
     messages: list[str] = []
 
     def print_log(message: str, logger: str, level: int) -> None:
@@ -40,16 +40,16 @@ def built(toy: Toy) -> Any:
 
 @pytest.fixture
 def model(built: Any) -> Any:
-    """A distiller whose second loss rests, with a fresh watch."""
+    """A distiller with a new watch, whose second loss has the weight 0."""
     return copy.deepcopy(built)
 
 
 def step(model: Any) -> list[Tensor]:
-    """Train on made-up records, which the student's own losses train too."""
+    """Train on random records, which the student's own losses also train."""
     sides = [[torch.randn(1, 8, 2, 2) for _ in range(3)] for _ in range(2)]
     student = [x.requires_grad_() for x in sides[0]]
     wires = {'student.fpn': student, 'teacher.fpn': sides[1]}
-    distilled = model.distill(wires, {})
+    distilled = model.wiring(wires, {})
     (sum(distilled.values()) + sum(x.square().sum() for x in student)).backward()
     assert all(x.grad.any() for x in student)
     return student
@@ -85,27 +85,27 @@ class Checkpointed(Zero):
 
 
 @pytest.mark.parametrize('loss', [None, Checkpointed])
-def test_a_sound_distillation_is_not_told_of(
-    loss: type | None, model: Any, told: list[str]
+def test_a_sound_distillation_gives_no_warning(
+    loss: type | None, model: Any, messages: list[str]
 ) -> None:
     if loss:
         model.losses['loss_a'] = loss()
     for _ in range(5):
         step(model)
-    assert not told
-    assert model._watch._alive.keys() == {'loss_b'}
+    assert not messages
+    assert model.wiring.watch._alive.keys() == {'loss_b'}
 
 
 def test_a_loss_that_stays_at_zero_is_reported_once(
-    model: Any, told: list[str]
+    model: Any, messages: list[str]
 ) -> None:
     model.losses['loss_a'] = Zero()
     for _ in range(3):
         step(model)
-    assert not told
+    assert not messages
     for _ in range(4):
         step(model)
-    [message] = told
+    [message] = messages
     assert message.startswith('model.losses.loss_a has been exactly 0 in 3 steps. ')
 
 
@@ -114,37 +114,37 @@ def test_a_loss_that_stays_at_zero_is_reported_once(
     [(Detached, '0, 1, 2'), (Vanishing, '0, 1, 2'), (FirstLevel, '1, 2')],
 )
 def test_a_record_without_gradient_is_reported_once(
-    loss: type, levels: str, model: Any, told: list[str]
+    loss: type, levels: str, model: Any, messages: list[str]
 ) -> None:
     model.losses['loss_a'] = loss()
     for _ in range(3):
         step(model)
-    assert not told
+    assert not messages
     for _ in range(4):
         step(model)
-    [message] = told
+    [message] = messages
     assert message.startswith(f"wire 'student.fpn', level {levels}: in 3 steps of loss")
 
 
-def test_one_step_is_enough(model: Any, told: list[str]) -> None:
+def test_one_step_with_values_is_enough(model: Any, messages: list[str]) -> None:
     sound = model.losses['loss_a']
     for loss in (Zero(), Detached(), sound, Zero(), Detached()):
         model.losses['loss_a'] = loss
         step(model)
-    assert not told
+    assert not messages
 
 
 def test_a_gradient_from_one_of_two_losses_is_enough(
-    model: Any, told: list[str]
+    model: Any, messages: list[str]
 ) -> None:
     model.losses['loss_b'] = Detached()
     for _ in range(5):
         step(model)
-    assert not told
+    assert not messages
 
 
 def test_steps_at_weight_0_and_without_gradient_do_not_count(
-    model: Any, told: list[str]
+    model: Any, messages: list[str]
 ) -> None:
     model.losses['loss_b'].loss_weight = 1.0
     model.losses['loss_a'] = Zero()
@@ -155,12 +155,12 @@ def test_steps_at_weight_0_and_without_gradient_do_not_count(
     wires = {f'{side}.fpn': [torch.ones(1, 8, 2, 2)] for side in ('student', 'teacher')}
     with torch.no_grad():
         for _ in range(5):
-            model.distill(wires, {})
+            model.wiring(wires, {})
     for _ in range(3):
         step(model)
-    assert not told
+    assert not messages
     step(model)
-    assert len(told) == 1
+    assert len(messages) == 1
 
 
 def test_wires_are_followed_through_connectors() -> None:
@@ -178,31 +178,33 @@ def test_wires_are_followed_through_connectors() -> None:
     assert trained_wires(SIDES, connections, comparisons) == expected
 
 
-def test_nothing_of_it_is_left_after_the_report(model: Any, told: list[str]) -> None:
+def test_the_watch_leaves_nothing_behind(model: Any, messages: list[str]) -> None:
     seen: list[Tensor] = []
     model.losses['loss_a'].register_forward_pre_hook(
         lambda _, args, given: seen.append(given['student']), with_kwargs=True
     )
     keys = model.state_dict().keys()
     records = [record for _ in range(5) for record in step(model)]
-    given = [mine is record for mine, record in zip(seen, records, strict=True)]
+    given = [found is record for found, record in zip(seen, records, strict=True)]
     assert given == [False] * 9 + [True] * 6
     assert not any(record._backward_hooks for record in records)
     assert model.state_dict().keys() == keys
 
 
-def test_a_copy_and_a_pickle_watch_on(model: Any, told: list[str]) -> None:
+def test_a_copy_and_a_pickle_continue_the_watch(
+    model: Any, messages: list[str]
+) -> None:
     model.losses['loss_a'] = Zero()
     for _ in range(3):
         step(model)
     copied = copy.deepcopy(model)
     step(copied)
-    assert len(told) == 1
-    pickle.loads(pickle.dumps(model._watch)).follow({}, [])
-    assert len(told) == 2
+    assert len(messages) == 1
+    pickle.loads(pickle.dumps(model.wiring.watch)).follow({}, [])
+    assert len(messages) == 2
 
 
-def test_a_graph_may_outlive_the_watch(told: list[str]) -> None:
+def test_a_graph_may_outlive_the_watch(messages: list[str]) -> None:
     watch = Watch(dict(loss_a=['student.a']))
     record = torch.ones(2, requires_grad=True)
     for _ in range(3):
@@ -211,11 +213,11 @@ def test_a_graph_may_outlive_the_watch(told: list[str]) -> None:
     watch.follow({'student.a': [record]}, ['loss_a'])
     view.sum().backward()
     assert record.grad.tolist() == [1, 1]
-    assert len(told) == 1
+    assert len(messages) == 1
 
 
 def test_watched_steps_train_to_the_same_weights(
-    toy: Toy, told: list[str], monkeypatch: pytest.MonkeyPatch
+    toy: Toy, messages: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     aligned = dict(type='ConvConnector', input='student.fpn', kernel_size=3)
     aligned |= dict(in_channels=8, out_channels=8)
@@ -233,4 +235,4 @@ def test_watched_steps_train_to_the_same_weights(
         ends.append((logs, model.state_dict()))
     assert ends[0][0] == ends[1][0]
     assert all(torch.equal(ends[0][1][key], value) for key, value in ends[1][1].items())
-    assert not told
+    assert not messages

@@ -111,9 +111,8 @@ class Student(nn.Module):
         super().__init__()
         torch.manual_seed(1)
         row = row_of(name)
-        self.distiller = benchmark.Losses(name, row).train()
-        for part in self.distiller.children():
-            part.double()
+        self.wiring = benchmark.wiring_of(name, row).train()
+        self.wiring.double()
         self.offsets = nn.ModuleDict(
             {
                 wire.replace('.', '/'): nn.ParameterList(
@@ -139,7 +138,7 @@ class Student(nn.Module):
                 x + offset for x, offset in zip(wires[wire], offsets, strict=True)
             ]
         with same_draws_for_each_image():
-            terms = self.distiller.distill(wires, batch.context)
+            terms = self.wiring(wires, batch.context)
         return torch.stack(list(terms.values())).sum()
 
     def gradients(self) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ CWD = dict(type='CWDLoss', teacher='teacher.fpn')
 
 
 def _test_of(kind: str) -> Any:
-    return load(f'tests/distillers/test_{kind}.py')
+    return load(f'tests/distillers/{kind}.py')
 
 
 def _gfl(**losses: dict) -> Any:
@@ -41,7 +41,7 @@ def _learning() -> Any:
 
 def _dense(family: str, layer: str) -> Any:
     """A loss that divides by the count of positives which the head trains on."""
-    config = _test_of('crosskd_distiller').detector(TOY, family)
+    config = _test_of('sources/test_cross_head').detector(TOY, family)
     layers = dict(cls=f'bbox_head.{layer}')
     wires = dict(student='student.cls', teacher='teacher.cls')
     return TOY.build_distiller(
@@ -89,13 +89,13 @@ EXACT: dict[str, tuple[Callable[[], Any], tuple[int, ...]]] = {
 
 KINDS: dict[str, Callable[[], Any]] = {
     'Distiller': _learning,
-    'CrossKDDistiller': lambda: _test_of('crosskd_distiller').crosskd(TOY, 'gfl'),
-    'RoIDistiller': lambda: _test_of('roi_distiller').roi(TOY),
-    'FCFDDistiller': lambda: _test_of('fcfd_distiller').fcfd(TOY),
-    'QueryDistiller': lambda: _test_of('query_distiller').build(TOY, 'DINO'),
-    'PreActivationDistiller': lambda: _test_of('preactivation_distiller').build(TOY),
-    'ClassifierDistiller': lambda: _test_of('classifier_distiller').build(TOY),
-    'TokenTrainer': lambda: _test_of('token_trainer').trainer_of(TOY.gfl()),
+    'CrossHead': lambda: _test_of('sources/test_cross_head').crosskd(TOY, 'gfl'),
+    'RoIResponses': lambda: _test_of('sources/test_roi_responses').roi(TOY),
+    'BridgedRoIs': lambda: _test_of('sources/test_bridged_rois').fcfd(TOY),
+    'ObjectQueries': lambda: _test_of('sources/test_object_queries').build(TOY, 'DINO'),
+    'PreActivations': lambda: _test_of('sources/test_pre_activations').build(TOY),
+    'ClassifierWeights': lambda: _test_of('sources/test_classifier_weights').build(TOY),
+    'TokenTrainer': lambda: _test_of('test_token_trainer').trainer_of(TOY.gfl()),
 }
 
 

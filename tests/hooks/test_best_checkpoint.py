@@ -81,5 +81,5 @@ def test_out_dir_of_the_checkpoint_hook(exists: bool, tmp_path: Path) -> None:
     BestCheckpointHook().after_load_checkpoint(runner, checkpoint)
     best_ckpt = dict(best_ckpt_mAP=str(own)) if exists else {}
     assert noted == dict(best_score_mAP=0.5) | best_ckpt
-    # Weights alone note nothing.
+    # A checkpoint of weights alone has no `message_hub`.
     BestCheckpointHook().after_load_checkpoint(runner, dict(state_dict={}))

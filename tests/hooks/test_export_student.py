@@ -62,7 +62,7 @@ def predictions(model: nn.Module, data: dict) -> list[torch.Tensor]:
 
 
 def assert_exports(toy: Toy, model: nn.Module, path: Path) -> None:
-    """The file holds the plain student that the model has now."""
+    """Assert that a file contains the plain student of a model."""
     content = torch.load(path, weights_only=True)
     plain = toy.build(toy.gfl())
     plain.load_state_dict(content['state_dict'], strict=True)
@@ -164,7 +164,7 @@ def test_second_run_in_a_folder_refreshes_its_exports(
         assert_exports(toy, runner.model, tmp_path / 'student_epoch_1.pth')
 
 
-def test_ema_weights_are_what_is_exported(
+def test_ema_weights_are_exported(
     toy: Toy, make_runner: Callable, tmp_path: Path
 ) -> None:
     hooks = [dict(type='EMAHook'), dict(type='kdtoolbox.ExportStudentHook')]
@@ -209,13 +209,13 @@ def test_out_dir_of_the_checkpoint_hook(
     assert checkpoints(work_dir) == []
 
 
-def test_without_checkpoint_hook_it_says_what_to_set() -> None:
+def test_the_error_without_a_checkpoint_hook_contains_the_fix() -> None:
     runner = SimpleNamespace(hooks=[])
     with pytest.raises(ValueError, match=r'default_hooks\.checkpoint='):
         ExportStudentHook().before_train(runner)
 
 
-def test_nothing_is_read_back(
+def test_the_export_does_not_read_the_checkpoint(
     toy: Toy, make_runner: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr('kdtoolbox.hooks.export_student.load_checkpoint')
@@ -238,21 +238,21 @@ def test_nothing_is_read_back(
 
 
 class Meta(list):
-    """A data set with meta that torch alone does not read."""
+    """A data set with meta that plain `torch.load` cannot read."""
 
     metainfo = dict(
         palette=np.arange(3, dtype=np.uint8), root=Path('a'), odd=object(), scale=0.5
     )
 
 
-def test_the_meta_of_the_data_set_is_what_torch_alone_reads(
+def test_plain_torch_reads_the_exported_meta(
     toy: Toy, make_runner: Callable, tmp_path: Path
 ) -> None:
     hooks = [dict(type='kdtoolbox.ExportStudentHook')]
     runner = make_runner(toy.distiller(toy.gfl()), custom_hooks=hooks)
     samples = Meta(runner._train_dataloader.dataset)
     runner._train_dataloader = DataLoader(samples, collate_fn=pseudo_collate)
-    # As tools/train.py does; the object could not even be written.
+    # tools/train.py adds this hook, too. Without it the object cannot be pickled.
     runner.register_hook(ReadableCheckpointHook())
     runner.train()
     meta = torch.load(tmp_path / 'student_epoch_2.pth', weights_only=True)['meta']
@@ -291,7 +291,8 @@ def test_students_whose_checkpoint_went_before_a_kill_go_when_the_run_resumes(
     loop = dict(by_epoch=False, max_iters=3)
     options = dict(train_cfg=loop, checkpoint=saver)
     run(make_runner, toy.distiller(toy.gfl()), **options)
-    # As if killed once iter_2 was removed, and the students of others, which stay.
+    # The state after a kill that followed the removal of iter_2, and students of
+    # others, which have to stay.
     (tmp_path / 'iter_2.pth').unlink()
     for name in ('student_mine.pth', 'student_iter_9.pth', 'student_epoch_9.pth'):
         (tmp_path / name).touch()

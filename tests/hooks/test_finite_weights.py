@@ -29,7 +29,7 @@ KEY = 'student.backbone.conv1.weight'
 
 
 class Root(nn.Module):
-    """0 with a gradient of NaN."""
+    """A loss of 0 with a gradient of NaN."""
 
     loss_weight = 1.0
 
@@ -38,7 +38,7 @@ class Root(nn.Module):
 
 
 class SoundOnce(Root):
-    """Breaks in one call alone, counted from 0."""
+    """A loss with a gradient of NaN in a single call, counted from 0."""
 
     def __init__(self, broken: int) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class SoundOnce(Root):
 
 
 class Remember(Hook):
-    """Keeps the weights that `init_weights` has left."""
+    """Keeps a copy of the weights after `init_weights`."""
 
     def before_train(self, runner: Any) -> None:
         runner.before = copy.deepcopy(dict(runner.model.named_parameters()))
@@ -60,7 +60,7 @@ class Remember(Hook):
 
 @pytest.fixture
 def float16(monkeypatch: pytest.MonkeyPatch) -> Callable:
-    """Return `AmpOptimWrapper`, made to believe that the CPU can do what a GPU can."""
+    """Return `AmpOptimWrapper`, patched to run on a CPU."""
     module = 'mmengine.optim.optimizer.amp_optimizer_wrapper'
     monkeypatch.setattr(f'{module}.is_cuda_available', lambda: True)
     monkeypatch.setattr(f'{module}.GradScaler', partial(torch.amp.GradScaler, 'cpu'))
@@ -76,7 +76,7 @@ def float16(monkeypatch: pytest.MonkeyPatch) -> Callable:
 
 @pytest.fixture
 def start(toy: Toy, make_runner: Callable) -> Callable[..., Any]:
-    """Make a runner under the hook; its model has a loss more, and is kept in it."""
+    """Return a function that makes a runner with the hook and with one more loss."""
 
     def start(
         broken: nn.Module | None,
@@ -90,7 +90,7 @@ def start(toy: Toy, make_runner: Callable) -> Callable[..., Any]:
         if broken is not None:
             model.losses['loss_root'] = broken
             ends = dict(student='student.fpn', teacher='teacher.fpn')
-            model._comparisons['loss_root'] = ends
+            model.wiring.comparisons['loss_root'] = ends
         sgd = torch.optim.SGD(model.parameters(), lr=0.01, **(optimizer or {}))
         runner.optim_wrapper = kind(optimizer=sgd, **options)
         runner.register_hook(FiniteWeightsHook())
@@ -117,16 +117,18 @@ def assert_unmoved(runner: Any) -> None:
 def test_a_gradient_that_is_not_finite_is_told_by_loss_and_part_and_moves_no_weight(
     start: Callable, tmp_path: Path, kind: Callable, clip: dict | None
 ) -> None:
-    # mmengine takes entries out of what it is given.
+    # mmengine removes entries from its arguments.
     runner = start(Root(), kind, clip_grad=copy.copy(clip))
     error = refused(runner)
-    told = str(error)
-    assert told.startswith('model.losses.loss_root: the gradient of this loss is not ')
-    assert 'student.backbone (' in told
-    assert 'student.neck (' in told
-    assert 'No weight has moved in this step; ' in told
+    message = str(error)
+    assert message.startswith(
+        'model.losses.loss_root: the gradient of this loss is not '
+    )
+    assert 'student.backbone (' in message
+    assert 'student.neck (' in message
+    assert 'No weight has moved in this step; ' in message
     for sound in ('loss_cwd', 'loss_cls', 'student.bbox_head ('):
-        assert sound not in told
+        assert sound not in message
     assert_unmoved(runner)
     assert not list(tmp_path.glob('*.pth'))
     error.write(tmp_path, 1)
@@ -136,7 +138,7 @@ def test_a_gradient_that_is_not_finite_is_told_by_loss_and_part_and_moves_no_wei
     assert f'gradient of {KEY}' in broken
 
 
-def test_a_loss_of_the_student_alone_is_told(toy: Toy, make_runner: Callable) -> None:
+def test_a_task_loss_of_the_student_is_named(toy: Toy, make_runner: Callable) -> None:
     runner = make_runner(toy.gfl()['model'])
     loss = runner.model.loss
 
@@ -147,12 +149,12 @@ def test_a_loss_of_the_student_alone_is_told(toy: Toy, make_runner: Callable) ->
 
     runner.model.loss = broken
     runner.register_hook(FiniteWeightsHook())
-    told = str(refused(runner))
-    assert told.startswith('the loss loss_root: the gradient')
-    assert 'bbox_head (' in told
+    message = str(refused(runner))
+    assert message.startswith('the loss loss_root: the gradient')
+    assert 'bbox_head (' in message
 
 
-def test_each_of_several_optimizers_is_watched(start: Callable) -> None:
+def test_each_of_several_optimizers_is_checked(start: Callable) -> None:
     runner = start(Root())
     model = runner.model
     parts = dict(neck=model.student.neck, backbone=model.student.backbone)
@@ -174,19 +176,19 @@ def test_each_of_several_optimizers_is_watched(start: Callable) -> None:
 
 
 @pytest.mark.parametrize(('broken', 'iteration'), [(0, 1), (3, 1)])
-def test_accumulated_gradients_are_looked_at_when_they_make_an_update(
+def test_accumulated_gradients_are_checked_at_the_update(
     start: Callable, broken: int, iteration: int
 ) -> None:
     """The loss has three levels: the first call is of batch 1, the fourth of 2."""
     runner = start(SoundOnce(broken), accumulative_counts=2)
-    told = str(refused(runner))
-    # It does not break when it is tried again.
-    assert told.startswith('the gradients of this update are not finite in student.')
+    message = str(refused(runner))
+    # The second call of the loss, for the explanation, has a finite gradient.
+    assert message.startswith('the gradients of this update are not finite in student.')
     assert runner.iter == iteration
     assert_unmoved(runner)
 
 
-def test_sound_runs_train_as_without(start: Callable) -> None:
+def test_the_hook_does_not_change_a_finite_training(start: Callable) -> None:
     states = []
     for hook in (True, False):
         runner = start(None)
@@ -200,7 +202,7 @@ def test_sound_runs_train_as_without(start: Callable) -> None:
     assert not torch.equal(states[0]['backbone.conv1.weight'], runner.before[KEY])
 
 
-def test_nothing_is_left_of_the_hook_after_a_run(start: Callable) -> None:
+def test_the_hook_removes_its_handles_after_a_run(start: Callable) -> None:
     runner = start(None)
     runner.train()
     optimizer = runner.optim_wrapper.optimizer
@@ -213,7 +215,7 @@ def test_nothing_is_left_of_the_hook_after_a_run(start: Callable) -> None:
 # A loss scaler.
 
 
-def test_a_loss_scaler_skips_an_overflow_as_ever(
+def test_a_loss_scaler_still_skips_an_overflow(
     start: Callable, float16: Callable
 ) -> None:
     scale = dict(init_scale=2.0**40, backoff_factor=2.0**-32)
@@ -236,8 +238,8 @@ def test_a_loss_scaler_that_skips_every_update_is_stopped(
 ) -> None:
     monkeypatch.setattr(finite_weights, 'PATIENCE', 2)
     runner = start(Root(), float16, dict(fused=fused), loss_scale=scale)
-    told = str(refused(runner))
-    assert told.startswith(
+    message = str(refused(runner))
+    assert message.startswith(
         'the loss scaler has skipped 3 updates in a row. model.losses.loss_root: '
     )
     assert runner.iter == 2
@@ -252,7 +254,7 @@ def test_a_scaler_that_is_switched_off_checks_nothing(
     assert_unmoved(runner)
 
 
-# The look at the gradients alone.
+# The check of the gradients alone.
 
 
 def optimizer_of(*grads: Tensor) -> torch.optim.Optimizer:
@@ -268,7 +270,7 @@ def optimizer_of(*grads: Tensor) -> torch.optim.Optimizer:
 @pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
 @pytest.mark.parametrize('dtype', [torch.float16, torch.float32, torch.float64])
 def test_one_gradient_of_any_type_is_found(dtype: torch.dtype, value: float) -> None:
-    # Their norm overflows.
+    # The norm of these gradients overflows.
     largest = torch.full((3, 40), torch.finfo(dtype).max, dtype=dtype)
     sound = torch.ones(2)
     assert finite_gradients(optimizer_of(sound, largest))
@@ -277,7 +279,7 @@ def test_one_gradient_of_any_type_is_found(dtype: torch.dtype, value: float) -> 
     assert not finite_gradients(optimizer_of(sound, largest.to_sparse()))
 
 
-def test_the_look_at_gradients_waits_for_the_device_once(
+def test_the_check_of_gradients_syncs_the_device_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     reads = []
@@ -287,7 +289,7 @@ def test_the_look_at_gradients_waits_for_the_device_once(
     assert len(reads) == 1
 
 
-def test_the_norm_of_clip_grad_is_read_where_there_is_one(
+def test_the_norm_of_clip_grad_is_reused(
     start: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(finite_weights, 'finite_gradients', None)
@@ -296,10 +298,10 @@ def test_the_norm_of_clip_grad_is_read_where_there_is_one(
         start(None).train()
 
 
-def test_a_norm_that_overflows_in_clip_grad_is_told(
+def test_a_norm_that_overflows_in_clip_grad_raises(
     start: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The clipping makes each gradient 0 of it, and the step is lost."""
+    """Clipping by an infinite norm would set all gradients to 0."""
 
     def overflowing(gradient: Tensor) -> Tensor:
         return gradient.clamp(min=1) * 1e30
@@ -316,7 +318,7 @@ def test_a_norm_that_overflows_in_clip_grad_is_told(
 
 
 class Break(Hook):
-    """Puts a NaN where no gradient is to blame."""
+    """Writes a NaN to a weight without a gradient."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -394,7 +396,7 @@ def test_the_tool_stops_before_a_nan_and_resumes_from_what_is_finite(
     for path in saved:
         state = torch.load(path, weights_only=False)['state_dict']
         assert all(x.isfinite().all() for x in state.values())
-    # As a tool without the hook would have written the last one.
+    # A tool without the hook would have saved such a checkpoint.
     content = torch.load(saved[-1], weights_only=False)
     content['state_dict'][KEY][:] = float('nan')
     torch.save(content, saved[-1])

@@ -16,7 +16,7 @@ EMA = [dict(type='EMAHook', momentum=0.1)]
 
 
 def model(toy: Toy, width: int = 8, names: tuple = ('a', 'b'), **changes: Any) -> dict:
-    """Return a distiller with a connector of each name."""
+    """Return the config of a distiller with one connector per name."""
     parts = dict(type='CWDLoss', teacher='teacher.fpn')
     connector = dict(
         type='ConvConnector', in_channels=8, out_channels=width, kernel_size=1
@@ -46,10 +46,23 @@ def train(make_runner: Callable, tmp_path: Path) -> Callable:
     return run
 
 
+@pytest.fixture(scope='module')
+def first_epoch() -> dict[str, bytes]:
+    """Return the checkpoint of `saved`, which is trained only once."""
+    return {}
+
+
 @pytest.fixture
-def saved(train: Callable, toy: Toy, tmp_path: Path) -> Path:
-    train(model(toy), train_cfg=dict(by_epoch=True, max_epochs=1))
-    return tmp_path / 'epoch_1.pth'
+def saved(
+    train: Callable, toy: Toy, tmp_path: Path, first_epoch: dict[str, bytes]
+) -> Path:
+    path = tmp_path / 'epoch_1.pth'
+    if not first_epoch:
+        train(model(toy), train_cfg=dict(by_epoch=True, max_epochs=1))
+        first_epoch['content'] = path.read_bytes()
+    path.write_bytes(first_epoch['content'])
+    path.with_name('last_checkpoint').write_text(str(path))
+    return path
 
 
 def drop(part: str, where: str = 'state_dict') -> Callable[[dict], None]:
@@ -62,7 +75,7 @@ def drop(part: str, where: str = 'state_dict') -> Callable[[dict], None]:
 
 
 def swap(content: dict) -> None:
-    """Put the last parameter first."""
+    """Move the last parameter to the front."""
     state = content['state_dict']
     key = list(state)[-1]
     content['state_dict'] = {key: state[key]} | state
@@ -125,11 +138,11 @@ RUNS: dict[str, tuple[dict, dict, str]] = {
 def test_what_does_not_fit_is_refused_by_a_table(
     train: Callable, toy: Toy, saved: Path, case: str
 ) -> None:
-    change, told = CONTENTS[case]
+    change, expected = CONTENTS[case]
     content = torch.load(saved, weights_only=False)
     change(content)
     torch.save(content, saved)
-    with pytest.raises(ValueError, match=told) as error:
+    with pytest.raises(ValueError, match=expected) as error:
         train(model(toy), resume=True, load_from=str(saved))
     assert "epoch_1.pth' does not fit this run" in str(error.value)
     assert 'add --resume-partly' in str(error.value)
@@ -140,8 +153,8 @@ def test_what_does_not_fit_is_refused_by_a_table(
 def test_a_recipe_that_has_changed_is_refused(
     train: Callable, toy: Toy, saved: Path, case: str
 ) -> None:
-    changes, options, told = RUNS[case]
-    with pytest.raises(ValueError, match=told):
+    changes, options, expected = RUNS[case]
+    with pytest.raises(ValueError, match=expected):
         train(model(toy, **changes), resume=True, **options)
     assert not saved.with_name('epoch_2.pth').exists()
     train(model(toy, **changes), partly=True, resume=True, **options)
@@ -152,7 +165,7 @@ def test_the_same_recipe_resumes(train: Callable, toy: Toy, saved: Path) -> None
     runner = train(model(toy), resume=True)
     assert runner.iter == 4
     other = [dict(STEPS[0], end=5)]
-    # Another length is no misfit, nor are other weights to load.
+    # Another length of the schedule fits, and so does `load_from` without `resume`.
     train(model(toy), resume=True, train_cfg=dict(by_epoch=True, max_epochs=3))
     train(model(toy), param_scheduler=other, load_from=str(saved))
     train(model(toy, names=('c',)), load_from=str(saved))
@@ -171,7 +184,7 @@ def test_resuming_partly_keeps_what_fits(
         for key, value in before.items()
         if key.startswith('student.')
     )
-    # The momentum of another part is no start for this one.
+    # The optimizer starts without the momentum of another part.
     assert not runner.optim_wrapper.optimizer.state
     assert runner.optim_wrapper.optimizer.param_groups[0]['lr'] == 0.005
     assert runner.iter == 2

@@ -15,7 +15,7 @@ ITERATIONS = dict(by_epoch=False, max_iters=6)
 
 
 class Watch(Hook):
-    """Note the weight of each iteration and whether the teacher ran in it."""
+    """Record the weight of each iteration, and whether the teacher ran."""
 
     priority = 'LOWEST'
 
@@ -120,7 +120,9 @@ def test_training_twice_starts_from_the_configured_weight(
     assert loss.loss_weight == weight
 
 
-def test_unknown_loss_lists_what_there_is(toy: Toy, make_runner: Callable) -> None:
+def test_an_unknown_loss_raises_with_the_known_ones(
+    toy: Toy, make_runner: Callable
+) -> None:
     with pytest.raises(ValueError, match=r"no loss 'loss_pkd'.*\['loss_cwd'\]"):
         run(toy, make_runner, ITERATIONS, dict(loss='loss_pkd'))
 
@@ -141,7 +143,7 @@ def test_epochs_of_an_iteration_loop_are_refused(
 
 @pytest.mark.parametrize('arguments', [dict(warmup=-1), dict(stop_after=-1)])
 def test_negative_progress_is_refused(arguments: dict) -> None:
-    # A negative weight would train away from the teacher; -1 would mean 'never'
-    # elsewhere in mmengine and stops everything here.
+    # In mmengine -1 often means 'never', but as `stop_after` it would set all weights
+    # to 0.
     with pytest.raises(ValueError, match='LossWeightHook'):
         LossWeightHook('loss_cwd', **arguments)

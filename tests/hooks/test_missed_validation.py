@@ -26,11 +26,11 @@ SCORES = {2: 0.1, 4: 0.9}
 
 
 class Killed(BaseException):
-    """Ends a run as a signal does: nothing that handles errors runs."""
+    """Ends a run like a signal: no handler of `Exception` runs."""
 
 
 class ByIteration(BaseMetric):
-    """Give the score that belongs to an iteration; count how often it was asked."""
+    """Return a fixed score per iteration, and record the iterations."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class ByIteration(BaseMetric):
 
 
 class KillHook(Hook):
-    """End the run at a point of the validation of one iteration."""
+    """End the run at one point of the validation of an iteration."""
 
     priority = 'HIGHEST'
 
@@ -67,13 +67,13 @@ class KillHook(Hook):
         self.meet(runner, 'after_val')
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        # The best one is the only one without an optimizer.
+        # Only best checkpoints have no optimizer.
         self.meet(runner, 'best' if 'optimizer' not in checkpoint else '')
 
 
 @pytest.fixture
 def train(toy: Toy, make_runner: Callable) -> Callable[..., list[int]]:
-    """Train in a folder; return the iterations that were validated."""
+    """Return a function that trains in a folder and lists the validated iterations."""
 
     def run(folder: Path, loop: dict, *kill: Any, **options: Any) -> list[int]:
         data = toy.det_data(((64, 64),))
@@ -113,20 +113,43 @@ def found(folder: Path) -> list[str]:
 
 
 def noted(folder: Path, name: str) -> dict:
-    """Return what the last checkpoint knows of the best one."""
+    """Return the score and the name of the best checkpoint in the last one."""
     content = torch.load(folder / name, weights_only=False)
-    known = content['message_hub']['runtime_info']
-    return dict(score=known['best_score'], best=Path(known['best_ckpt']).name)
+    info = content['message_hub']['runtime_info']
+    return dict(score=info['best_score'], best=Path(info['best_ckpt']).name)
 
 
-@pytest.mark.parametrize('point', ['before_val', 'after_val_epoch', 'best'])
+@pytest.fixture(scope='module')
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return a function that trains each loop once and returns its folder."""
+    folders: dict[bool, Path] = {}
+
+    def run(train: Callable, loop: dict) -> Path:
+        by_epoch = loop['by_epoch']
+        if by_epoch not in folders:
+            folder = tmp_path_factory.mktemp('whole')
+            assert train(folder, loop) == [2, 4]
+            folders[by_epoch] = folder
+        return folders[by_epoch]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    'point',
+    ['before_val', pytest.param('after_val_epoch', marks=pytest.mark.e2e), 'best'],
+)
 @pytest.mark.parametrize('iteration', [2, 4])
 @pytest.mark.parametrize('loop', [EPOCHS, ITERATIONS], ids=['epochs', 'iterations'])
 def test_a_validation_that_a_kill_has_prevented_is_made_up_for(
-    train: Callable, loop: dict, iteration: int, point: str, tmp_path: Path
+    train: Callable,
+    uninterrupted: Callable,
+    loop: dict,
+    iteration: int,
+    point: str,
+    tmp_path: Path,
 ) -> None:
-    whole, killed = tmp_path / 'whole', tmp_path / 'killed'
-    assert train(whole, loop) == [2, 4]
+    whole, killed = uninterrupted(train, loop), tmp_path / 'killed'
     train(killed, loop, point, iteration)
     assert train(killed, loop, resume=True) == [2, 4][iteration == 4 :]
     last = 'epoch_2.pth' if loop['by_epoch'] else 'iter_4.pth'
@@ -150,7 +173,7 @@ def test_a_finished_validation_is_not_repeated(train: Callable, tmp_path: Path) 
         assert train(folder, longer, resume=True) == [6, 8]
 
 
-def test_what_a_kill_has_come_close_to_finishing_does_no_harm_twice(
+def test_an_almost_finished_validation_can_be_repeated(
     train: Callable, tmp_path: Path
 ) -> None:
     train(tmp_path, EPOCHS, 'after_val', 4)
@@ -176,27 +199,26 @@ def test_dynamic_intervals_count(train: Callable, tmp_path: Path) -> None:
     assert train(folders[1], loop, resume=True) == [2, 3, 4]
 
 
-def test_the_note_of_a_course_that_was_left_is_forgotten(
+def test_the_record_of_an_abandoned_branch_is_removed(
     train: Callable, tmp_path: Path
 ) -> None:
     train(tmp_path, EPOCHS)
     assert (tmp_path / 'last_validation').read_text() == '4'
     first = str(tmp_path / 'epoch_1.pth')
-    # Resumed from further back, and killed where the note says that all is done.
+    # The run resumes from an earlier checkpoint, and is killed at the iteration that
+    # the old record names.
     train(tmp_path, EPOCHS, 'before_val', 4, resume=True, load_from=first)
     assert train(tmp_path, EPOCHS, resume=True) == [4]
 
 
-@pytest.mark.parametrize('note', ['', 'x', '9' * 30, '\0\0'])
-def test_a_damaged_note_counts_as_none(
-    train: Callable, note: str, tmp_path: Path
-) -> None:
+def test_a_damaged_record_is_ignored(train: Callable, tmp_path: Path) -> None:
     train(tmp_path, EPOCHS)
-    (tmp_path / 'last_validation').write_text(note)
-    assert train(tmp_path, EPOCHS, resume=True) == [4]
+    for content in ('', 'x', '9' * 30, '\0\0'):
+        (tmp_path / 'last_validation').write_text(content)
+        assert train(tmp_path, EPOCHS, resume=True) == [4]
 
 
-def test_another_folder_gets_the_best_that_was_missing(
+def test_a_missed_validation_is_repeated_in_another_folder(
     train: Callable, tmp_path: Path
 ) -> None:
     first, second = tmp_path / 'first', tmp_path / 'second'

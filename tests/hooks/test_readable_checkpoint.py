@@ -26,7 +26,7 @@ ARGUMENTS = dict(
     eta_max=0.2, eta_min=0.01, total_steps=9, monitor='loss', periods=[2, 4],
     restart_weights=[1, 1], end=9,
 )  # fmt: skip
-# What takes several processes, and the base class of all.
+# Kinds that need several processes, and the base class.
 NO_OPTIMIZERS = {'Optimizer', 'ZeroRedundancyOptimizer'}
 
 
@@ -40,7 +40,7 @@ def all_schedulers() -> list[type]:
 
 
 def stepped(optimizer: torch.optim.Optimizer) -> OptimWrapper:
-    """Return the wrapper of an optimizer that has a state."""
+    """Return a wrapper around an optimizer after one step."""
     for group in optimizer.param_groups:
         for parameter in group['params']:
             grad = torch.ones_like(parameter)
@@ -57,7 +57,7 @@ def restored(checkpoint: dict, folder: Path) -> tuple[dict, list[str]]:
 
 
 def built(kind: type, optimizer: Any) -> Any:
-    # The classes for lr and momentum pass on what their bases name.
+    # The classes for lr and momentum pass all arguments to their bases.
     names = {name for base in kind.__mro__[:-1] for name in signature(base).parameters}
     if 'ParamScheduler' not in kind.__name__:
         names -= {'param_name'}
@@ -168,7 +168,7 @@ def test_a_run_with_a_function_in_its_schedule_resumes_exactly(
 
 
 class Odd:
-    """What a data set's meta should not hold."""
+    """An object that cannot be converted to plain types."""
 
 
 META = dict(
@@ -191,8 +191,8 @@ def test_any_meta_of_a_data_set_can_be_saved_and_read(
     runner.message_hub.update_info('odd', Odd())
     samples = Listed(runner._train_dataloader.dataset)
     runner._train_dataloader = DataLoader(samples, collate_fn=pseudo_collate)
-    told: list[str] = []
-    monkeypatch.setattr(runner.logger, 'warning', told.append)
+    warnings: list[str] = []
+    monkeypatch.setattr(runner.logger, 'warning', warnings.append)
     runner.train()
     found = read_checkpoint(tmp_path / 'iter_2.pth')
     meta = found['meta']['dataset_meta']
@@ -200,19 +200,19 @@ def test_any_meta_of_a_data_set_can_be_saved_and_read(
     assert (meta['root'], meta['ids']) == ('data', [0, 1, 2])
     assert meta.keys() == META.keys() - {'odd', 'rename'}
     assert 'odd' not in found['message_hub']['runtime_info']
-    [line] = [line for line in told if 'left out' in line]
+    [line] = [line for line in warnings if 'left out' in line]
     for place in ('meta.dataset_meta.odd', 'meta.dataset_meta.rename', 'info.odd'):
         assert f'{place} (' in line
 
 
 class Listed(list):
-    """A data set with meta."""
+    """A data set with a given meta."""
 
     metainfo = META
 
 
 class Adds(Hook):
-    """Put something into each checkpoint."""
+    """Add a value to each checkpoint."""
 
     priority = 'LOWEST'
 
@@ -239,14 +239,14 @@ def test_weights_that_cannot_be_read_again_stop_the_run_at_its_start(
     assert not list(tmp_path.glob('*.pth'))
 
 
-def test_what_another_hook_adds_is_left_out(
+def test_an_object_of_another_hook_is_left_out(
     toy: Toy, make_runner: Callable, tmp_path: Path
 ) -> None:
     train(make_runner, toy.gfl()['model'], 2, (Adds('odd'),)).train()
     assert 'odd' not in read_checkpoint(tmp_path / 'iter_2.pth')
 
 
-def test_what_the_reader_refuses_all_the_same_stops_the_run_at_its_start(
+def test_an_unreadable_checkpoint_stops_the_run_at_its_start(
     toy: Toy, make_runner: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner = train(make_runner, toy.gfl()['model'], 2, (Adds('odd'),))
@@ -259,7 +259,7 @@ def test_what_the_reader_refuses_all_the_same_stops_the_run_at_its_start(
     assert runner.iter == 0
 
 
-def test_the_probe_leaves_nothing(
+def test_the_probe_writes_no_file(
     toy: Toy, make_runner: Callable, tmp_path: Path
 ) -> None:
     runner = make_runner(

@@ -10,7 +10,7 @@ from kdtoolbox.hooks.resources import count_resources
 Toy = SimpleNamespace
 
 
-def test_it_logs_beside_the_losses(toy: Toy, make_runner: Callable) -> None:
+def test_resources_are_logged_like_losses(toy: Toy, make_runner: Callable) -> None:
     hook = dict(type='kdtoolbox.ResourceHook')
     runner = make_runner(toy.distiller(toy.gfl()), custom_hooks=[hook])
     runner.train()
@@ -20,9 +20,9 @@ def test_it_logs_beside_the_losses(toy: Toy, make_runner: Callable) -> None:
     assert scalars['train/hooks'].current() == 0
 
 
-def test_it_counts_what_is_held(toy: Toy, tmp_path: Path) -> None:
+def test_memory_threads_files_and_hooks_are_counted(toy: Toy, tmp_path: Path) -> None:
     model: Any = toy.build_distiller(toy.gfl())
-    # What earlier tests left would be freed, and taken for the ballast, at any time.
+    # Objects of earlier tests could be freed between the two measurements.
     gc.collect()
     before = count_resources(model)
     model.student.neck.register_forward_hook(print)

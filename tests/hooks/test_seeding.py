@@ -23,27 +23,27 @@ def resumed(kind: type, resume: bool, epoch: int, done: int) -> None:
     SeedHook().after_load_checkpoint(runner, dict(meta=meta))
 
 
-def test_an_iteration_draws_by_its_number() -> None:
+def test_the_random_numbers_of_an_iteration_depend_on_its_number() -> None:
     expected = [draws(0, iteration) for iteration in range(3)]
     assert [draws(0, iteration) for iteration in (2, 0)] == [expected[2], expected[0]]
     assert len({draw for one in expected for draw in one}) == 9
     assert draws(1, 0) != expected[0]
 
 
-def test_processes_draw_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_draw_different_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     first = draws(0, 1)
     monkeypatch.setattr('kdtoolbox.hooks.seeding.get_rank', lambda: 1)
     assert not set(draws(0, 1)) & set(first)
 
 
 def test_a_checkpoint_from_within_an_epoch_is_refused() -> None:
-    # CheckpointHook(by_epoch=False) counts the last iteration before the epoch.
+    # With by_epoch=False a checkpoint of the last iteration has the epoch before.
     for epoch, done in ((0, 3), (1, 6), (1, 8)):
         with pytest.raises(ValueError, match=r'checkpoint\.by_epoch=True'):
             resumed(EpochBasedTrainLoop, True, epoch, done)
     resumed(EpochBasedTrainLoop, True, 2, 8)
 
 
-def test_weights_alone_and_loops_without_epochs_may_come_from_anywhere() -> None:
+def test_load_from_and_iteration_loops_accept_any_checkpoint() -> None:
     resumed(EpochBasedTrainLoop, False, 1, 6)
     resumed(IterBasedTrainLoop, True, 0, 3)

@@ -12,7 +12,7 @@ Toy = SimpleNamespace
 
 @pytest.fixture
 def run(toy: Toy, make_runner: Callable) -> Callable:
-    """Return a training of two iterations per epoch under the hook."""
+    """Return a function that trains two iterations per epoch with the hook."""
 
     def run(counts: int, epochs: int = 2, **arguments: Any) -> Any:
         train_cfg = dict(by_epoch=True, max_epochs=epochs)
@@ -52,11 +52,11 @@ def test_no_checkpoint_falls_between_two_updates_of_accumulated_gradients(
         (1, BETWEEN, ['iter_3.pth', 'iter_4.pth']),
         (2, dict(by_epoch=True, interval=1), ['epoch_1.pth', 'epoch_2.pth']),
         (4, dict(by_epoch=True, interval=2), ['epoch_2.pth']),
-        # The last iteration makes an update of what there is.
+        # The last iteration updates with the gradients accumulated so far.
         (3, dict(by_epoch=True, interval=-1), ['epoch_2.pth']),
     ],
 )
-def test_other_runs_save_as_ever(
+def test_other_intervals_are_allowed(
     run: Callable, tmp_path: Path, counts: int, checkpoint: dict, saved: list[str]
 ) -> None:
     run(counts, checkpoint=checkpoint)

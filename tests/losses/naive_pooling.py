@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def bilinear(maps: Tensor, x: float, y: float) -> Tensor:
-    """The channels at a point given in cells, whose centres are whole numbers."""
+    """Interpolate the channels at a point; the centres of cells are integers."""
     height, width = maps.shape[1:]
     x, y = min(max(x, 0.0), width - 1.0), min(max(y, 0.0), height - 1.0)
     left, top = math.floor(x), math.floor(y)
@@ -16,7 +16,7 @@ def bilinear(maps: Tensor, x: float, y: float) -> Tensor:
 
 
 def naive_pool(maps: Tensor, stride: int, box: list[float], cells: int) -> Tensor:
-    """One box on one map (C, H, W), one cell and one sample at a time."""
+    """Pool one box from one map (C, H, W), one sample at a time."""
     width, height = (box[2] - box[0]) / cells, (box[3] - box[1]) / cells
     rows = []
     for row in range(cells):

@@ -27,7 +27,7 @@ from sweep_cases import CASES, FURTHER, REGISTERED, SPECIAL, Case
 from sweep_scenes import SITUATIONS, USUAL, Inputs, Scene, make_inputs, scenes
 from torch import Tensor, nn
 
-from kdtoolbox.distillers.wiring import CONTEXT
+from kdtoolbox.distillers.building import CONTEXT
 
 THOROUGH = int(os.environ.get('KDTOOLBOX_SWEEP', 0))
 every_loss = pytest.mark.parametrize('name', CASES)

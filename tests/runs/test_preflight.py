@@ -20,7 +20,7 @@ from torch import nn
 
 from kdtoolbox.datasets import inspection
 from kdtoolbox.datasets.inspection import check_dataset, leaves
-from kdtoolbox.datasets.reading import ignored_labels
+from kdtoolbox.datasets.label_maps import ignored_labels
 from kdtoolbox.runs import preflight
 from kdtoolbox.runs.preflight import check_data, check_heads
 

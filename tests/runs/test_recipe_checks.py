@@ -1,3 +1,4 @@
+import re
 from typing import Any
 
 import pytest
@@ -58,6 +59,26 @@ HOOK = dict(type='LossWeightHook', loss='loss_cwd')
 def test_errors_contain_the_line_that_mends_them(changes: dict, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         check_recipe(recipe(**changes))
+
+
+@pytest.mark.parametrize(
+    ('kind', 'sources'),
+    [
+        ('RoIDistiller', "dict(type='RoIResponses')"),
+        ('FCFDDistiller', "dict(type='RoIResponses'), dict(type='BridgedRoIs', bri"),
+        ('CrossKDDistiller', "dict(type='CrossHead', stage=..., projection=...)"),
+        ('QueryDistiller', "dict(type='ObjectQueries')"),
+        ('ClassifierDistiller', "dict(type='ClassifierWeights', classifier=...)"),
+        ('PreActivationDistiller', "dict(type='PreActivations')"),
+    ],
+)
+@pytest.mark.parametrize('scope', ['', 'kdtoolbox.'])
+def test_a_removed_distiller_is_refused_with_its_sources(
+    kind: str, sources: str, scope: str
+) -> None:
+    told = f"{kind} any more.* type='kdtoolbox.Distiller' and sources=[{sources}"
+    with pytest.raises(ValueError, match=re.escape(told).replace(r'\.\*', '.*')):
+        check_recipe(recipe(model=dict(MODEL, type=scope + kind)))
 
 
 @pytest.mark.parametrize(

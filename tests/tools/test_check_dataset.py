@@ -45,7 +45,7 @@ def check(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> Callable[..., tuple[int, str]]:
-    """A function that checks a data set and returns exit code and output."""
+    """Return a function that runs the tool and returns its exit code and output."""
     monkeypatch.setenv('COLUMNS', '400')
     scopes = dict(DefaultScope._instance_dict)
 
@@ -67,7 +67,7 @@ def check(
     DefaultScope._instance_dict.update(scopes)
 
 
-def test_good_data_give_nothing(check: Callable, tmp_path: Path) -> None:
+def test_good_data_have_no_faults(check: Callable, tmp_path: Path) -> None:
     files = sorted(tmp_path.rglob('*'))
     code, output = check(write_coco(tmp_path / 'det'), workers=1)
     assert code == 0
@@ -95,12 +95,13 @@ def test_damaged_images_are_listed(check: Callable, tmp_path: Path) -> None:
     assert '0.jpg' not in output
 
 
-def test_a_cut_image_that_the_loader_would_pass_is_listed(
+def test_a_truncated_image_is_listed_even_if_it_loads(
     check: Callable, tmp_path: Path
 ) -> None:
     content = encoded(noise(64, 64, 3), '.jpg')[:-200]
     config = write_coco(tmp_path / 'data', [[BOX]], content, suffix='.jpg')
-    # No loader stands for the OpenCVs that paint grey what is missing.
+    # Some versions of OpenCV fill the missing part with grey. No loader has the same
+    # effect here.
     code, output = check(config | dict(pipeline=[]))
     assert code == 1
     assert 'cut off' in output
@@ -148,23 +149,23 @@ def test_faults_of_a_coco_annotation(tool: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ('label', 'told'),
+    ('label', 'expected'),
     [
         (labels() + 2, '[4, 5] of 4 classes'),
         (labels(32, 48), '(32, 48), not (64, 64)'),
         (
             np.full((64, 64), 256, np.uint16),
-            'uint16 of which 8 bits are read: 256 as 0',
+            'uint16 that are read as 8 bits: 256 as 0',
         ),
         (b'', 'UnidentifiedImageError'),
     ],
 )
 def test_wrong_label_maps_are_listed(
-    label: Any, told: str, check: Callable, tmp_path: Path
+    label: Any, expected: str, check: Callable, tmp_path: Path
 ) -> None:
     code, output = check(write_seg(tmp_path / 'data', label=label), 'mmseg')
     assert code == 1
-    assert told in output
+    assert expected in output
 
 
 def test_a_cut_annotation_is_refused(check: Callable, tmp_path: Path) -> None:
@@ -193,10 +194,12 @@ def test_square_photos_that_exif_turns_are_listed(
     assert code == 1
     assert 'turned by EXIF' in output
     for name, orientation in ((0, 6), (2, 3)):
-        told = f'{name}.jpg: has EXIF orientation {orientation} and is read {how} by'
-        assert told in output
+        expected = (
+            f'{name}.jpg: has EXIF orientation {orientation} and is read {how} by'
+        )
+        assert expected in output
     assert '1.jpg' not in output
-    # The pixels are what the message says.
+    # The pixels are turned as the message says.
     from mmcv.transforms import LoadImageFromFile
 
     reader.pop('type')
@@ -225,7 +228,7 @@ def test_oblong_photos_are_judged_by_their_size(
 
 
 def test_photos_with_label_maps_are_listed(check: Callable, tmp_path: Path) -> None:
-    # PNGs may tell an orientation, too.
+    # PNG files can have an EXIF orientation, too.
     exif, buffer = Image.Exif(), io.BytesIO()
     exif[0x0112] = 8
     Image.fromarray(noise(64, 64, 3)).save(buffer, 'PNG', exif=exif)
@@ -254,7 +257,7 @@ def test_annotations_without_masks_are_listed(check: Callable, tmp_path: Path) -
     assert 'KeyError' not in output
 
 
-def test_masks_that_no_polygon_tells_are_listed(tool: Any) -> None:
+def test_run_length_masks_are_listed_without_poly2mask(tool: Any) -> None:
     loader = SimpleNamespace(with_mask=True, poly2mask=False)
     image = dict(id=0, file_name='a', height=64, width=64)
     box = dict(id=0, image_id=0, category_id=1, bbox=BOX, area=9)
@@ -279,23 +282,23 @@ def test_segments_of_panoptic_annotations_are_read(tool: Any) -> None:
     assert 'lies outside' in faults['boxes'][0]
 
 
-def test_labels_are_judged_by_what_is_ignored(check: Callable, tmp_path: Path) -> None:
+def test_ignored_labels_pass(check: Callable, tmp_path: Path) -> None:
     mixed = labels()
     mixed[0] = 255
     config = write_seg(tmp_path / 'data', label=mixed)
     assert check(config, 'mmseg')[0] == 0
     other = config | dict(ignore_index=0)
-    told = '[255] of 4 classes, ignored [0]'
-    assert told in check(other, 'mmseg')[1]
+    expected = '[255] of 4 classes, ignored [0]'
+    assert expected in check(other, 'mmseg')[1]
     head = dict(decode_head=dict(type='FCNHead', ignore_index=0))
     for model in (head, dict(student=head), dict(decode_head=[head['decode_head']])):
-        assert told in check(config, 'mmseg', model=model)[1]
-        # A validation does not pass the head, and may ignore what the data set does.
+        assert expected in check(config, 'mmseg', model=model)[1]
+        # The label maps of a validation do not reach the head.
         tested = config | dict(test_mode=True)
         assert check(tested, 'mmseg', model=model)[0] == 0
 
 
-def test_images_of_four_bands_pass(check: Callable, tmp_path: Path) -> None:
+def test_images_of_one_and_four_channels_pass(check: Callable, tmp_path: Path) -> None:
     reader = dict(type='LoadImageFromFile', color_type='unchanged')
     for bands in (1, 4):
         image = noise(64, 64, bands)
@@ -306,7 +309,7 @@ def test_images_of_four_bands_pass(check: Callable, tmp_path: Path) -> None:
         assert check(config | dict(pipeline=[reader]))[0] == 0
 
 
-def test_images_that_the_loader_passes_over_are_listed(
+def test_images_that_ignore_empty_skips_are_listed(
     check: Callable, tmp_path: Path
 ) -> None:
     config = write_coco(tmp_path / 'data', image=b'')
@@ -316,7 +319,7 @@ def test_images_that_the_loader_passes_over_are_listed(
     assert '0.png: `ignore_empty` passes it over' in output
 
 
-def test_a_config_of_classes_with_paths_from_the_working_folder_is_read(
+def test_a_lazy_import_config_with_relative_paths_is_read(
     check: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_coco(tmp_path / 'data', [[BOX], []])
@@ -351,35 +354,35 @@ val_dataloader = dict(
         check(text.replace('ann.json', 'gone.json'))
 
 
-@pytest.mark.parametrize(('edit', 'told'), REPEATED.values(), ids=REPEATED)
+@pytest.mark.parametrize(('edit', 'expected'), REPEATED.values(), ids=REPEATED)
 def test_ids_that_occur_twice_are_listed(
-    edit: Callable, told: str, check: Callable, tmp_path: Path
+    edit: Callable, expected: str, check: Callable, tmp_path: Path
 ) -> None:
     config = write_coco(tmp_path / 'data')
     edit_coco(config, edit)
     code, output = check(config)
     assert code == 1
     assert 'two of one id or name' in output
-    assert f'data/ann.json: {told}' in output
+    assert f'data/ann.json: {expected}' in output
 
 
-@pytest.mark.parametrize(('edit', 'told'), MALFORMED.values(), ids=MALFORMED)
+@pytest.mark.parametrize(('edit', 'expected'), MALFORMED.values(), ids=MALFORMED)
 def test_a_malformed_annotation_is_listed(
-    edit: Callable, told: str, check: Callable, tmp_path: Path
+    edit: Callable, expected: str, check: Callable, tmp_path: Path
 ) -> None:
     config = write_coco(tmp_path / 'data', [[BOX], [BOX], [(99, 9, 9, 9)]])
     edit_coco(config, edit)
     code, output = check(config)
     assert code == 1
-    assert f'data/ann.json: {told}' in output
-    if not told.startswith('`'):
+    assert f'data/ann.json: {expected}' in output
+    if not expected.startswith('`'):
         assert 'annotation 2: ' in output
-    # Without an id nothing can refer to it.
-    if not told.endswith('{'):
+    # An entry without an id leaves references to it unresolved.
+    if not expected.endswith('{'):
         assert 'there is no ' not in output
 
 
-def test_the_check_goes_on_behind_a_malformed_annotation(
+def test_the_check_goes_on_after_a_malformed_annotation(
     check: Callable, tmp_path: Path
 ) -> None:
     parts = [write_coco(tmp_path / name) for name in ('one', 'two', 'three')]
@@ -395,21 +398,21 @@ def test_the_check_goes_on_behind_a_malformed_annotation(
     assert 'three/images/1.png: FileNotFoundError' in output
 
 
-@pytest.mark.parametrize(('text', 'told'), [('null', 'null'), ('[[1]]', r'[[1]]')])
-def test_json_of_other_things_is_listed(
-    text: str, told: str, check: Callable, tmp_path: Path
+@pytest.mark.parametrize(('text', 'expected'), [('null', 'null'), ('[[1]]', r'[[1]]')])
+def test_a_json_file_without_an_annotation_is_listed(
+    text: str, expected: str, check: Callable, tmp_path: Path
 ) -> None:
     config = write_coco(tmp_path / 'data')
     (tmp_path / 'data' / 'ann.json').write_text(text)
     code, output = check(config)
     assert code == 1
-    assert f'it holds {told}, not an object' in output
+    assert f'it holds {expected}, not an object' in output
 
 
 def test_json_too_deep_is_refused(check: Callable, tmp_path: Path) -> None:
     config = write_coco(tmp_path / 'data')
     (tmp_path / 'data' / 'ann.json').write_text('[' * 9999 + ']' * 9999)
-    with pytest.raises(ValueError, match=r'ann.json lie within each other too deep'):
+    with pytest.raises(ValueError, match=r'ann.json are nested too deep'):
         check(config)
 
 
@@ -448,15 +451,16 @@ def test_labels_that_8_bits_do_not_hold_are_listed(
 ) -> None:
     config = write_seg(tmp_path / 'data')
     for index, label in ((0, labels()), (1, labels() * 100)):
-        # Whole numbers up to 255 are read as they are, however they are stored.
+        # Whole numbers up to 255 are read correctly from any type.
         path = tmp_path / 'data' / 'labels' / f'{index}.png'
         wide = label.astype(dtype) * (1 if index == 0 else 3)
         Image.fromarray(wide).save(path, 'TIFF')
     code, output = check(config, 'mmseg')
     assert code == 1
     assert 'labels that 8 bits do not hold' in output
-    assert f'1.png: labels of {np.dtype(dtype).name} of which 8 bits are read: 300' in (
-        output.replace('300.0', '300')
+    assert (
+        f'1.png: labels of type {np.dtype(dtype).name} that are read as 8 bits: 300'
+        in (output.replace('300.0', '300'))
     )
     assert '0.png' not in output
 

@@ -51,7 +51,7 @@ torch.save(answer, out)
 
 
 def run(*command: Any, cwd: Path, fails: bool = False) -> str:
-    # The cut: neither the source tree nor an installed package is found.
+    # In isolation: neither the source tree nor an installed package is found.
     environment = dict(os.environ, OMP_NUM_THREADS='1')
     environment.pop('PYTHONPATH', None)
     result = subprocess.run(
@@ -95,7 +95,7 @@ def case(
     if task == 'det':
         text += f"val_evaluator = dict(ann_file='{data}/annotations/"
         text += "instances_val2017.json')\ntest_evaluator = val_evaluator\n"
-        # A detector with random weights is sure of nothing.
+        # A detector with random weights has low scores.
         student['test_cfg'] = dict(score_thr=0.0)
     text += f'model = dict(student={student})\n{seg_mend if task == "seg" else ""}'
     config.write_text(text)
@@ -114,7 +114,7 @@ def case(
     torch.save(dict(state_dict=distiller.state_dict(), meta=meta), checkpoint)
     weights = folder / 'out/student.pth'
     weights.parent.mkdir()
-    told = run(
+    output = run(
         ROOT / 'tools/export_student.py', checkpoint, weights, '--config', config,
         cwd=ROOT,
     )  # fmt: skip
@@ -158,11 +158,11 @@ def test_the_tools_of_the_libraries_run_the_pair(
     command = [library_tool(case.task, name), config, '--work-dir', tmp_path]
     if name == 'test':
         command.insert(2, case.weights)
-    # They run where mmengine's start of its own cannot fetch.
+    # In an environment where mmengine cannot download anything.
     options = ['model.backbone.init_cfg=None', 'train_dataloader.num_workers=0']
     options += ['train_dataloader.persistent_workers=False']
-    told = run(*command, '--cfg-options', *options, cwd=tmp_path)
-    assert ('coco/bbox_mAP' if case.task == 'det' else 'mIoU') in told
+    output = run(*command, '--cfg-options', *options, cwd=tmp_path)
+    assert ('coco/bbox_mAP' if case.task == 'det' else 'mIoU') in output
     assert (tmp_path / 'iter_1.pth').exists() == (name == 'train')
 
 
@@ -170,8 +170,8 @@ def test_without_a_config_the_weights_alone_are_written(
     case: SimpleNamespace, tmp_path: Path
 ) -> None:
     out = tmp_path / 'student.pth'
-    told = run(ROOT / 'tools/export_student.py', case.checkpoint, out, cwd=ROOT)
-    assert 'add --config' in told
+    output = run(ROOT / 'tools/export_student.py', case.checkpoint, out, cwd=ROOT)
+    assert 'add --config' in output
     assert list(tmp_path.iterdir()) == [out]
 
 
@@ -182,8 +182,8 @@ def test_a_config_that_does_not_fit_is_refused(
         f'{ROOT}/configs/digits/{dict(det="seg", seg="det")[case.task]}_distilled.py'
     )
     command = [ROOT / 'tools/export_student.py', case.checkpoint, tmp_path / 'a.pth']
-    told = run(*command, '--config', other, cwd=ROOT, fails=True)
-    assert 'does not fit' in told
+    output = run(*command, '--config', other, cwd=ROOT, fails=True)
+    assert 'does not fit' in output
     assert not list(tmp_path.iterdir())
 
 
@@ -192,8 +192,8 @@ def test_neither_file_of_a_pair_is_overwritten(
 ) -> None:
     (tmp_path / 'a.py').write_text('mine')
     command = [ROOT / 'tools/export_student.py', case.checkpoint, tmp_path / 'a.pth']
-    told = run(*command, '--config', case.config, cwd=ROOT, fails=True)
-    assert 'a.py exists; name another file or add --overwrite' in told
+    output = run(*command, '--config', case.config, cwd=ROOT, fails=True)
+    assert 'a.py exists; name another file or add --overwrite' in output
     assert not (tmp_path / 'a.pth').exists()
 
 
@@ -201,11 +201,11 @@ def test_what_cannot_be_exported_is_told_at_once(
     case: SimpleNamespace, tmp_path: Path
 ) -> None:
     tool, target = ROOT / 'tools/export_student.py', tmp_path / 'gone/a.pth'
-    told = run(tool, case.checkpoint, target, cwd=ROOT, fails=True)
-    assert f'there is no folder {tmp_path}/gone for OUT; make it first' in told
-    assert 'Traceback' not in told
+    output = run(tool, case.checkpoint, target, cwd=ROOT, fails=True)
+    assert f'the folder {tmp_path}/gone of OUT does not exist; make it' in output
+    assert 'Traceback' not in output
     for options in ([], ['--config', case.config]):
         command = [tool, case.weights, tmp_path / 'a.pth', *options]
-        told = run(*command, cwd=ROOT, fails=True)
-        assert "student.pth' holds no student" in told
+        output = run(*command, cwd=ROOT, fails=True)
+        assert "student.pth' holds no student" in output
     assert not list(tmp_path.iterdir())

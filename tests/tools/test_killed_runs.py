@@ -89,7 +89,7 @@ def test_a_run_killed_in_a_validation_ends_with_the_files_of_one_that_was_not(
         run = start(*train, folder, '--resume')
         output = run.communicate()[0]
         assert run.returncode == 0, output[-4000:]
-        assert f'validating what was resumed at iteration {iteration}' in output
+        assert f'validating the checkpoint of iteration {iteration}' in output
     run = start(*train, tmp_path / 'whole')
     assert run.wait() == 0
     [best] = (tmp_path / 'whole').glob('best_*.pth')

@@ -244,9 +244,9 @@ class DeFeatLoss(nn.Module):
 class DeFeatRoILoss(nn.Module):
     """Compute the DeFeat loss of the class logits of RoIs. See `decoupled_divergence`.
 
-    Deviation: the RoIs are the student's training samples; the authors use the
-    teacher's proposals. The background is the last class; the authors' code takes the
-    largest label of the batch.
+    Deviation: the RoIs are the student's training samples (`RoIResponses`); the authors
+    use the teacher's proposals. The background is the last class; the authors' code
+    takes the largest label of the batch.
 
     Args:
         foreground_weight: Factor on the foreground term. The authors' released config

@@ -1,6 +1,6 @@
 """The error of box deltas of function-consistent features (FCFD, arXiv:2304.11832).
 
-The paths that give them are `kdtoolbox.distillers.FCFDDistiller`.
+The source `BridgedRoIs` makes the wires of both paths.
 """
 
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ def mean_squared_deltas(student: Tensor, teacher: Tensor) -> Tensor:
         raise ValueError(
             f'expected box deltas (R, 4 * K) of the same RoIs and classes, got student '
             f'{tuple(student.shape)} and teacher {tuple(teacher.shape)}; name those of '
-            "type='kdtoolbox.FCFDDistiller': student='cross.roi_reg', "
+            "the source BridgedRoIs: student='cross.roi_reg', "
             "teacher='teacher.roi_reg'"
         )
     return (student - teacher).square().sum() / max(student.numel(), 1)

@@ -6,110 +6,19 @@ from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.detection.boxes import box_areas, box_intersections
+from kdtoolbox.losses.detection.gid_instances import Pair, general_instances
 from kdtoolbox.losses.detection.pooling import pool_boxes
-from kdtoolbox.losses.detection.targets import DenseTargets, flatten_predictions
+from kdtoolbox.losses.detection.targets import DenseTargets
 from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.inputs import check_maps, check_predictions
 from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
-
-Pair = tuple[Tensor, Tensor]
-
-CANDIDATES, OVERLAP, INSTANCES, SMALLEST = 3000, 0.3, 10, 10
-"""Predictions per image before NMS, IoU threshold of NMS, instances kept per image, and
-smallest side of an instance in pixels."""
 
 CELLS = 10
 """Number of pooled cells along each side of an instance."""
 
 MATCH = 0.5
 """Smallest IoU of an anchor that is matched to an instance."""
-
-SLICE = 8
-"""Number of (image, anchor) pairs whose probabilities are computed at once."""
-
-
-@torch.no_grad()
-def general_instances(
-    logits: list[Pair], regs: list[Pair], targets: DenseTargets, shape: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
-    r"""Select the boxes on which student and teacher disagree most.
-
-    The score of a prediction is :math:`\max_k |\sigma(t_k) - \sigma(s_k)|`. Its box is
-    that of the model with the larger probability of this class. For each image, NMS
-    with an IoU threshold of 0.3 runs on the 3000 predictions with the highest scores,
-    and the best 10 are kept. Boxes with a side below 10 pixels are masked out.
-
-    Args:
-        logits: For each level the logits (N, A * K, H, W) of student and teacher.
-        regs: For each level the raw boxes (N, A * D, H, W) of student and teacher.
-        targets: Targets of the student's head, which decode the boxes.
-        shape: Height and width of the padded input; boxes are clipped to it.
-
-    Returns:
-        Boxes (N, I, 4) as (x1, y1, x2, y2) in pixels and the mask (N, I) of the valid
-        ones, without gradient. I is 10, or the number of predictions if that is less.
-
-    Example:
-        >>> from types import SimpleNamespace
-        >>> targets = SimpleNamespace(num_classes=1, decode=lambda level, raw: raw + 9)
-        >>> logits = torch.tensor([-2.0, 1.0]).reshape(2, 1, 1, 1, 1)
-        >>> regs = torch.tensor([[0.0, 0, 9, 9], [2, 3, 40, 20]]).reshape(2, 1, 4, 1, 1)
-        >>> general_instances([(*logits,)], [(*regs,)], targets, (24, 32))
-        (tensor([[[11., 12., 32., 24.]]]), tensor([[True]]))
-    """
-    scores, boxes = [], []
-    for level, (pair, raws) in enumerate(zip(logits, regs, strict=True)):
-        size = raws[0].shape[1] * targets.num_classes // pair[0].shape[1]
-        score, from_teacher = _disagreement(*pair, targets.num_classes)
-        raw = _select(*raws, from_teacher, size)
-        boxes.append(targets.decode(level, raw))
-        scores.append(score)
-    score, box = _best(torch.cat(scores, 1), torch.cat(boxes, 1), CANDIDATES)
-    x, y = box[..., 0::2].clamp(0, shape[1]), box[..., 1::2].clamp(0, shape[0])
-    box = torch.stack([x, y], dim=-1).flatten(-2)
-    score, box = _best(_suppress(score, box), box, INSTANCES)
-    return box, (score >= 0) & (box[..., 2:] - box[..., :2] >= SMALLEST).all(-1)
-
-
-def _disagreement(student: Tensor, teacher: Tensor, size: int) -> Pair:
-    """Return the scores (N, M) and where the teacher has the larger probability."""
-    rows = [x.reshape(-1, size, *x.shape[2:]).split(SLICE) for x in (student, teacher)]
-    dtype = torch.promote_types(student.dtype, torch.float32)
-    found = []
-    for student_rows, teacher_rows in zip(*rows, strict=True):
-        difference = teacher_rows.to(dtype).sigmoid() - student_rows.to(dtype).sigmoid()
-        found.append(torch.stack(difference.aminmax(dim=1)))
-    extremes = torch.cat(found, 1).unflatten(1, (len(student), -1))
-    low, high = extremes.permute(0, 1, 3, 4, 2).flatten(2)
-    return torch.maximum(high, -low), high >= -low
-
-
-@full_precision
-def _select(
-    student: Tensor, teacher: Tensor, from_teacher: Tensor, size: int
-) -> Tensor:
-    """Return raw boxes (N, M, size), the teacher's where the mask (N, M) says so."""
-    student, teacher = (flatten_predictions(x, size) for x in (student, teacher))
-    return teacher.where(from_teacher[..., None], student)
-
-
-def _best(scores: Tensor, boxes: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    scores, index = scores.topk(min(count, scores.shape[1]), dim=1)
-    return scores, boxes.gather(1, index[..., None].expand(-1, -1, 4))
-
-
-def _suppress(scores: Tensor, boxes: Tensor) -> Tensor:
-    """Set the scores (N, M) of the boxes that NMS removes to -1."""
-    from mmcv.ops import batched_nms
-
-    image = torch.arange(len(scores), device=scores.device)[:, None].expand_as(scores)
-    # On a CPU the operator supports float32 only.
-    boxes, flat = boxes.reshape(-1, 4).float(), scores.flatten().float()
-    settings = dict(type='nms', iou_threshold=OVERLAP)
-    _, kept = batched_nms(boxes, flat, image.flatten(), settings)
-    alive = torch.zeros_like(flat, dtype=torch.bool).index_fill(0, kept, True)
-    return scores.where(alive.view_as(scores), -1)
 
 
 @full_precision
@@ -142,7 +51,7 @@ def relation_error(student: Tensor, teacher: Tensor, exist: Tensor) -> Tensor:
 
 
 def _distances(rows: Tensor, pairs: Tensor) -> Tensor:
-    # A matrix product would lose the digits of small distances.
+    # A matrix product would lose the precision of small distances.
     distances = torch.cdist(rows, rows, compute_mode='donot_use_mm_for_euclid_dist')
     positive = pairs & (distances > 0)
     mean = distances.where(positive, 0).sum() / positive.sum().clamp(min=1)

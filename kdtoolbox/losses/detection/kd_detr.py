@@ -151,7 +151,7 @@ def _check_boxes(student: Tensor, teacher: Tensor, teacher_cls: Tensor) -> None:
         raise ValueError(
             'expected boxes (R, 4) of the same queries, got student '
             f'{tuple(student.shape)} and teacher {tuple(teacher.shape)}; name those of '
-            "type='kdtoolbox.QueryDistiller': student='student.query_box', "
+            "sources=[dict(type='ObjectQueries')]: student='student.query_box', "
             "teacher='teacher.query_box'"
         )
     if teacher_cls.dim() != 2 or len(teacher_cls) != len(student):

@@ -112,7 +112,7 @@ def _check_deltas(student: Tensor, teacher: Tensor, labels: Tensor) -> None:
         raise ValueError(
             f'expected box deltas (R, 4 * K) of the same RoIs and classes, got student '
             f'{tuple(student.shape)} and teacher {tuple(teacher.shape)}; name those of '
-            "type='kdtoolbox.RoIDistiller': student='student.roi_reg', "
+            "sources=[dict(type='RoIResponses')]: student='student.roi_reg', "
             "teacher='teacher.roi_reg'. Where their classes differ, "
             f'{SAME_CLASSES}'
         )

@@ -95,7 +95,7 @@ def partial_squared_error(
 class OFDLoss(nn.Module):
     """OFD on one level; see `partial_squared_error`.
 
-    A `PreActivationDistiller` records features before their ReLU and provides the
+    The source `PreActivations` records features before their ReLU and provides the
     margins of the teacher's batch norms.
 
     Deviation: without a wire ``margin``, for instance after other norms, the margins

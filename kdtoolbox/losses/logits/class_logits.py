@@ -183,7 +183,7 @@ def check_logits(
     if student.shape != teacher.shape:
         cure = (
             'both sides need the same rows: both networks get the same RoIs with '
-            "type='kdtoolbox.RoIDistiller'; for maps put a ResizeConnector under "
+            "sources=[dict(type='RoIResponses')]; for maps put a ResizeConnector under "
             '`connectors`'
         )
         if student.shape[1] != teacher.shape[1]:

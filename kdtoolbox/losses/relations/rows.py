@@ -43,8 +43,8 @@ def read_rows(
     if len(student) != len(teacher):
         raise ValueError(
             f'{shapes} have different numbers of samples; both sides need the same '
-            "samples. For RoIs use type='kdtoolbox.RoIDistiller', which gives both "
-            'networks the same RoIs'
+            "samples. With sources=[dict(type='RoIResponses')] both networks get the "
+            'same RoIs'
         )
     return _rows(student, grid), _rows(teacher, grid)
 

@@ -60,8 +60,7 @@ class FAKDLoss(nn.Module):
     variances per class and channel cover all pixels of the student's features that this
     process has seen in training.
 
-    The weights of the classifier come from a wire of
-    `kdtoolbox.distillers.ClassifierDistiller`.
+    The weights of the classifier come from a wire of the source `ClassifierWeights`.
 
     Unverified: no code is public. The paper augments several losses; this is KD, with
     diagonal covariances.

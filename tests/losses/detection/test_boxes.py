@@ -59,7 +59,7 @@ def test_all_pairs_match_plain_loops(function: Callable) -> None:
 
 
 @pytest.mark.parametrize('function', PAIRWISE, ids=lambda f: f.__name__)
-def test_gradients_are_right(function: Callable) -> None:
+def test_gradients_equal_finite_differences(function: Callable) -> None:
     a, b = boxes(6, 2).requires_grad_(), boxes(6, 3).requires_grad_()
     assert torch.autograd.gradcheck(function, (a, b))
 
@@ -73,7 +73,7 @@ def test_arguments_are_not_changed(function: Callable) -> None:
     assert torch.equal(b, copies[1])
 
 
-def test_boxes_that_do_not_meet() -> None:
+def test_boxes_without_overlap() -> None:
     a = torch.tensor([0.0, 0.0, 1.0, 1.0])
     for shift in ([5.0, 0, 5, 0], [0.0, 5, 0, 5], [5.0, 5, 5, 5]):
         b = a + torch.tensor(shift)
@@ -88,6 +88,15 @@ def test_boxes_without_area_stay_finite() -> None:
     total.backward()
     assert total.isfinite()
     assert point.grad.isfinite().all()
+
+
+@pytest.mark.parametrize('eps', [0.5, 2.0])
+def test_eps_bounds_the_divisors(eps: float) -> None:
+    a = torch.tensor([0.0, 0.0, 0.5, 0.5])
+    b = torch.tensor([0.0, 0.0, 0.25, 0.5])
+    assert float(box_ious(a, b, eps)) == pytest.approx(0.125 / eps)
+    # The union and the enclosing box are both `eps`.
+    assert float(giou_distances(a, b, eps)) == pytest.approx(1 - 0.125 / eps)
 
 
 def test_areas_and_corners() -> None:

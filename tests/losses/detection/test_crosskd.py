@@ -7,7 +7,7 @@ import torch
 from golden import TOLERANCES, Golden, load_golden, report_parity, waves
 from torch import Tensor, nn
 
-from kdtoolbox.distillers.crosskd_distiller import align_scale
+from kdtoolbox.distillers.sources.cross_head import align_scale
 from kdtoolbox.losses.detection.crosskd import (
     CrossKDBoxLoss,
     CrossKDCenternessLoss,
@@ -103,7 +103,7 @@ def evaluate(golden: Golden) -> dict[str, Tensor]:
 
 @PRECISIONS
 @pytest.mark.parametrize('case', ['gfl_two_levels', 'retinanet', 'fcos', 'atss'])
-def test_golden(case: str, dtype: torch.dtype) -> None:
+def test_losses_equal_golden_values(case: str, dtype: torch.dtype) -> None:
     golden = load_golden('crosskd', case, dtype)
     students = {k: v for k, v in golden.inputs.items() if k.startswith('reused')}
     for levels in students.values():
@@ -131,7 +131,7 @@ def test_golden(case: str, dtype: torch.dtype) -> None:
 
 
 @PRECISIONS
-def test_golden_align_scale(dtype: torch.dtype) -> None:
+def test_aligned_scale_equals_golden_values(dtype: torch.dtype) -> None:
     golden = load_golden('crosskd', 'align_scale', dtype)
     student = golden.inputs['student'].requires_grad_()
     output = align_scale(student, golden.inputs['teacher'])
@@ -178,7 +178,7 @@ def toy_targets(shape: torch.Size, classes: int = 2, weight: float = 1.0) -> Any
 
 
 class OnAnyMap(nn.Module):
-    """A loss with targets made for the size of its maps, as the contract cuts them."""
+    """A loss with targets for maps of any size: the contract crops the maps."""
 
     def __init__(self, loss: nn.Module, **wires: Tensor) -> None:
         super().__init__()
@@ -226,7 +226,7 @@ def test_contract(loss: OnAnyMap, channels: int, zero_at_equality: bool) -> None
 
 
 @pytest.mark.parametrize('weight', [0.0, 1.0])
-def test_no_confidence_gives_zero(weight: float) -> None:
+def test_distribution_loss_is_zero_if_all_weights_are_zero(weight: float) -> None:
     maps = [waves((2, 4 * 3, 3, 2), 0.4, 0.1).requires_grad_()]
     teacher = [waves((2, 4 * 3, 3, 2), 0.3, 0.2)]
     logits = [torch.full((2, 2, 3, 2), -200.0 if weight else 3.0)]
@@ -238,7 +238,7 @@ def test_no_confidence_gives_zero(weight: float) -> None:
 
 
 @pytest.mark.parametrize('mode', ['giou', 'iou'])
-def test_boxes_naive(mode: Any) -> None:
+def test_box_loss_of_values_computed_by_hand(mode: Any) -> None:
     student = torch.tensor([[[0.0, 0.0, 4.0, 2.0], [0, 0, 1, 1]]]).double()
     teacher = torch.tensor([[[2.0, 1.0, 6.0, 3.0], [3, 3, 4, 5]]]).double()
     weight = torch.tensor([[1.0, 0.5]]).double()
@@ -250,7 +250,7 @@ def test_boxes_naive(mode: Any) -> None:
     assert float(value) == pytest.approx(float(expected), rel=1e-6)
 
 
-def test_refusals() -> None:
+def test_wrong_mode_and_wrong_classes_raise() -> None:
     with pytest.raises(ValueError, match=r"mode='diou'; set mode='giou'"):
         CrossKDBoxLoss(mode='diou')  # type: ignore[arg-type]
     loss = MODELS.build(dict(type='kdtoolbox.CrossKDClsLoss'))

@@ -198,7 +198,7 @@ def test_contract(loss: Any, shape: tuple) -> None:
 def test_refuses_shapes() -> None:
     with pytest.raises(ValueError, match='differ in shape.*connectors'):
         OnOneLevel()(torch.ones(2, 3, 6, 5), torch.ones(2, 4, 6, 5))
-    with pytest.raises(ValueError, match='differ in shape.*RoIDistiller'):
+    with pytest.raises(ValueError, match='differ in shape.*RoIResponses'):
         OnRows()(torch.ones(8, 4), torch.ones(7, 4))
     with pytest.raises(ValueError, match=r"labels='roi.labels'"):
         DeFeatRoILoss()(torch.ones(8, 4), torch.ones(8, 4), torch.ones(7).long())

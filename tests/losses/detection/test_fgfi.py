@@ -18,7 +18,7 @@ PRECISIONS = pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
 SIZES, STRIDES = ((8, 9), (4, 5)), (16, 32)
 BOXES = [
     torch.tensor([[3.0, 5.0, 60.0, 58.0], [70.0, 40.0, 130.0, 80.0]]),
-    # One pixel more, and it belongs to the second level.
+    # One pixel larger, the box would belong to the second level.
     torch.tensor([[10.0, 2.0, 121.5, 113.5]]),
 ]
 
@@ -45,13 +45,13 @@ def targets_of(priors: list[Tensor], strides: Sequence[int] = STRIDES) -> DenseT
 
 
 def points(size: tuple[int, int], stride: int, images: int = 2) -> Tensor:
-    """The centres (N, H * W, 2) of the cells of a map."""
+    """Return the centres (N, H * W, 2) of the cells of a map."""
     rows, columns = ((torch.arange(length) + 0.5) * stride for length in size)
     return torch.cartesian_prod(rows, columns).flip(1).expand(images, -1, -1)
 
 
 def anchors(size: tuple[int, int], stride: int, images: int = 2) -> Tensor:
-    """Two anchors (N, H * W * 2, 4) in each cell, a square one and a flat one."""
+    """Return two anchors per cell, a square and a wide one, (N, H * W * 2, 4)."""
     sides = torch.tensor([[4.0, 4.0], [6.0, 2.0]]) * stride
     centers = points(size, stride, images)[:, :, None]
     return torch.cat([centers - sides / 2, centers + sides / 2], -1).flatten(1, 2)
@@ -62,7 +62,9 @@ def pyramid(phase: float, a: float) -> list[Tensor]:
 
 
 @PRECISIONS
-def test_golden_of_the_port_in_the_repository_of_defeat(dtype: torch.dtype) -> None:
+def test_legacy_loss_equals_golden_values_of_the_port_in_defeat(
+    dtype: torch.dtype,
+) -> None:
     golden = load_golden('fgfi', 'two_levels', dtype)
     students = [student.requires_grad_() for student in golden.inputs['student']]
     aligned = [
@@ -98,7 +100,7 @@ def naive_iou(a: Sequence[float], b: Sequence[float]) -> float:
 def naive(
     students: list[Tensor], teachers: list[Tensor], priors: list[Tensor], legacy: bool
 ) -> Tensor:
-    """The loss without its weight, one pair of anchor and box at a time."""
+    """Compute the unweighted loss, one pair of anchor and box at a time."""
     chosen = set()
     for n, boxes in enumerate(BOXES):
         for box in boxes.tolist():
@@ -121,7 +123,7 @@ def naive(
 
 
 @pytest.mark.parametrize('legacy', [False, True])
-def test_naive_loops(legacy: bool) -> None:
+def test_loss_and_gradients_equal_naive_loops(legacy: bool) -> None:
     priors = [anchors(*level) for level in zip(SIZES, STRIDES, strict=True)]
     loss = FGFILoss(legacy_defeat=legacy, loss_weight=1.0)
     targets, samples = targets_of(priors), samples_of(BOXES)
@@ -140,14 +142,16 @@ def test_naive_loops(legacy: bool) -> None:
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
 
 
-def test_boxes_meet_the_anchors_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_regions_do_not_depend_on_the_number_of_boxes_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     priors = [anchors(*level) for level in zip(SIZES, STRIDES, strict=True)]
     boxes = torch.cat([BOXES[0], BOXES[1], BOXES[1] + 5]).expand(2, -1, -1)
     exist = torch.tensor([[True, True, False, False], [True, False, True, True]])
     at_once = imitation_regions(priors, boxes, exist)
     monkeypatch.setattr(fgfi, 'BOXES_AT_ONCE', 1)
     in_turn = imitation_regions(priors, boxes, exist)
-    # The boxes that are not there change nothing.
+    # Padding has no influence.
     alone = imitation_regions([x[:1] for x in priors], BOXES[0][None], exist[:1, :2])
     for level, found in enumerate(at_once):
         assert torch.equal(found, in_turn[level])
@@ -155,13 +159,13 @@ def test_boxes_meet_the_anchors_in_turn(monkeypatch: pytest.MonkeyPatch) -> None
         assert 0 < found.sum() < found.numel()
 
 
-def test_a_box_far_from_all_anchors_selects_none() -> None:
+def test_a_box_without_overlap_selects_no_anchor() -> None:
     boxes = torch.tensor([[[900.0, 900.0, 950.0, 950.0]]])
     [region] = imitation_regions([anchors((4, 4), 8, 1)], boxes, torch.ones(1, 1) > 0)
     assert not region.any()
 
 
-def test_points_get_anchors_of_eight_strides() -> None:
+def test_points_are_treated_as_anchors_of_eight_strides() -> None:
     maps = [level.requires_grad_() for level in pyramid(0.0, 0.37)]
     centers = [points(*level) for level in zip(SIZES, STRIDES, strict=True)]
     half = 4 * torch.tensor(STRIDES)
@@ -174,7 +178,7 @@ def test_points_get_anchors_of_eight_strides() -> None:
 
 
 @pytest.mark.parametrize('legacy', [False, True])
-def test_no_boxes_give_zero(legacy: bool) -> None:
+def test_loss_and_gradients_are_zero_without_boxes(legacy: bool) -> None:
     maps = [level.requires_grad_() for level in pyramid(0.0, 0.37)]
     priors = [anchors(*level) for level in zip(SIZES, STRIDES, strict=True)]
     samples = samples_of([BOXES[0][:0]] * 2)
@@ -201,7 +205,7 @@ def test_contract(legacy: bool) -> None:
     check_loss(OnOneLevel(legacy_defeat=legacy), student, teacher)
 
 
-def test_other_maps_than_those_of_the_head_are_refused() -> None:
+def test_maps_that_do_not_match_the_anchors_raise() -> None:
     priors = [anchors(*level) for level in zip(SIZES, STRIDES, strict=True)]
     maps, samples = pyramid(0.0, 0.37), samples_of(BOXES)
     with pytest.raises(

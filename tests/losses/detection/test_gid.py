@@ -1,5 +1,6 @@
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
@@ -8,9 +9,11 @@ import torch
 from golden import waves
 from naive_pooling import naive_pool
 from torch import Tensor, nn
+from torch.nn import functional
 
-from kdtoolbox.losses.detection import gid
-from kdtoolbox.losses.detection.gid import GIDLoss, general_instances, relation_error
+from kdtoolbox.losses.detection import gid, gid_instances
+from kdtoolbox.losses.detection.gid import GIDLoss, relation_error
+from kdtoolbox.losses.detection.gid_instances import general_instances
 from kdtoolbox.losses.detection.targets import DenseTargets
 from kdtoolbox.registry import MODELS
 from kdtoolbox.testing import check_loss
@@ -22,7 +25,7 @@ WIRES = [f'{side}{kind}' for kind in KINDS for side in ('student', 'teacher')]
 
 
 def anchors_of(size: tuple[int, int], stride: int) -> Tensor:
-    """A square and a wide anchor around the centre of each cell, (1, M, 4)."""
+    """Return a square and a wide anchor around each cell, (1, M, 4)."""
     half = stride * torch.tensor([[-2.0, -2, 2, 2], [-3, -1.5, 3, 1.5]])
     rows, columns = ((torch.arange(side) + 0.5) * stride for side in size)
     y, x = torch.meshgrid(rows, columns, indexing='ij')
@@ -78,7 +81,7 @@ def iou(a: list[float], b: list[float]) -> float:
 
 
 def predictions(wires: dict, image: int) -> Iterator[tuple]:
-    """Yield each anchor of an image with its level and its rows of four wires."""
+    """Yield each anchor of an image, its level and its rows of the four wires."""
     for level, stride in enumerate(STRIDES):
         anchors = anchors_of(SIZES[level], stride)[0].tolist()
         rows = [
@@ -90,11 +93,11 @@ def predictions(wires: dict, image: int) -> Iterator[tuple]:
 
 
 def naive_instances(wires: dict, image: int, candidates: int) -> list[list[float]]:
-    """The instances of one image, best first."""
+    """Find the instances of one image, best first."""
     scored = []
     for anchor, level, rows in predictions(wires, image):
-        mine, theirs = ([sigmoid(x) for x in row.tolist()] for row in rows[:2])
-        gaps = [t - s for s, t in zip(mine, theirs, strict=True)]
+        probabilities = ([sigmoid(x) for x in row.tolist()] for row in rows[:2])
+        gaps = [t - s for s, t in zip(*probabilities, strict=True)]
         gap = max(gaps, key=abs)
         raw = rows[3 if gap >= 0 else 2].tolist()
         box = [a + STRIDES[level] * r for a, r in zip(anchor, raw, strict=True)]
@@ -120,7 +123,7 @@ def naive_distances(rows: list[Tensor]) -> Tensor:
 
 
 def naive(wires: dict, candidates: int, cells: int) -> dict[str, Tensor]:
-    """The three terms with the weights of the authors, images one by one."""
+    """Compute the three terms with the authors' weights, one image at a time."""
     pooled: list[list[Tensor]] = [[], []]
     response, matched = torch.zeros(()).double(), 0
     for image in range(2):
@@ -156,11 +159,11 @@ def naive(wires: dict, candidates: int, cells: int) -> dict[str, Tensor]:
     ('dtype', 'candidates', 'chunk'),
     [(torch.float64, 3000, 8), (torch.float64, 20, 1), (torch.float32, 3000, 8)],
 )
-def test_naive_loops(
+def test_terms_and_gradients_equal_naive_loops(
     dtype: torch.dtype, candidates: int, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gid, 'CANDIDATES', candidates)
-    monkeypatch.setattr(gid, 'SLICE', chunk)
+    monkeypatch.setattr(gid_instances, 'CANDIDATES', candidates)
+    monkeypatch.setattr(gid_instances, 'SLICE', chunk)
     monkeypatch.setattr(gid, 'CELLS', 2)
     wires, reference = make_wires(dtype), make_wires()
     loss = MODELS.build(dict(type='kdtoolbox.GIDLoss'))
@@ -180,14 +183,14 @@ def test_naive_loops(
     assert all(reference[wire][0].grad.any() for wire in WIRES[::2])
 
 
-def test_features_are_those_of_roi_align() -> None:
+def test_feature_term_equals_that_of_roi_align() -> None:
     from mmcv.ops import roi_align
 
     wires = make_wires(torch.float32)
     boxes, exist = find(wires)
     image, _ = exist.nonzero(as_tuple=True)
     rois = torch.cat([image[:, None], boxes[exist]], dim=1)
-    # None is so large that it would be read from the second level.
+    # All boxes are small enough for the first level.
     gap = wires['student'][0] - wires['teacher'][0]
     pooled = roi_align(gap, rois, 10, 1 / STRIDES[0], 2, 'avg', True)
     expected = 5e-4 * pooled.square().sum() / (len(rois) * 100)
@@ -206,11 +209,30 @@ def test_instances_have_fixed_shapes_and_no_gradient() -> None:
     assert boxes.shape == (2, 10, 4)
     assert exist.shape == (2, 10)
     assert not boxes.requires_grad
-    # Some of the ten are suppressed or too small.
+    # NMS removes some of the ten per image, others are too small.
     assert 4 < int(exist.sum()) < 20
 
 
-def test_all_boxes_too_small_give_zero() -> None:
+def test_boxes_are_decoded_in_full_precision_under_autocast() -> None:
+    wires, targets = make_wires(torch.float32), targets_of(2, SIZES)
+    priors = targets.priors
+
+    def decode_distribution(level: int, raw: Tensor) -> Tensor:
+        # As the heads of GFL, whose boxes are the result of a linear map.
+        return priors[level] + functional.linear(raw, STRIDES[level] * torch.eye(4))
+
+    targets = replace(targets, decode=decode_distribution)
+    logits, regs = (
+        list(zip(wires[f'student_{kind}'], wires[f'teacher_{kind}'], strict=True))
+        for kind in ('cls', 'reg')
+    )
+    expected, _ = general_instances(logits, regs, targets, SHAPE)
+    with torch.autocast('cpu', torch.bfloat16):
+        found, _ = general_instances(logits, regs, targets, SHAPE)
+    assert torch.equal(found, expected)
+
+
+def test_terms_and_gradients_are_zero_if_all_boxes_are_too_small() -> None:
     wires = make_wires()
     for name in ('student_reg', 'teacher_reg'):
         centers = [decode_to_points(*args) for args in zip(SIZES, STRIDES, strict=True)]
@@ -225,7 +247,7 @@ def test_all_boxes_too_small_give_zero() -> None:
 
 
 def decode_to_points(size: tuple[int, int], stride: int) -> Tensor:
-    """Raw boxes (1, A * 4, H, W) that shrink each anchor to its centre."""
+    """Return raw boxes (1, A * 4, H, W) that shrink each anchor to its centre."""
     anchors = anchors_of(size, stride).double()
     centers = (anchors[..., :2] + anchors[..., 2:]) / 2
     raw = (centers.repeat(1, 1, 2) - anchors) / stride
@@ -233,7 +255,7 @@ def decode_to_points(size: tuple[int, int], stride: int) -> Tensor:
 
 
 @pytest.mark.parametrize(('count', 'positive'), [(0, False), (2, False), (3, True)])
-def test_relation_needs_three_instances(count: int, positive: bool) -> None:
+def test_relation_is_zero_below_three_instances(count: int, positive: bool) -> None:
     student = waves((5, 6), 0.4, 0.3).requires_grad_()
     value = relation_error(student, waves((5, 6), 0.7, 0.2), torch.arange(5) < count)
     value.backward()
@@ -257,7 +279,7 @@ def fixed_wires(dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 class OnOneLevel(nn.Module):
-    """GID with one pair of wires as given, the others cut to its size."""
+    """GID with one given pair of wires; the other wires are cut to its size."""
 
     def __init__(self, kind: str, **weights: float) -> None:
         super().__init__()
@@ -301,12 +323,12 @@ BOXES_ALONE = dict(cls_weight=0.0, feature_weight=0.0, relation_weight=0.0)
 def test_contract(loss: OnOneLevel, channels: int, zero_at_equality: bool) -> None:
     student = waves((2, channels, 3, 3), 0.37, 0.11)
     teacher = waves((2, channels, 3, 3), 0.23, 0.17, 0.4)
-    # The naive loops have the gradients of the predictions.
+    # The test with naive loops checks the gradients of the predictions.
     checks = dict(zero_at_equality=zero_at_equality, gradcheck=not loss.kind)
     check_loss(loss, student, teacher, **checks)
 
 
-def test_refusals() -> None:
+def test_maps_of_different_sizes_and_heads_with_points_raise() -> None:
     wires = make_wires()
     arguments: dict = dict(targets=targets_of(2, SIZES), batch_input_shape=SHAPE)
     reversed_maps = dict(student=wires['student'][::-1], teacher=wires['teacher'][::-1])

@@ -13,7 +13,7 @@ from kdtoolbox.testing import check_loss
 
 
 def queries(count: int = 12, classes: int = 3) -> tuple[Tensor, Tensor, Tensor]:
-    """Return boxes of two sides, some of which overlap, and the teacher's logits."""
+    """Return boxes of student and teacher, some overlap, and the teacher's logits."""
     generator = torch.Generator().manual_seed(0)
 
     def boxes() -> Tensor:
@@ -25,7 +25,7 @@ def queries(count: int = 12, classes: int = 3) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class BoxLoss(QueryBoxLoss):
-    """The loss with the logits of as many queries as there are boxes."""
+    """The box loss with fixed logits, cut to the number of boxes."""
 
     def forward(self, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
         logits = queries()[2][: len(student)].to(teacher.dtype)
@@ -75,7 +75,7 @@ def test_box_loss_keeps_the_contract() -> None:
     check_loss(BoxLoss(), student, teacher)
 
 
-def test_weights_of_the_terms() -> None:
+def test_each_weight_multiplies_its_term() -> None:
     arguments = queries()
     terms = query_box_terms(*arguments)
     loss = QueryBoxLoss(l1_weight=3.0, giou_weight=0.5, loss_weight=2.0)
@@ -125,7 +125,7 @@ def test_box_loss_refuses_other_shapes() -> None:
     student, teacher, logits = queries()
     with pytest.raises(ValueError, match=r'same queries, .* \(12, 4\) .* \(6, 4\)'):
         query_box_terms(student, teacher[:6], logits)
-    with pytest.raises(ValueError, match=r'student \(12, 3\) .*QueryDistiller'):
+    with pytest.raises(ValueError, match=r'student \(12, 3\) .*ObjectQueries'):
         query_box_terms(student[:, :3], teacher[:, :3], logits)
     with pytest.raises(ValueError, match=r'logits \(12, K\) .* got \(6, 3\)'):
         query_box_terms(student, teacher, logits[:6])

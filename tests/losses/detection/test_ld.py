@@ -39,7 +39,7 @@ def samples_of(boxes: Sequence[Tensor]) -> list:
 
 
 @PRECISIONS
-def test_golden_kernel(dtype: torch.dtype) -> None:
+def test_divergence_equals_golden_values(dtype: torch.dtype) -> None:
     golden = load_golden('ld', 'kl_T10', dtype)
     student = golden.inputs['student'].requires_grad_()
     rows = mean_kl(student, golden.inputs['teacher'], golden.hyper['T'])
@@ -48,7 +48,9 @@ def test_golden_kernel(dtype: torch.dtype) -> None:
 
 
 @PRECISIONS
-def test_golden_head(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_terms_equal_golden_values(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     golden = load_golden('ld', 'head_two_levels', dtype)
     inputs, hyper = golden.inputs, golden.hyper
     students = [*inputs['student_reg'], *inputs['student_cls']]
@@ -88,15 +90,15 @@ def test_golden_head(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> Non
     assert_golden(terms['main'] + terms['region'] + terms['cls'], students, golden)
 
 
-def test_kernel_of_closed_form_inputs() -> None:
+def test_divergence_of_closed_form_inputs() -> None:
     student, teacher = waves((8, 17), 0.9, 0.3), waves((8, 17), 0.7, 0.5, 1.0)
     value = float(mean_kl(student.double(), teacher.double(), 10.0).mean())
-    # As many digits as are written.
+    # The expected value is written with six digits.
     assert value == pytest.approx(0.0339983, rel=2e-6)
 
 
 def grid(size: int, stride: int, scale: int = 4) -> Tensor:
-    """Square anchors around the centres of a feature map, one image."""
+    """Return square anchors around the cells of a feature map, for one image."""
     centers = (torch.arange(size) + 0.5) * stride
     y, x = torch.meshgrid(centers, centers, indexing='ij')
     half = torch.tensor(scale * stride / 2)
@@ -105,7 +107,7 @@ def grid(size: int, stride: int, scale: int = 4) -> Tensor:
 
 
 def naive_region(anchors: list[Tensor], boxes: Tensor) -> Tensor:
-    """The region of one image, one pair of anchor and box at a time."""
+    """Compute the weights of one image, one pair of anchor and box at a time."""
 
     def overlap(a: Any, b: Any) -> tuple[float, float, float]:
         width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
@@ -133,21 +135,21 @@ def naive_region(anchors: list[Tensor], boxes: Tensor) -> Tensor:
     return total
 
 
-def test_region_naive() -> None:
+def test_region_equals_naive_loops() -> None:
     anchors = [grid(8, 8), grid(4, 16)]
     boxes = torch.tensor([[[3.0, 5.0, 34.0, 31.0], [20.0, 22.0, 60.0, 50.0]]])
     found = torch.cat(valuable_region(anchors, boxes, torch.ones(1, 2) > 0), dim=1)[0]
     expected = naive_region(anchors, boxes[0])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
     assert 0 < int((found > 0).sum()) < len(found)
-    # A padded box changes nothing.
+    # Padding has no influence.
     padded = torch.cat([boxes, boxes + 5], 1)
     exist = torch.tensor([[True, True, False, False]])
     again = torch.cat(valuable_region(anchors, padded, exist), dim=1)[0]
     assert torch.equal(again, found)
 
 
-def test_no_boxes_give_zero() -> None:
+def test_terms_and_gradients_are_zero_without_boxes() -> None:
     maps = [waves((2, 20, 8, 8), 0.3, 0.2).requires_grad_()]
     labels = [torch.full((2, 64), 3)]
     targets = targets_of(labels, 3, [grid(8, 8).expand(2, -1, -1)])
@@ -160,7 +162,7 @@ def test_no_boxes_give_zero() -> None:
 
 
 class OnOneLevel(LDLoss):
-    """LD on a map of any size: one class, anchors on a grid, every third a positive."""
+    """LD on a map of any size with one class; every third anchor is positive."""
 
     per_level = True
 
@@ -190,7 +192,7 @@ def test_contract(loss: Any, channels: int) -> None:
     check_loss(loss, student, teacher)
 
 
-def test_a_head_of_points_is_refused() -> None:
+def test_a_head_with_points_raises() -> None:
     maps = [torch.zeros(1, 20, 2, 2)]
     targets = targets_of([torch.zeros(1, 4).long()], 1, [torch.zeros(1, 4, 2)])
     with pytest.raises(ValueError, match='points instead of anchors; LD needs anchors'):

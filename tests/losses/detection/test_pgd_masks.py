@@ -16,12 +16,12 @@ from kdtoolbox.losses.detection.targets import DenseTargets
 
 
 def cells(height: int, width: int, stride: int) -> Tensor:
-    """The centres (P, 2) of a feature map."""
+    """Return the centres (P, 2) of the cells of a feature map."""
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing='ij')
     return (torch.stack([x, y], -1).reshape(-1, 2) + 0.5) * stride
 
 
-# An overlap, a box with one centre, one with a row of them, and one with none.
+# Two overlapping boxes; boxes with one cell centre, a row of them, and none.
 BOXES = torch.tensor(
     [
         [[3.0, 5, 44, 40], [20, 12, 60, 61], [0, 0, 8, 7]],
@@ -36,7 +36,7 @@ QUALITY = waves((2, 3, 80), 0.37, 0.11).sigmoid()
 def naive_masks(
     boxes: Tensor, centers: Tensor, quality: Tensor, topk: int
 ) -> tuple[Tensor, Tensor]:
-    """The masks of one image, one box and one cell at a time."""
+    """Compute the masks of one image, one box and one cell at a time."""
     foreground = torch.zeros(len(centers), dtype=torch.float64)
     background = torch.ones(len(centers), dtype=torch.float64)
     for box, rating in zip(boxes.tolist(), quality, strict=True):
@@ -63,9 +63,9 @@ def naive_masks(
 
 @pytest.mark.parametrize('topk', [1, 2, 9, 200])
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
-def test_masks_naive(topk: int, dtype: torch.dtype) -> None:
+def test_masks_equal_naive_loops(topk: int, dtype: torch.dtype) -> None:
     quality = QUALITY.clone()
-    quality[0, 0, :70] = 0  # fewer than k are left
+    quality[0, 0, :70] = 0  # Fewer than `topk` cells have a quality.
     parts = (BOXES.to(dtype), EXIST, CENTERS.to(dtype), quality.to(dtype))
     found = guidance_masks(*parts, topk)
     rtol = 1e-9 if dtype == torch.float64 else 1e-3
@@ -82,8 +82,8 @@ def test_masks_naive(topk: int, dtype: torch.dtype) -> None:
     assert found[0][0].count_nonzero() > found[0][1].count_nonzero() > 0
 
 
-def test_a_diagonal_far_from_the_origin_keeps_its_digits() -> None:
-    # In float32 the determinant of this covariance, 1e4 of 1e8, would be rounding.
+def test_collinear_cells_far_from_the_origin_keep_their_precision() -> None:
+    # In float32, rounding would dominate the determinant of this covariance.
     centers = torch.arange(1200.0, 1300.0, 8).repeat(2, 1).T[None]
     off = torch.tensor([[[1250.0, 1251.0]]])
     boxes = torch.tensor([[[1000.0, 1000.0, 1400.0, 1400.0]]])
@@ -96,7 +96,7 @@ def test_a_diagonal_far_from_the_origin_keeps_its_digits() -> None:
     assert weights[0, -1] < 1e-30
 
 
-def test_a_box_with_one_centre_weighs_this_alone() -> None:
+def test_a_box_that_covers_one_cell_gives_weight_to_this_cell_only() -> None:
     box, exist = torch.tensor([[[0.0, 0.0, 8.0, 7.0]]]), torch.ones(1, 1) > 0
     weights, background = guidance_masks(
         box, exist, CENTERS[:1], QUALITY[:1, :1], topk=9
@@ -106,7 +106,7 @@ def test_a_box_with_one_centre_weighs_this_alone() -> None:
     assert background.sum() == 79
 
 
-def test_no_boxes_leave_the_background() -> None:
+def test_all_cells_are_background_without_boxes() -> None:
     weights, background = guidance_masks(
         BOXES[:, :0], EXIST[:, :0], CENTERS, QUALITY[:, :0], topk=9
     )
@@ -124,13 +124,13 @@ def naive_quality(score: float, a: Any, b: Any, exponent: float) -> float:
     return score ** (1 - exponent) * iou**exponent
 
 
-def test_quality_naive() -> None:
+def test_quality_equals_naive_loops() -> None:
     logits = waves((2, 2, 3, 5), 0.9, 0.3).double()
     first = 40 * waves((2, 2, 5, 2), 0.7, 0.2).sigmoid().double()
     predicted = torch.cat([first, first + 30], -1)
     labels = torch.tensor([[0, 2, 1], [1, 2, 0]])
     boxes = BOXES.double()
-    boxes[1, 2] = torch.tensor([100.0, 100.0, 120.0, 130.0])  # overlaps none
+    boxes[1, 2] = torch.tensor([100.0, 100.0, 120.0, 130.0])  # Without any overlap.
     quality = prediction_quality(logits, predicted, boxes, labels, 0.8)
     assert tuple(quality.shape) == (2, 3, 5)
     for n, g, p in torch.cartesian_prod(*map(torch.arange, quality.shape)).tolist():
@@ -147,7 +147,7 @@ def test_quality_naive() -> None:
 
 
 def scene(anchors: int) -> Any:
-    """Two levels with three classes; the raw boxes move the corners of priors."""
+    """Return two levels with three classes; raw boxes are offsets of the corners."""
     points = [cells(8, 8, 8).expand(2, -1, -1), cells(4, 4, 16).expand(2, -1, -1)]
     sizes = torch.arange(1, anchors + 1).mul(8.0).reshape(-1, 1)
     rows = [
@@ -202,7 +202,7 @@ def test_masks_of_the_teachers_predictions(anchors: int) -> None:
         torch.testing.assert_close(flat, goal, rtol=1e-4, atol=1e-6)
 
 
-def test_another_head_is_refused() -> None:
+def test_predictions_of_another_head_raise() -> None:
     batch = scene(2)
     with pytest.raises(ValueError, match='level 0: .*do not fit.*128 priors of 3 cla'):
         teacher_masks(

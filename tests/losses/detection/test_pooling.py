@@ -7,7 +7,7 @@ from torch import Tensor
 from kdtoolbox.losses.detection.pooling import pool_boxes
 
 STRIDES = [8, 16, 32]
-# Sides up to 224 pixels belong to stride 8, up to 448 to 16, and the rest to 32.
+# Boxes with sides below 224 pixels belong to stride 8, below 448 to 16, others to 32.
 BOXES = torch.tensor(
     [
         [[0.0, 0, 223, 223], [3, 5, 230, 229], [0, 0, 512, 512], [100, 90, 100, 91]],
@@ -23,7 +23,7 @@ def pyramid(dtype: torch.dtype = torch.float64) -> list[Tensor]:
     return [waves(shape, 0.37, 0.0113).to(dtype).requires_grad_() for shape in shapes]
 
 
-def test_naive_loops() -> None:
+def test_features_and_gradients_equal_naive_loops() -> None:
     levels, reference = pyramid(), pyramid()
     pooled = pool_boxes(levels, STRIDES, BOXES, EXIST, cells=3)
     rows = []
@@ -38,12 +38,12 @@ def test_naive_loops() -> None:
     probe = waves(tuple(expected.shape), 0.7, 0.3).double()
     (pooled.flatten(0, 1) * probe).sum().backward()
     (expected * probe).sum().backward()
-    for mine, naive in zip(levels, reference, strict=True):
-        torch.testing.assert_close(mine.grad, naive.grad, rtol=0, atol=1e-12)
+    for found, naive in zip(levels, reference, strict=True):
+        torch.testing.assert_close(found.grad, naive.grad, rtol=0, atol=1e-12)
         assert naive.grad.any()
 
 
-def test_is_the_roi_align_of_mmcv() -> None:
+def test_features_equal_roi_align_of_mmcv() -> None:
     from mmcv.ops import roi_align
 
     levels = pyramid(torch.float32)
@@ -56,7 +56,7 @@ def test_is_the_roi_align_of_mmcv() -> None:
 
 
 @pytest.mark.parametrize('first', [4, 8])
-def test_boxes_meet_the_same_stride_in_each_pyramid(first: int) -> None:
+def test_a_box_is_read_at_the_same_stride_in_each_pyramid(first: int) -> None:
     strides = [first * 2**level for level in range(4)]
     levels = [torch.full((1, 1, 64, 64), float(stride)) for stride in strides]
     sides = torch.tensor([112.0, 224.0, 225, 447, 448])

@@ -89,7 +89,7 @@ def test_keeps_the_loss_contract(pair: Any) -> None:
 def test_invalid_inputs_raise() -> None:
     with pytest.raises(ValueError, match=r'rows \(R, K\) or maps .*student \(5,\)'):
         kd_loss(torch.zeros(5), torch.zeros(5))
-    with pytest.raises(ValueError, match=r'\(6, 5\).*\(4, 5\) differ.*RoIDistiller'):
+    with pytest.raises(ValueError, match=r'\(6, 5\).*\(4, 5\) differ.*RoIResponses'):
         kd_loss(ROWS[0], ROWS[1][:4])
     with pytest.raises(ValueError, match=r'\(6, 5\).*\(6, 4\) differ.*`num_classes`'):
         kd_loss(ROWS[0], ROWS[1][:, :4])

@@ -41,6 +41,6 @@ def test_invalid_inputs_raise() -> None:
     with pytest.raises(ValueError, match=r'on both sides, got .*teacher \(2, 3\)'):
         read_rows(MAPS, MAPS[:, :, 0, 0], 4)
     with pytest.raises(
-        ValueError, match=r'\(1, 3, 8, 6\) have different numbers .*RoIDist'
+        ValueError, match=r'\(1, 3, 8, 6\) have different numbers .*RoIResponses'
     ):
         read_rows(MAPS, MAPS[:1], 4)

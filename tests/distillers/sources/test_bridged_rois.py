@@ -41,7 +41,8 @@ def fcfd(toy: Toy, student: dict | None = None, /, **changes: Any) -> Any:
     teacher = changes.pop('teacher', None) or toy.faster_rcnn(base=16, out=16)
     config = toy.distiller(student or toy.faster_rcnn(), teacher)
     config.pop('recorders')
-    config |= dict(type='kdtoolbox.FCFDDistiller', losses=LOSSES, bridges=BRIDGES)
+    bridges = dict(type='BridgedRoIs', bridges=changes.pop('bridges', BRIDGES))
+    config |= dict(losses=LOSSES, sources=[dict(type='RoIResponses'), bridges])
     return toy.build(dict(model=config | changes, default_scope='mmdet'))
 
 
@@ -55,13 +56,8 @@ def distilled(losses: dict) -> dict[str, Tensor]:
 
 def wires_of(model: Any, data: dict) -> dict:
     seen: dict = {}
-    collect = model.collect_wires
-
-    def collected(student: dict, teacher: dict) -> dict:
-        seen.update(collect(student, teacher), rois=student['rois'])
-        return seen
-
-    model.collect_wires = collected
+    collect = model.wiring.collect
+    model.wiring.collect = lambda *given: seen.update(collect(*given)) or seen
     loss_of(model, data)
     return seen
 
@@ -93,29 +89,31 @@ def test_each_box_head_reads_the_others_bridged_features(toy: Toy) -> None:
 
     distiller = fcfd(toy).train()
     wires = wires_of(distiller, toy.det_data())
-    [rois] = wires['rois']
+    [rois] = wires['student.rois']
     proposals = [InstanceData(bboxes=rois[rois[:, 0] == i, 1:]) for i in (0, 1)]
     student, teacher = distiller.student, distiller.teacher.model
     batch = teacher.data_preprocessor(toy.det_data(), training=True)
-    mine, theirs = (d.extract_feat(batch['inputs'])[:2] for d in (student, teacher))
+    student_levels, teacher_levels = (
+        d.extract_feat(batch['inputs'])[:2] for d in (student, teacher)
+    )
     expected = dict(
-        teacher=(teacher, theirs),
-        cross=(teacher, distiller.bridges['cross'](mine)),
-        back=(student, distiller.bridges['back'](theirs)),
+        teacher=(teacher, teacher_levels),
+        cross=(teacher, distiller.bridges['cross'](student_levels)),
+        back=(student, distiller.bridges['back'](teacher_levels)),
     )
     for name, (reader, levels) in expected.items():
         logits, deltas = reader.roi_head.forward(tuple(levels), proposals)
         torch.testing.assert_close(wires[f'{name}.roi_cls'], [logits])
         torch.testing.assert_close(wires[f'{name}.roi_reg'], [deltas])
     torch.testing.assert_close(wires['cross.roi_levels'], expected['cross'][1])
-    torch.testing.assert_close(wires['teacher.roi_levels'], list(theirs))
+    torch.testing.assert_close(wires['teacher.roi_levels'], list(teacher_levels))
     for name in ('roi_cls', 'roi_reg', 'roi_levels'):
         assert not wires[f'teacher.{name}'][0].requires_grad
 
 
 def test_what_each_loss_trains(toy: Toy) -> None:
     distiller = fcfd(toy)
-    # Not even a teacher that somebody has thawed is trained.
+    # The teacher is not trained even if somebody has set requires_grad.
     distiller.teacher.model.requires_grad_()
     losses, student = loss_of(distiller, toy.det_data()), distiller.student
     head = student.roi_head.bbox_head
@@ -177,7 +175,7 @@ def test_one_step_trains_student_and_bridges(toy: Toy) -> None:
     assert not [key for key in state if 'teacher' in key]
 
 
-def test_the_distillation_leaves_the_task_losses_alone(toy: Toy) -> None:
+def test_the_distillation_does_not_change_the_task_losses(toy: Toy) -> None:
     found, distiller = [], fcfd(toy)
     for model in (distiller.student, distiller):
         torch.manual_seed(0)
@@ -243,12 +241,14 @@ def test_a_path_without_bridge_is_refused(toy: Toy) -> None:
 
 
 def test_a_bridge_that_nothing_reads_is_refused(toy: Toy) -> None:
-    with pytest.raises(ValueError, match=r'model\.bridges\.back: nothing reads'):
+    with pytest.raises(
+        ValueError, match=r'model\.sources\[1\]\.bridges\.back: nothing'
+    ):
         fcfd(toy, losses=CROSS)
 
 
 def test_another_path_is_refused(toy: Toy) -> None:
-    message = r"bridges\.crossed: no such path; did you mean 'cross'"
+    message = r"sources\[1\]\.bridges\.crossed: no such path; did you mean 'cross'"
     with pytest.raises(ValueError, match=message):
         fcfd(toy, bridges=dict(BRIDGES, crossed=BRIDGES['cross']))
 
@@ -262,7 +262,7 @@ def test_another_path_is_refused(toy: Toy) -> None:
 )
 def test_another_width_is_refused(toy: Toy, config: dict, message: str) -> None:
     distiller = fcfd(toy, bridges=dict(BRIDGES, cross=config))
-    with pytest.raises(ValueError, match=r'model\.bridges\.cross: ' + message):
+    with pytest.raises(ValueError, match=r'sources\[1\]\.bridges\.cross: ' + message):
         loss_of(distiller, toy.det_data())
 
 
@@ -272,12 +272,12 @@ def test_another_number_of_levels_is_refused(toy: Toy) -> None:
     extractor['featmap_strides'] = [8]
     cross = bridge(8, 16, in_channels=8)
     distiller = fcfd(toy, student, bridges=dict(BRIDGES, cross=cross))
-    message = r'model\.bridges\.cross: gives levels .* the same strides'
+    message = r'sources\[1\]\.bridges\.cross: gives levels .* the same strides'
     with pytest.raises(ValueError, match=message):
         loss_of(distiller, toy.det_data())
 
 
-def test_what_roi_distiller_refuses_is_refused(toy: Toy) -> None:
+def test_what_roi_responses_refuses_is_refused(toy: Toy) -> None:
     with pytest.raises(ValueError, match=r'model\.teacher: .* got GFL, NoneType'):
         fcfd(toy, teacher=toy.gfl())
     recorders = dict(student=dict(roi_levels='neck'), teacher={})

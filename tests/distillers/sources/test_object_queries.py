@@ -10,7 +10,7 @@ from torch import Tensor
 
 Toy = SimpleNamespace
 
-# A DINO of mmdet 3.3.0 takes no other width than 256.
+# DINO of mmdet 3.3.0 supports a width of 256 only.
 LAYERS, QUERIES, CLASSES, DIMS = 2, 10, 3, 256
 CLS = dict(student='student.query_cls', teacher='teacher.query_cls')
 BOX = dict(student='student.query_box', teacher='teacher.query_box')
@@ -84,10 +84,10 @@ def detr(toy: Toy, kind: str = 'DeformableDETR', /, **changes: Any) -> dict:
 def pair(toy: Toy, student: dict, teacher: dict, /, **changes: Any) -> Any:
     config = toy.distiller(copy.deepcopy(student), copy.deepcopy(teacher))
     config.pop('recorders')
-    config |= dict(type='kdtoolbox.QueryDistiller', losses=LOSSES) | changes
+    config |= dict(sources=[dict(type='ObjectQueries')], losses=LOSSES) | changes
     model = toy.build(dict(model=config, default_scope='mmdet'))
     for detector in (model.student, model.teacher.model):
-        # Before `init_weights` it is whatever lay in memory.
+        # Before `init_weights` this parameter is uninitialised memory.
         torch.nn.init.normal_(detector.level_embed)
     return model.train()
 
@@ -103,12 +103,12 @@ def loss_of(model: Any, data: dict) -> dict:
 def wires_of(model: Any, data: dict) -> tuple[dict, dict]:
     """Return the losses of a step and the wires that they read."""
     seen: dict = {}
-    collect = model.collect_wires
-    model.collect_wires = lambda *records: seen.update(collect(*records)) or seen
+    collect = model.wiring.collect
+    model.wiring.collect = lambda *given: seen.update(collect(*given)) or seen
     try:
         return loss_of(model, data), seen
     finally:
-        del model.collect_wires
+        del model.wiring.collect
 
 
 def distilled(losses: dict) -> dict[str, Tensor]:
@@ -119,7 +119,7 @@ all_kinds = pytest.mark.parametrize('kind', ['DeformableDETR', 'refined', 'DINO'
 
 
 @all_kinds
-def test_equal_weights_give_equal_answers(toy: Toy, kind: str) -> None:
+def test_equal_weights_give_equal_predictions(toy: Toy, kind: str) -> None:
     config = detr(toy, kind)
     model = pair(toy, config, config)
     losses, wires = wires_of(model, toy.det_data())
@@ -130,15 +130,17 @@ def test_equal_weights_give_equal_answers(toy: Toy, kind: str) -> None:
     model.student.load_state_dict(model.teacher.model.state_dict())
     losses, wires = wires_of(model, toy.det_data())
     for name in ('query_cls', 'query_box'):
-        mine, theirs = (wires[f'{side}.{name}'] for side in ('student', 'teacher'))
-        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
+        student_values, teacher_values = (
+            wires[f'{side}.{name}'] for side in ('student', 'teacher')
+        )
+        torch.testing.assert_close(student_values, teacher_values, rtol=1e-5, atol=1e-5)
     assert all(value.abs() < 1e-4 for value in distilled(losses).values())
 
 
 @all_kinds
 def test_the_teachers_wires_are_what_it_predicts(toy: Toy, kind: str) -> None:
     model = build(toy, kind)
-    # Even a teacher that somebody has thawed is asked without gradient.
+    # The teacher runs without gradient even if somebody has set requires_grad.
     teacher = model.teacher.model.requires_grad_()
     _, wires = wires_of(model, toy.det_data())
     batch = teacher.data_preprocessor(toy.det_data(), training=True)
@@ -156,7 +158,7 @@ def test_the_teachers_wires_are_what_it_predicts(toy: Toy, kind: str) -> None:
         ] * LAYERS
 
 
-def test_the_students_queries_are_not_asked(toy: Toy) -> None:
+def test_the_students_own_queries_are_not_used(toy: Toy) -> None:
     model = build(toy, 'DeformableDETR')
     before = wires_of(model, toy.det_data())[1]['student.query_cls'][-1]
     torch.nn.init.normal_(model.student.query_embedding.weight)
@@ -167,7 +169,7 @@ def test_the_students_queries_are_not_asked(toy: Toy) -> None:
     assert not torch.allclose(before, after)
 
 
-def test_queries_of_dino_come_without_its_denoising(toy: Toy) -> None:
+def test_denoising_queries_of_dino_are_left_out(toy: Toy) -> None:
     model = build(toy, 'DINO')
     counts = []
     hook = model.student.decoder.register_forward_pre_hook(
@@ -186,13 +188,13 @@ def test_queries_of_dino_come_without_its_denoising(toy: Toy) -> None:
         assert own[0] >= QUERIES
         assert crossed == (QUERIES, True)
     assert counts[0][0] > QUERIES
-    # What the ground truth adds to the student's queries changes nothing.
+    # The denoising queries, made from the ground truth, change nothing.
     torch.testing.assert_close(found[0], found[1])
     torch.testing.assert_close(found[0], found[2])
 
 
 @all_kinds
-def test_the_teacher_leaves_the_task_losses_alone(toy: Toy, kind: str) -> None:
+def test_the_teacher_does_not_change_the_task_losses(toy: Toy, kind: str) -> None:
     config = detr(toy, kind, dropout=0.1)
     model = pair(toy, config, config)
     found = []
@@ -242,10 +244,14 @@ def test_encoder_memory_as_maps(toy: Toy) -> None:
         'DINO',
         recorders=records,
         connectors=dict(
-            mine=token | dict(input='student.memory', like='student.maps'),
-            theirs=token | dict(input='teacher.memory', like='teacher.maps'),
+            student_values=token | dict(input='student.memory', like='student.maps'),
+            teacher_values=token | dict(input='teacher.memory', like='teacher.maps'),
         ),
-        losses=dict(loss_pkd=dict(type='PKDLoss', student='mine', teacher='theirs')),
+        losses=dict(
+            loss_pkd=dict(
+                type='PKDLoss', student='student_values', teacher='teacher_values'
+            )
+        ),
     )
     losses, wires = wires_of(model, toy.det_data())
     assert losses['loss_pkd'] > 0
@@ -253,8 +259,13 @@ def test_encoder_memory_as_maps(toy: Toy) -> None:
         losses['loss_pkd'], model.student.encoder.layers[-1].norms[1].weight
     )
     assert gradient[0].any()
-    mine = model.connectors['mine'](wires['student.memory'], wires['student.maps'])
-    assert [tuple(x.shape) for x in mine] == [(2, DIMS, 4, 4), (2, DIMS, 2, 2)]
+    student_values = model.connectors['student_values'](
+        wires['student.memory'], wires['student.maps']
+    )
+    assert [tuple(x.shape) for x in student_values] == [
+        (2, DIMS, 4, 4),
+        (2, DIMS, 2, 2),
+    ]
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16])
@@ -272,19 +283,19 @@ def test_an_interrupted_step_leaves_nothing_behind(toy: Toy) -> None:
     model = build(toy, 'DeformableDETR')
 
     def stop(*_: Any) -> None:
-        assert model._calls[0]
+        assert model.student.decoder._forward_pre_hooks
         raise KeyboardInterrupt
 
     handle = model.student.bbox_head.loss_cls.register_forward_pre_hook(stop)
     with pytest.raises(KeyboardInterrupt):
         loss_of(model, toy.det_data())
     handle.remove()
-    assert model._calls == ({}, {})
     for decoder in (model.student.decoder, model.teacher.model.decoder):
         assert not decoder._forward_pre_hooks
     first, second = (loss_of(m, toy.det_data()) for m in (model, copy.deepcopy(model)))
     torch.testing.assert_close(distilled(first), distilled(second))
-    assert model._calls == ({}, {})
+    [source] = model.wiring.sources
+    assert vars(source).keys() == {*vars(type(source)()), 'where'}
 
 
 @pytest.mark.parametrize('side', ['student', 'teacher'])
@@ -320,7 +331,7 @@ def test_a_dino_cannot_teach_a_deformable_detr(toy: Toy) -> None:
 
 
 @pytest.mark.parametrize('side', ['student', 'teacher'])
-def test_taken_names_of_records_are_refused(toy: Toy, side: str) -> None:
+def test_records_with_names_of_the_source_are_refused(toy: Toy, side: str) -> None:
     names = ['query_box', 'query_cls', 'query_states']
     recorders: dict = dict(student={}, teacher={})
     recorders[side] = dict.fromkeys([*names, 'query'], 'neck')

@@ -26,7 +26,9 @@ RECORDERS = dict(
 def build(toy: Toy, **changes: Any) -> Any:
     torch.manual_seed(0)
     config = toy.distiller(toy.segmentor(), toy.segmentor(base=16))
-    config |= dict(type='kdtoolbox.ClassifierDistiller', recorders=RECORDERS)
+    given = {k: changes.pop(k) for k in ('classifier',) if k in changes}
+    config |= dict(sources=[dict(type='ClassifierWeights') | given])
+    config |= dict(recorders=RECORDERS)
     config |= dict(losses=dict(loss_fakd=LOSS)) | changes
     return toy.build(dict(model=config, default_scope='mmseg')).train()
 
@@ -36,9 +38,10 @@ def test_the_loss_reads_and_trains_the_weights(toy: Toy) -> None:
     data = model.data_preprocessor(toy.seg_data(), training=True)
     model(**data, mode='loss')
     weight = model.student.decode_head.conv_seg.weight
-    [found] = model.collect_wires({}, {})['student.classifier']
+    wires = model.wiring.collect(model._models, {}, [None])
+    [found] = wires['student.classifier']
     assert found is weight
-    # Of the second step, whose lambda is above 0: without it the gradient is another.
+    # In the second step lambda is above 0, which changes the gradient.
     gradients = []
     for strength in (0.0, 0.5):
         model.losses.loss_fakd.strength = strength
@@ -49,7 +52,7 @@ def test_the_loss_reads_and_trains_the_weights(toy: Toy) -> None:
     assert not torch.allclose(*gradients)
 
 
-def test_nothing_joins_the_student(toy: Toy) -> None:
+def test_only_the_loss_adds_buffers_to_the_checkpoint(toy: Toy) -> None:
     names = set(build(toy).state_dict())
     buffers = {
         f'losses.loss_fakd.{x}' for x in ('counts', 'means', 'variances', 'steps')
@@ -57,15 +60,18 @@ def test_nothing_joins_the_student(toy: Toy) -> None:
     assert {n for n in names if not n.startswith('student.')} == buffers
 
 
-def test_refusals(toy: Toy) -> None:
+def test_wrong_layers_and_names_are_refused(toy: Toy) -> None:
     with pytest.raises(
-        ValueError, match=r"'decode_head\.conv_sag'; nearest: .*conv_seg"
+        ValueError, match=r"sources\[0\]\.classifier: .*conv_sag'; nearest: .*conv_seg"
     ):
         build(toy, classifier='decode_head.conv_sag')
     with pytest.raises(
-        ValueError, match=r"'decode_head\.dropout': 'Dropout2d'.*conv_seg"
+        ValueError,
+        match=r"sources\[0\]\.classifier: .*\.dropout': 'Dropout2d'.*conv_seg",
     ):
         build(toy, classifier='decode_head.dropout')
     taken = dict(student=dict(classifier=LAYER), teacher={})
-    with pytest.raises(ValueError, match="makes 'classifier' itself; choose another"):
+    with pytest.raises(
+        ValueError, match=r"student: .* makes \['classifier'\] itself; choose"
+    ):
         build(toy, recorders=taken)

@@ -47,7 +47,7 @@ FAMILIES = pytest.mark.parametrize('family', list(HEADS))
 
 
 def detector(toy: Toy, family: str, **changes: Any) -> dict:
-    """Return the toy of GFL with another head behind two convolutions."""
+    """Return the config of the toy GFL with another head and two convolutions."""
     config = toy.gfl()
     head = config['model']['bbox_head']
     head |= dict(stacked_convs=2)
@@ -85,9 +85,9 @@ def losses(family: str) -> dict:
 
 def crosskd(toy: Toy, family: str, student: dict | None = None, **changes: Any) -> Any:
     teacher = detector(toy, family)
-    config = toy.distiller(
-        student or teacher, teacher, type='kdtoolbox.CrossKDDistiller', stage=1
-    )
+    config = toy.distiller(student or teacher, teacher)
+    arguments = {k: changes.pop(k) for k in ('stage', 'projection') if k in changes}
+    config['sources'] = [dict(type='CrossHead', stage=1) | arguments]
     config |= dict(recorders=dict(student={}, teacher={}), losses=losses(family))
     return toy.build_distiller(teacher, **(config | changes))
 
@@ -107,7 +107,7 @@ def test_gradients_reach_the_towers_and_not_the_teacher(toy: Toy, family: str) -
     assert found > 0
     found.backward()
     head = distiller.student.bbox_head
-    # Before the cut the towers learn, behind it they do not.
+    # The student's towers are trained before the split only.
     for tower in (head.cls_convs, head.reg_convs):
         assert any(p.grad is not None and p.grad.any() for p in tower[0].parameters())
         assert all(p.grad is None for p in tower[1].parameters())
@@ -121,13 +121,8 @@ def test_crossed_predictions_of_a_teacher_are_its_own(toy: Toy, family: str) -> 
     distiller.student.load_state_dict(distiller.teacher.model.state_dict())
     distiller.eval()
     seen = {}
-    collect = distiller.collect_wires
-
-    def collected(*records: Any) -> dict:
-        seen.update(collect(*records))
-        return seen
-
-    distiller.collect_wires = collected
+    collect = distiller.wiring.collect
+    distiller.wiring.collect = lambda *given: seen.update(collect(*given)) or seen
     loss_of(distiller, toy.det_data())
     kinds = {name.split('.')[1] for name in seen if name.startswith('cross')}
     assert kinds == {'cls', 'reg'} | ({'centerness'} if family == 'atss' else set())
@@ -209,7 +204,8 @@ def test_exported_keys_are_the_plain_students(toy: Toy) -> None:
 
 def test_a_head_of_another_width_is_refused(toy: Toy) -> None:
     student = detector(toy, 'gfl', feat_channels=4)
-    message = r'width of the towers: 4, the teacher has 8.*in_channels=4, out_ch.*=8'
+    message = r'width of the towers: 4, the teacher has 8.*set model\.sources\[0\]'
+    message += r'\.projection=.*in_channels=4, out_ch.*=8'
     with pytest.raises(ValueError, match=message):
         crosskd(toy, 'gfl', student)
     projection = dict(type='ConvConnector', in_channels=4, out_channels=8)
@@ -232,7 +228,7 @@ def test_a_head_of_another_family_is_refused(toy: Toy) -> None:
 
 
 @pytest.mark.parametrize('stage', [0, 3])
-def test_stage_outside_the_towers(toy: Toy, stage: int) -> None:
+def test_a_stage_outside_the_towers_is_refused(toy: Toy, stage: int) -> None:
     with pytest.raises(ValueError, match=rf'stage={stage}: GFLHead has 2 conv.*1 to 2'):
         crosskd(toy, 'gfl', stage=stage)
 
@@ -251,15 +247,22 @@ def test_targets_of_an_unknown_head_are_refused(toy: Toy) -> None:
 # init_student.
 
 
-def test_neck_and_head_start_as_the_teachers(
+def test_neck_and_head_are_copied_from_the_teacher(
     toy: Toy, caplog: pytest.LogCaptureFixture
 ) -> None:
     student, teacher = toy.gfl(base=4), toy.gfl(base=8)
     distiller = toy.build_distiller(student, teacher, init_student=True)
     distiller.init_weights()
-    theirs, mine = distiller.teacher.model.state_dict(), distiller.student.state_dict()
-    assert all(torch.equal(mine[k], theirs[k]) for k in mine if k.startswith('bbox'))
-    # The backbone is half as wide, so that the neck does not fit.
+    teacher_values, student_values = (
+        distiller.teacher.model.state_dict(),
+        distiller.student.state_dict(),
+    )
+    assert all(
+        torch.equal(student_values[k], teacher_values[k])
+        for k in student_values
+        if k.startswith('bbox')
+    )
+    # The backbone is half as wide, so the neck does not fit.
     assert not torch.equal(
         distiller.student.neck.fpn_convs[0].conv.weight,
         distiller.teacher.model.neck.fpn_convs[0].conv.weight,

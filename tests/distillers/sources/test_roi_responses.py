@@ -44,7 +44,7 @@ def roi(toy: Toy, student: dict | None = None, /, **changes: Any) -> Any:
     teacher = changes.pop('teacher', None) or toy.faster_rcnn(base=16, out=16)
     config = toy.distiller(student or toy.faster_rcnn(), teacher)
     config.pop('recorders')
-    config |= dict(type='kdtoolbox.RoIDistiller', losses=LOSSES) | changes
+    config |= dict(sources=[dict(type='RoIResponses')], losses=LOSSES) | changes
     return toy.build(dict(model=config, default_scope='mmdet'))
 
 
@@ -55,13 +55,8 @@ def loss_of(model: Any, data: dict) -> dict:
 def wires_of(model: Any, data: dict) -> tuple[dict, dict]:
     """Return the losses of a step and the wires that they read."""
     seen: dict = {}
-    collect = model.collect_wires
-
-    def collected(student: dict, teacher: dict) -> dict:
-        seen.update(collect(student, teacher), rois=student['rois'])
-        return seen
-
-    model.collect_wires = collected
+    collect = model.wiring.collect
+    model.wiring.collect = lambda *given: seen.update(collect(*given)) or seen
     return loss_of(model, data), seen
 
 
@@ -97,7 +92,7 @@ def test_rois_and_labels_are_those_of_the_students_step(toy: Toy, add_gt: bool) 
     )
     losses, wires = wires_of(roi(toy, student), toy.det_data())
     [logits], [labels], [rois] = (
-        wires[name] for name in ('student.roi_cls', 'roi.labels', 'rois')
+        wires[name] for name in ('student.roi_cls', 'roi.labels', 'student.rois')
     )
     assert len(logits) == len(labels) == len(rois) > 4
     assert logits.requires_grad
@@ -112,14 +107,14 @@ def test_rois_and_labels_are_those_of_the_students_step(toy: Toy, add_gt: bool) 
         assert (labels[ours][box] == image).all()
 
 
-def test_the_teacher_answers_for_the_students_rois(toy: Toy) -> None:
+def test_the_teachers_box_head_runs_on_the_students_rois(toy: Toy) -> None:
     from mmengine.structures import InstanceData
 
     distiller = roi(toy)
-    # Even a teacher that somebody has thawed is asked without gradient.
+    # The teacher runs without gradient even if somebody has set requires_grad.
     teacher = distiller.teacher.model.requires_grad_()
     _, wires = wires_of(distiller, toy.det_data())
-    [rois] = wires['rois']
+    [rois] = wires['student.rois']
     proposals = [InstanceData(bboxes=rois[rois[:, 0] == i, 1:]) for i in (0, 1)]
     batch = teacher.data_preprocessor(toy.det_data(), training=True)
     features = teacher.extract_feat(batch['inputs'])
@@ -130,7 +125,7 @@ def test_the_teacher_answers_for_the_students_rois(toy: Toy) -> None:
     assert not wires['teacher.roi_reg'][0].requires_grad
 
 
-def test_the_teacher_leaves_the_task_losses_alone(toy: Toy) -> None:
+def test_the_teacher_does_not_change_the_task_losses(toy: Toy) -> None:
     found = []
     distiller = roi(toy)
     for model in (distiller.student, distiller):
@@ -194,7 +189,7 @@ def test_an_image_without_boxes(toy: Toy) -> None:
     empty.gt_instances = empty.gt_instances[:0]
     distiller = roi(toy)
     losses, wires = wires_of(distiller, data)
-    [labels], [rois] = wires['roi.labels'], wires['rois']
+    [labels], [rois] = wires['roi.labels'], wires['student.rois']
     assert set(labels[rois[:, 0] == 1].tolist()) == {3}
     assert all(value > 0 for value in distilled(losses).values())
     distiller.parse_losses(losses)[0].backward()
@@ -219,7 +214,7 @@ def test_a_batch_without_any_roi(toy: Toy) -> None:
     assert wires['teacher.roi_cls'][0].shape == (0, 4)
     assert wires['teacher.roi_reg'][0].shape == (0, 12)
     assert all(value == 0 for value in distilled(losses).values())
-    # DDP waits for a gradient of every parameter, that of the classifier among them.
+    # DDP waits for a gradient of every parameter, including the classifier.
     sum(distilled(losses).values()).backward()
     head = distiller.student.roi_head.bbox_head
     assert len(gradients(head)) == len(list(head.parameters()))
@@ -227,7 +222,7 @@ def test_a_batch_without_any_roi(toy: Toy) -> None:
 
 @pytest.fixture
 def half_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let two kernels of mmcv for CPUs take half precision, as those for GPUs do."""
+    """Let two CPU kernels of mmcv accept half precision, as the GPU kernels do."""
     from mmcv.ops import RoIAlign, nms
 
     pool = RoIAlign.forward
@@ -264,12 +259,16 @@ def test_class_agnostic_deltas_under_class_wise_ones(toy: Toy) -> None:
     agnostic = changed(toy.faster_rcnn(), 'roi_head.bbox_head', reg_class_agnostic=True)
     distiller = roi(toy, agnostic)
     losses, wires = wires_of(distiller, toy.det_data())
-    [mine], [theirs], [labels] = (wires[wire] for wire in REG.values())
-    assert mine.shape == theirs.shape == (len(labels), 12)
+    [student_values], [teacher_values], [labels] = (
+        wires[wire] for wire in REG.values()
+    )
+    assert student_values.shape == teacher_values.shape == (len(labels), 12)
     positive = labels < 3
     first = 4 * labels[positive, None] + torch.arange(4)
     expected = functional.smooth_l1_loss(
-        mine[positive, :4], theirs[positive].gather(1, first), reduction='sum'
+        student_values[positive, :4],
+        teacher_values[positive].gather(1, first),
+        reduction='sum',
     )
     torch.testing.assert_close(losses['loss_roi_reg'], expected / positive.sum())
     losses['loss_roi_reg'].backward()
@@ -379,7 +378,7 @@ def test_deltas_of_another_scale_are_refused(toy: Toy) -> None:
 
 
 @pytest.mark.parametrize('side', ['student', 'teacher'])
-def test_taken_names_of_records_are_refused(toy: Toy, side: str) -> None:
+def test_records_with_names_of_the_source_are_refused(toy: Toy, side: str) -> None:
     names = ['roi_cls', 'roi_labels', 'roi_levels', 'roi_reg', 'rois']
     recorders: dict = dict(student={}, teacher={})
     recorders[side] = dict.fromkeys([*names, 'roi'], 'neck')
@@ -394,7 +393,7 @@ def test_a_loss_on_labels_is_refused(toy: Toy) -> None:
         roi(toy, losses=losses)
 
 
-def test_the_wires_need_this_distiller(toy: Toy) -> None:
+def test_the_wires_need_this_source(toy: Toy) -> None:
     recorders: dict = dict(student={}, teacher={})
     with pytest.raises(ValueError, match=r"no wire 'student\.roi_cls'"):
-        roi(toy, type='kdtoolbox.Distiller', recorders=recorders)
+        roi(toy, sources=[], recorders=recorders)

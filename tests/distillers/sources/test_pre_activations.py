@@ -18,7 +18,7 @@ LOSS = dict(
 def build(toy: SimpleNamespace, **changes: Any) -> Any:
     torch.manual_seed(0)
     arguments: dict[str, Any] = dict(
-        type='kdtoolbox.PreActivationDistiller',
+        sources=[dict(type='PreActivations')],
         recorders=dict(student=BEFORE, teacher=BEFORE),
         losses=dict(loss_ofd=LOSS),
     )
@@ -37,16 +37,18 @@ def loss_of(model: Any, toy: SimpleNamespace) -> dict:
 
 def test_the_teachers_norm_gives_records_and_margins(toy: SimpleNamespace) -> None:
     model, wires = build(toy), {}
-    collect = model.collect_wires
-    model.collect_wires = lambda *records: wires.update(collect(*records)) or wires
+    collect = model.wiring.collect
+    model.wiring.collect = lambda *given: wires.update(collect(*given)) or wires
     losses = loss_of(model, toy)
     norm = model.teacher.model.decode_head.bottleneck.bn
-    [mine], [theirs], [margin] = (wires[LOSS[key]] for key in list(LOSS)[1:])
-    assert (mine < 0).any()
-    assert (theirs < 0).any()
+    [student_values], [teacher_values], [margin] = (
+        wires[LOSS[key]] for key in list(LOSS)[1:]
+    )
+    assert (student_values < 0).any()
+    assert (teacher_values < 0).any()
     expected = expected_negative(norm.bias, norm.weight.abs())
     torch.testing.assert_close(margin, expected)
-    expected = 1e-3 * partial_squared_error(mine, theirs, margin)
+    expected = 1e-3 * partial_squared_error(student_values, teacher_values, margin)
     torch.testing.assert_close(losses['loss_ofd'], expected)
 
 
@@ -56,7 +58,7 @@ def test_the_task_losses_are_those_without_distillation(toy: SimpleNamespace) ->
         for changes in (
             {},
             dict(
-                type='kdtoolbox.Distiller',
+                sources=[],
                 recorders=dict(
                     student=dict(fpn='backbone'), teacher=dict(fpn='backbone')
                 ),
@@ -73,9 +75,9 @@ def test_the_task_losses_are_those_without_distillation(toy: SimpleNamespace) ->
         torch.testing.assert_close(losses[name], plain[name], rtol=0, atol=0)
 
 
-def test_the_plain_distiller_refuses_such_records(toy: SimpleNamespace) -> None:
+def test_such_records_raise_without_the_source(toy: SimpleNamespace) -> None:
     entry = {key: value for key, value in LOSS.items() if key != 'margin'}
-    model = build(toy, type='kdtoolbox.Distiller', losses=dict(loss_ofd=entry))
+    model = build(toy, sources=[], losses=dict(loss_ofd=entry))
     with pytest.raises(ValueError, match='overwritten in place'):
         loss_of(model, toy)
 

@@ -1,0 +1,65 @@
+"""Call a connector or a loss with its wires and the context of the batch."""
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdtoolbox.distillers.building import CONTEXT, Wires
+
+
+def context_of(loss: nn.Module) -> list[str]:
+    """Return the arguments of a loss's ``forward`` that are not wires.
+
+    Example:
+        >>> from kdtoolbox.losses import FGDLoss
+        >>> context_of(FGDLoss(channels=8, num_levels=1))
+        ['level', 'data_samples', 'batch_input_shape']
+    """
+    return [key for key in inspect.signature(loss.forward).parameters if key in CONTEXT]
+
+
+def call(where: str, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """Call a connector or a loss; its errors name its place in the config.
+
+    Raises:
+        ValueError: If the module cannot process its arguments.
+    """
+    try:
+        return module(*args, **kwargs)
+    except torch.OutOfMemoryError:
+        raise
+    except ValueError as error:
+        raise ValueError(f'{where}: {error}') from error
+    except (AttributeError, LookupError, RuntimeError, TypeError) as error:
+        tensors = tensors_among([*args, *kwargs.values()])
+        given = ', '.join(str(tuple(tensor.shape)) for tensor in tensors)
+        told = f'{where}: {type(module).__name__} cannot read {given}: {error}'
+        if 'gt_instances' in str(error):
+            told += '. It reads boxes, which detectors have; take another loss'
+        raise ValueError(told) from error
+
+
+def check_counts(where: str, ends: Mapping[str, str], levels: Wires) -> None:
+    """Raise ValueError if the wires of a loss have different numbers of levels."""
+    counts = {ends[key]: len(tensors) for key, tensors in levels.items()}
+    if len(set(counts.values())) > 1:
+        told = ', '.join(f'{wire} has {n} levels' for wire, n in counts.items())
+        raise ValueError(f'{where}: {told}; record the same levels on both sides')
+
+
+def tensors_among(values: Iterable[Any]) -> Iterator[Tensor]:
+    """Yield the tensors among values, also from their lists."""
+    for value in values:
+        for tensor in value if isinstance(value, list) else [value]:
+            if isinstance(tensor, Tensor):
+                yield tensor
+
+
+def terms_of(value: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the terms of a loss by the end of their names: '' or '.<term>'."""
+    if isinstance(value, Tensor):
+        return {'': value}
+    return {f'.{key}': term for key, term in value.items()}

@@ -1,0 +1,136 @@
+"""Build the sources of a config and combine what they record and make."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from kdtoolbox.distillers.building import (
+    SIDES,
+    Sides,
+    check_arguments,
+    did_you_mean,
+    find_class,
+)
+from kdtoolbox.distillers.sources.source import Models, Recorders, Source
+from kdtoolbox.recorders import check_recorders
+from kdtoolbox.registry import MODELS
+
+
+def build_sources(configs: Sequence[dict]) -> list[Source]:
+    """Build the sources of ``model.sources`` in their order.
+
+    Raises:
+        ValueError: If a type is no source or occurs twice, an earlier source is
+            missing, or a source refuses its arguments.
+        TypeError: If a source has an unknown argument.
+    """
+    sources: list[Source] = []
+    for index, config in enumerate(configs):
+        where = f'model.sources[{index}]'
+        kind = _source_class(config, where)
+        _check_place(kind, sources, where)
+        arguments = {k: v for k, v in config.items() if k not in ('type', '_scope_')}
+        check_arguments(kind, arguments, where)
+        try:
+            source = kind(**arguments)
+        except (TypeError, ValueError) as error:
+            # The errors of a source's constructor begin with the key.
+            raise type(error)(f'{where}.{error}') from error
+        source.where = where
+        sources.append(source)
+    return sources
+
+
+def _source_class(config: Any, where: str) -> type[Source]:
+    if not isinstance(config, Mapping):
+        raise ValueError(
+            f'{where}: expected a dict with `type`, got {config!r}; write '
+            "sources=[dict(type='RoIResponses')]"
+        )
+    MODELS.import_from_location()
+    kind = find_class(config.get('type'), where)
+    if not issubclass(kind, Source):
+        known = [k for k, v in MODELS.module_dict.items() if issubclass(v, Source)]
+        raise ValueError(
+            f'{where}: {kind.__name__} is no source of wires'
+            f'{did_you_mean(kind.__name__, known)}'
+        )
+    return kind
+
+
+def _check_place(kind: type[Source], before: Iterable[Source], where: str) -> None:
+    places = {type(source).__name__: source.where for source in before}
+    if kind.__name__ in places:
+        raise ValueError(
+            f'{where}: {kind.__name__} occurs twice, also as {places[kind.__name__]}; '
+            'remove one of them'
+        )
+    if kind.follows and kind.follows not in places:
+        raise ValueError(
+            f'{where}: {kind.__name__} reads the wires of {kind.follows}; write '
+            f"sources=[dict(type='{kind.follows}'), dict(type='{kind.__name__}', ...)]"
+        )
+
+
+def connect_sources(
+    sources: Iterable[Source], models: Models, recorders: Recorders, read: set[str]
+) -> tuple[Recorders, Sides]:
+    """Return all recorders, and all wires with the models that each depends on.
+
+    Args:
+        sources: The sources in the order of the config.
+        models: Student and teacher.
+        recorders: The recorders of the config.
+        read: The wires that connectors and losses read.
+
+    Raises:
+        ValueError: If a source refuses the models, a recorder matches no module, or two
+            recorders or wires have one name.
+    """
+    owners: dict[str, Source | None] = dict.fromkeys(_wires_of(recorders))
+    complete = {side: dict(recorders[side]) for side in SIDES}
+    for source in sources:
+        added = source.record(models)
+        reserved = dict.fromkeys(SIDES, source.reserved)
+        _claim(owners, source, [w for w in _wires_of(reserved) if w in owners])
+        _claim(owners, source, _wires_of(added))
+        for side, named in added.items():
+            complete[side] |= named
+    for side, model in zip(SIDES, models, strict=True):
+        check_recorders(model, complete[side], f'model.recorders.{side}')
+    sides = {wire: {wire.partition('.')[0]} for wire in _wires_of(complete)}
+    for source in sources:
+        made = source.connect(models, complete, read)
+        _claim(owners, source, made)
+        sides |= made
+    return complete, sides
+
+
+def _wires_of(recorders: Mapping[str, Iterable[str]]) -> list[str]:
+    return [f'{side}.{name}' for side, names in recorders.items() for name in names]
+
+
+def _claim(
+    owners: dict[str, Source | None], source: Source, wires: Iterable[str]
+) -> None:
+    """Note the owner of wires; raise ValueError if a wire has another one.
+
+    Args:
+        owners: The source that makes each wire, None for a recorder of the config.
+        source: The source that makes the wires. It may replace its own records.
+        wires: The names of the wires.
+    """
+    kind = type(source).__name__
+    taken = sorted(w for w in wires if owners.setdefault(w, source) is not source)
+    for wire in taken:
+        other = owners[wire]
+        if other is not None:
+            raise ValueError(
+                f'{source.where}: {kind} makes the wire {wire!r}, and so does '
+                f'{type(other).__name__}, {other.where}; remove one of the two'
+            )
+    if taken:
+        side = taken[0].partition('.')[0]
+        names = [w.partition('.')[2] for w in taken if w.startswith(f'{side}.')]
+        raise ValueError(
+            f'model.recorders.{side}: {kind} makes {names} itself; choose other names'
+        )
