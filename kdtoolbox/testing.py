@@ -74,14 +74,19 @@ class _Case:
         self, loss: nn.Module, student: Tensor, teacher: Tensor, inputs: dict[str, Any]
     ) -> None:
         self.loss = loss
+        # One per dtype, since each evaluation copies all but the parameters.
+        self.losses = {
+            dtype: copy.deepcopy(loss).to(dtype)
+            for dtype in (torch.float32, torch.float64)
+        }
         self.student = student
         self.teacher = teacher
         self.inputs = inputs
 
     def value(self, student: Tensor, teacher: Tensor, **changes: Any) -> Tensor:
         """Return the sum of the terms; `changes` replace inputs or set attributes."""
-        dtype = torch.promote_types(student.dtype, torch.float32)
-        loss = copy.deepcopy(self.loss).to(dtype)
+        loss = self.losses[torch.promote_types(student.dtype, torch.float32)]
+        loss = copy.deepcopy(loss, {id(x): x for x in loss.parameters()})
         inputs = {k: changes.pop(k, v) for k, v in self.inputs.items()}
         for name, attribute in changes.items():
             setattr(loss, name, attribute)

@@ -240,8 +240,11 @@ def build_distiller(*args: Any, **changes: Any) -> Any:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let tests that share a fixture of their file run in one process."""
+    """Let tests that share a fixture of their file, or a config, run in one process."""
     for item in items:
+        path = getattr(item, 'callspec', None) and item.callspec.params.get('path')
+        if isinstance(path, Path):
+            item.add_marker(pytest.mark.xdist_group(path.stem))
         found = getattr(item, '_fixtureinfo', None)
         fixtures = found.name2fixturedefs.values() if found else ()
         if any(fixture.scope == 'module' for *_, fixture in fixtures):
