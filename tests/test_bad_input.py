@@ -329,7 +329,7 @@ def stored(path: Path, label: np.ndarray) -> None:
         (np.float32('nan'), 'float32 .*: nan as '),
     ],
 )
-def test_labels_that_8_bits_do_not_hold_are_refused(
+def test_labels_that_do_not_fit_in_8_bits_are_refused(
     wrong: Any, expected: str, tmp_path: Path
 ) -> None:
     config = write_seg(tmp_path / 'data')
@@ -382,7 +382,9 @@ def test_images_of_one_and_four_channels_are_read(bands: int, tmp_path: Path) ->
 
 
 @pytest.mark.e2e
-def test_a_cut_annotation_file_is_one_clear_error_at_start(tmp_path: Path) -> None:
+def test_a_truncated_annotation_file_raises_one_clear_error_at_the_start(
+    tmp_path: Path,
+) -> None:
     write_coco(tmp_path / 'data')
     annotation = tmp_path / 'data' / 'ann.json'
     content = annotation.read_text()

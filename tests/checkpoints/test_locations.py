@@ -217,7 +217,7 @@ def test_redirections_within_https_are_followed(code: int, site: Site) -> None:
 
 
 @pytest.mark.parametrize('kind', ['cut', 'chunked'])
-def test_a_broken_off_download_is_not_kept(kind: str, site: Site) -> None:
+def test_an_incomplete_download_is_not_kept(kind: str, site: Site) -> None:
     url = f'{site.https}/{kind}/a.pth'
     with pytest.raises(ValueError, match=r"to '.*/a\.pth' \(broke off.*name its path"):
         locate(url)

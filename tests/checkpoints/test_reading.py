@@ -221,7 +221,7 @@ def test_no_config_in_a_checkpoint_runs_when_it_is_resumed(
 
 
 @pytest.mark.usefixtures('safe_loaders')
-def test_no_loader_of_mmengine_is_left() -> None:
+def test_no_loader_of_mmengine_is_used() -> None:
     assert len({loader for loader in CheckpointLoader._schemes.values()}) == 1
 
 
@@ -409,7 +409,7 @@ def test_every_flipped_bit_of_an_exported_safetensors_file_is_told(
 
 
 @pytest.mark.parametrize('task', ['det', 'seg'])
-def test_every_flipped_bit_of_the_shipped_teachers_is_told(
+def test_every_flipped_bit_of_the_shipped_teachers_is_detected(
     task: str, flip: Callable
 ) -> None:
     path = ROOT / f'configs/digits/{task}_teacher.safetensors'
@@ -420,7 +420,7 @@ def test_every_flipped_bit_of_the_shipped_teachers_is_told(
 
 
 @pytest.mark.parametrize('kind', ['legacy', 'safetensors'])
-def test_every_flipped_bit_of_a_file_with_its_hash_in_its_name_is_told(
+def test_every_flipped_bit_of_a_file_with_a_hash_in_its_name_is_detected(
     kind: str, tmp_path: Path, flip: Callable
 ) -> None:
     if kind == 'safetensors':

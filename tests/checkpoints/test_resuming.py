@@ -77,7 +77,7 @@ def test_the_newest_is_found_with_its_meta(work_dir: Path) -> None:
 
 
 @pytest.mark.parametrize('damage', [flip, cut, empty, zero])
-def test_a_damaged_checkpoint_is_told_and_the_one_before_it_is_used(
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_is_used(
     damage: Any, work_dir: Path, capsys: pytest.CaptureFixture
 ) -> None:
     damage(work_dir / 'iter_10.pth')
@@ -106,7 +106,7 @@ def test_torch_does_not_notice_a_flipped_bit(work_dir: Path) -> None:
 @pytest.mark.parametrize(
     'note', ['', '\n', 'iter_', '/nowhere/iter_7.pth', '\0' * 40, '\xff\xfe']
 )
-def test_what_last_checkpoint_says_does_not_hurt(note: str, work_dir: Path) -> None:
+def test_an_invalid_last_checkpoint_file_is_ignored(note: str, work_dir: Path) -> None:
     (work_dir / 'last_checkpoint').write_bytes(note.encode('latin1'))
     assert newest(work_dir) == 'iter_10.pth'
     (work_dir / 'last_checkpoint').unlink()
@@ -184,7 +184,7 @@ ODD = [
 
 @pytest.mark.parametrize('changes', ODD, ids=lambda changes: str(changes)[:40])
 @pytest.mark.parametrize('none', [False, True])
-def test_odd_contents_are_told_with_the_file_and_passed_over(
+def test_checkpoints_with_invalid_contents_are_reported_and_skipped(
     changes: dict, none: bool, tmp_path: Path
 ) -> None:
     save(tmp_path / 'epoch_1.pth', 1)
@@ -211,7 +211,7 @@ def test_too_little_memory_is_not_reported_as_damage(
         newest(work_dir)
 
 
-def test_what_last_checkpoint_names_elsewhere_is_what_is_resumed(
+def test_a_last_checkpoint_file_that_points_to_another_folder_is_followed(
     tmp_path: Path,
 ) -> None:
     for number in (1, 2, 4):

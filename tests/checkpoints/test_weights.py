@@ -333,7 +333,9 @@ def test_export_of_a_plain_dict_with_any_meta(
 
 
 @pytest.mark.parametrize('prefix', ['', 'module.student.', 'students.', 'teacher.'])
-def test_export_refuses_what_holds_no_student(tmp_path: Path, prefix: str) -> None:
+def test_export_refuses_a_checkpoint_without_a_student(
+    tmp_path: Path, prefix: str
+) -> None:
     state = {prefix + key: value for key, value in WEIGHTS.items()}
     source = save(dict(state_dict=state), tmp_path / 'a.pth')
     first = prefix.partition('.')[0] or 'conv'

@@ -129,7 +129,7 @@ def open_full(path: Path, mode: str) -> BinaryIO:
 
 
 @pytest.mark.parametrize('write', [write_torch, write_bytes, write_pieces])
-def test_a_full_disk_is_told_with_file_need_and_free_space(
+def test_a_full_disk_is_reported_with_file_and_needed_and_free_space(
     write: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free = shutil.disk_usage(tmp_path)._replace(free=99_999)

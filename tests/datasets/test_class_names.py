@@ -53,7 +53,7 @@ META = dict(dataset_meta=dict(classes=DIGITS))
         ('PKDLoss', dict(source='*_head.conv_seg')),
     ],
 )
-def test_another_order_is_refused(
+def test_class_names_in_another_order_are_refused(
     toy: Toy, tmp_path: Path, loss: str, source: Any
 ) -> None:
     model = distiller(toy, tmp_path, loss, source, META)

@@ -63,7 +63,7 @@ def test_ids_that_occur_twice_are_refused_at_the_start(
 
 
 @pytest.mark.parametrize(('edit', 'expected'), MALFORMED.values(), ids=MALFORMED)
-def test_a_malformed_annotation_is_one_line_with_file_and_id_at_the_start(
+def test_a_malformed_annotation_is_reported_in_one_line_with_file_and_id_at_the_start(
     edit: Callable, expected: str, tmp_path: Path, start: Callable
 ) -> None:
     config = write_coco(tmp_path / 'data')

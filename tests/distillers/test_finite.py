@@ -81,7 +81,7 @@ def train(model: Any, data: dict) -> dict:
 
 @TASKS
 @pytest.mark.parametrize('kind', WHERE)
-def test_a_nan_is_told_by_wire_and_level_and_loss_before_the_weights_move(
+def test_a_nan_is_reported_by_wire_and_level_and_loss_before_the_weights_change(
     toy: Toy, kind: str, task: str
 ) -> None:
     model, data = build(toy, task), data_of(toy, task)
@@ -302,7 +302,7 @@ def test_the_report_is_plain_json_and_survives_a_pickle(tmp_path: Path) -> None:
 
 
 @pytest.mark.e2e
-def test_the_batch_of_a_nan_is_written_down(tmp_path: Path) -> None:
+def test_the_batch_of_a_nan_is_written_to_a_report(tmp_path: Path) -> None:
     from kdtoolbox.datasets import PRESETS, make_digit_scenes
 
     make_digit_scenes(tmp_path / 'data', PRESETS['det'], train=4, val=1, workers=1)

@@ -71,7 +71,7 @@ def holdings(runner: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize('name', BASES)
-def test_run_holds_what_the_students_holds(
+def test_the_run_of_a_distillation_has_the_hooks_and_schedules_of_the_students_run(
     name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = []

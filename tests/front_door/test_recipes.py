@@ -63,7 +63,7 @@ def recipe(request: pytest.FixtureRequest, folder: Path) -> Iterator[Recipe]:
 
 
 @pytest.mark.parametrize('recipe', CONFIGS, ids=lambda path: path.stem, indirect=True)
-def test_recipe_trains_tests_exports_and_goes_on(recipe: Recipe) -> None:
+def test_each_recipe_trains_tests_exports_and_resumes(recipe: Recipe) -> None:
     recipe.run('train.py', recipe.path)
     _check_losses(recipe)
     saved = recipe.checkpoint(1)

@@ -51,7 +51,7 @@ def best(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob('best_*.pth'))
 
 
-def test_a_resumed_run_removes_no_best_checkpoint_but_its_own(
+def test_a_resumed_run_removes_only_its_own_best_checkpoint(
     toy: Toy, make_runner: Callable, tmp_path: Path
 ) -> None:
     saver = dict(save_best='score', rule='greater')

@@ -104,7 +104,7 @@ def test_exports_of_the_run_before_go_too(
     assert checkpoints(tmp_path) == pairs('epoch_2.pth')
 
 
-def test_resuming_exports_what_a_kill_has_prevented(
+def test_resuming_exports_a_student_that_a_kill_prevented(
     toy: Toy, make_runner: Callable, tmp_path: Path
 ) -> None:
     train_cfg = dict(by_epoch=True, max_epochs=1)
@@ -284,7 +284,7 @@ def test_a_config_of_the_run_with_the_name_of_the_students_is_kept(
         run(make_runner, model, cfg=cfg, work_dir=str(tmp_path / 'run'))
 
 
-def test_students_whose_checkpoint_went_before_a_kill_go_when_the_run_resumes(
+def test_resuming_removes_students_whose_checkpoint_was_removed(
     toy: Toy, make_runner: Callable, tmp_path: Path
 ) -> None:
     saver = dict(by_epoch=False, interval=1, max_keep_ckpts=2)

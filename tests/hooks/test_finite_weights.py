@@ -114,7 +114,7 @@ def assert_unmoved(runner: Any) -> None:
 
 @pytest.mark.parametrize('kind', [OptimWrapper, AutocastOptimWrapper])
 @pytest.mark.parametrize('clip', [None, CLIP, dict(type='value', clip_value=1.0)])
-def test_a_gradient_that_is_not_finite_is_told_by_loss_and_part_and_moves_no_weight(
+def test_a_gradient_that_is_not_finite_is_reported_and_changes_no_weight(
     start: Callable, tmp_path: Path, kind: Callable, clip: dict | None
 ) -> None:
     # mmengine removes entries from its arguments.

@@ -135,7 +135,7 @@ RUNS: dict[str, tuple[dict, dict, str]] = {
 
 
 @pytest.mark.parametrize('case', CONTENTS)
-def test_what_does_not_fit_is_refused_by_a_table(
+def test_resuming_a_checkpoint_that_does_not_fit_lists_the_differences(
     train: Callable, toy: Toy, saved: Path, case: str
 ) -> None:
     change, expected = CONTENTS[case]
@@ -150,7 +150,7 @@ def test_what_does_not_fit_is_refused_by_a_table(
 
 
 @pytest.mark.parametrize('case', RUNS)
-def test_a_recipe_that_has_changed_is_refused(
+def test_resuming_with_a_changed_recipe_is_refused(
     train: Callable, toy: Toy, saved: Path, case: str
 ) -> None:
     changes, options, expected = RUNS[case]

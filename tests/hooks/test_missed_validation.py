@@ -141,7 +141,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pat
 )
 @pytest.mark.parametrize('iteration', [2, 4])
 @pytest.mark.parametrize('loop', [EPOCHS, ITERATIONS], ids=['epochs', 'iterations'])
-def test_a_validation_that_a_kill_has_prevented_is_made_up_for(
+def test_a_validation_that_a_kill_prevented_runs_after_the_resume(
     train: Callable,
     uninterrupted: Callable,
     loop: dict,

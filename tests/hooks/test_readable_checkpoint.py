@@ -66,7 +66,7 @@ def built(kind: type, optimizer: Any) -> Any:
 
 
 @pytest.mark.parametrize('kind', all_schedulers(), ids=lambda kind: kind.__name__)
-def test_every_scheduler_goes_on_from_its_readable_state(
+def test_every_scheduler_resumes_from_its_readable_state(
     kind: type, tmp_path: Path
 ) -> None:
     def start() -> tuple[Any, Any]:

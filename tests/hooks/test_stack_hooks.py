@@ -58,7 +58,7 @@ def distilled(toy: SimpleNamespace, **changes: Any) -> Any:
 
 
 @pytest.mark.parametrize('name', TRAINED)
-def test_student_trains_under_a_hook_as_alone(
+def test_hooks_train_the_student_as_without_a_distillation(
     name: str, toy: SimpleNamespace, make_runner: Callable, tmp_path: Path
 ) -> None:
     weights = []
@@ -86,7 +86,7 @@ def test_student_trains_under_a_hook_as_alone(
 
 @pytest.mark.parametrize('wrapped', [False, True])
 @pytest.mark.parametrize('name', CALLED)
-def test_hook_finds_the_student(name: str, wrapped: bool, toy: SimpleNamespace) -> None:
+def test_hooks_find_the_student(name: str, wrapped: bool, toy: SimpleNamespace) -> None:
     from mmdet.registry import HOOKS
     from mmengine.registry import MODEL_WRAPPERS
 

@@ -112,7 +112,7 @@ def test_partial_files_of_a_killed_run_are_removed_on_resume(
     assert not partial.exists()
 
 
-def test_a_saver_that_can_lose_the_only_checkpoint_is_refused(tmp_path: Path) -> None:
+def test_a_setting_that_can_lose_the_only_checkpoint_is_refused(tmp_path: Path) -> None:
     for keep in (-1, 2, 1):
         saver = dict(type='CheckpointHook', max_keep_ckpts=keep)
         cfg = config(tmp_path, default_hooks=dict(checkpoint=saver))

@@ -467,7 +467,7 @@ def test_labels_that_8_bits_do_not_hold_are_listed(
 
 @pytest.mark.parametrize('bands', [1, 3])
 @pytest.mark.parametrize('suffix', ['.png', '.tif'])
-def test_images_of_16_bits_are_listed_where_8_are_read(
+def test_images_of_16_bits_are_listed_if_the_pipeline_reads_8_bits(
     bands: int, suffix: str, check: Callable, tmp_path: Path
 ) -> None:
     image = noise(64, 64, bands, dtype=np.uint16)

@@ -137,7 +137,7 @@ def expected(case: SimpleNamespace) -> tuple:
         return (found.seg_logits.data,)
 
 
-def test_the_pair_is_all_that_mmdet_and_mmseg_need(
+def test_mmdet_and_mmseg_run_the_exported_config_and_weights(
     case: SimpleNamespace, tmp_path: Path
 ) -> None:
     script = tmp_path / 'use.py'

@@ -77,7 +77,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob('*.pth'))
 
 
-def test_a_run_killed_in_a_validation_ends_with_the_files_of_one_that_was_not(
+def test_a_run_killed_in_a_validation_ends_with_the_files_of_an_uninterrupted_run(
     config: Path, start: Callable, tmp_path: Path
 ) -> None:
     train = [sys.executable, 'tools/train.py', config, '--work-dir']
@@ -101,7 +101,7 @@ def test_a_run_killed_in_a_validation_ends_with_the_files_of_one_that_was_not(
         assert all(torch.equal(found[key], value) for key, value in expected.items())
 
 
-def test_of_two_trainings_in_one_folder_one_is_refused(
+def test_only_one_of_two_trainings_in_one_folder_starts(
     config: Path, start: Callable, tmp_path: Path
 ) -> None:
     command = [sys.executable, 'tools/train.py', config, '--work-dir', tmp_path]
@@ -125,7 +125,7 @@ def processes_with(mark: str) -> dict[int, str]:
 
 
 @pytest.mark.skipif(not Path('/proc').exists(), reason='looks into /proc')
-def test_the_ranks_of_a_killed_launcher_end(
+def test_ranks_exit_when_their_launcher_is_killed(
     config: Path, start: Callable, tmp_path: Path
 ) -> None:
     mark = uuid.uuid4().hex

@@ -49,7 +49,7 @@ def test_infinite_logit_of_an_ignored_pixel_does_not_change_the_loss() -> None:
 
 @pytest.mark.parametrize('broken', [(math.inf, 0), (math.nan, 0), (math.inf, 1)])
 @pytest.mark.parametrize('kind', LOSSES)
-def test_no_logit_of_an_ignored_pixel_reaches_the_gradient(
+def test_logits_of_ignored_pixels_do_not_change_the_gradient(
     kind: str, broken: tuple[float, int]
 ) -> None:
     value, side = broken
