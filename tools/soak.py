@@ -57,8 +57,16 @@ def train(args: argparse.Namespace) -> Path:
     return job.work_dir
 
 
-def measure(lines: list[dict], minutes: float) -> dict:
-    """Return the iterations done, the slope of the memory and the levels kept."""
+def measure(lines: list[dict], minutes: float, interval: int = 0) -> dict:
+    """Return the iterations done, the slope of the memory and the levels kept.
+
+    Args:
+        lines: The logged lines.
+        minutes: The time that the training has taken.
+        interval: Iterations before the first validation, which starts the threads of
+            its loader. Lines up to there do not count.
+    """
+    lines = [line for line in lines if line['iter'] > interval]
     if len(lines) < 8:
         raise RuntimeError(f'{len(lines)} lines logged: too few; give it more minutes')
     warm = lines[int(WARM_UP * len(lines)) :]
@@ -87,7 +95,7 @@ def main() -> None:
     if args.work_dir.exists():
         raise SystemExit(f'{args.work_dir} exists; name another --work-dir')
     lines = [line for line in logged(train(args)) if 'rss_mb' in line]
-    report = measure(lines, args.minutes)
+    report = measure(lines, args.minutes, args.interval)
     with write_whole(args.work_dir / 'soak.json') as file:
         file.write((json.dumps(report, indent=2) + '\n').encode())
     table = Table('what', 'after the warm-up and at the end')

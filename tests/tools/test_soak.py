@@ -50,6 +50,14 @@ def test_fluctuation_is_no_growth(soak: Any) -> None:
     assert after <= before
 
 
+def test_threads_of_the_first_validation_are_no_growth(soak: Any) -> None:
+    logged = lines()
+    for line in logged:
+        line['threads'] += line['iter'] > 1500
+    assert soak.measure(logged, minutes=30)['threads'] == [3, 4]
+    assert soak.measure(logged, minutes=30, interval=1500)['threads'] == [4, 4]
+
+
 def test_too_short_a_run_is_refused(soak: Any) -> None:
     with pytest.raises(RuntimeError, match='too few'):
         soak.measure(lines(3), minutes=1)
@@ -75,7 +83,7 @@ def test_a_soak_finds_no_growth_of_hooks_and_threads_and_files(
         'default_hooks = dict(logger=dict(interval=1))\n'
         'log_processor = dict(window_size=1)\n' + seg_mend
     )
-    command = ['soak.py', str(config), '--minutes', '1', '--interval', '1000']
+    command = ['soak.py', str(config), '--minutes', '1', '--interval', '100']
     command += ['--work-dir', str(tmp_path / 'soak')]
     monkeypatch.setattr(sys, 'argv', command)
     soak.main()
