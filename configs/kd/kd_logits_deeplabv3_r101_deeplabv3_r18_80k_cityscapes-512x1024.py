@@ -1,4 +1,4 @@
-# KD pixel by pixel: softmaxes of the logits, with CIRKD's temperature and weight.
+# KD on the logits of each pixel, with CIRKD's temperature and weight.
 _base_ = 'mmseg::deeplabv3/deeplabv3_r18-d8_4xb2-80k_cityscapes-512x1024.py'
 
 model = dict(

@@ -1,4 +1,4 @@
-# PKD on the memory of the encoders beside KD-DETR on the queries.
+# KD-DETR on the queries, and PKD on the encoders' memory.
 _base_ = './kd_detr_query_dino_swin-l_dino_r50_12e_coco.py'
 
 model = dict(
@@ -8,7 +8,7 @@ model = dict(
     ),
     connectors=dict(
         mine=dict(type='TokenConnector', input='student.memory', like='student.maps'),
-        # The first of the teacher's five levels, of stride 4, has no counterpart.
+        # Skip the teacher's first level (stride 4): the student has no such level.
         theirs=dict(
             type='TokenConnector',
             input='teacher.memory',

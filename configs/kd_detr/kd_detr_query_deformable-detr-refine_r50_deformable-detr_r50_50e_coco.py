@@ -1,4 +1,4 @@
-# KD-DETR on the queries of a teacher that refines its boxes from layer to layer.
+# KD-DETR on the teacher's queries; the teacher refines its boxes in each layer.
 _base_ = 'mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco.py'
 
 model = dict(

@@ -1,4 +1,4 @@
-# KD-DETR on the teacher's queries: a Swin-L of five scales, a ResNet-50 of four.
+# KD-DETR on the teacher's queries: five-scale Swin-L to four-scale ResNet-50.
 _base_ = 'mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py'
 
 model = dict(

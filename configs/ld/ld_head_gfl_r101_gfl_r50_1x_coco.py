@@ -1,4 +1,4 @@
-# LD with main and valuable region and the classification term.
+# LD with its three terms: main region, valuable region and classes.
 _base_ = 'mmdet::gfl/gfl_r50_fpn_1x_coco.py'
 
 records = dict(cls='bbox_head.gfl_cls', reg='bbox_head.scales.*')

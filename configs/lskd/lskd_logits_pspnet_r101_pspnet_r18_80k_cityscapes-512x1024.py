@@ -1,4 +1,4 @@
-# LSKD pixel by pixel, with its authors' temperature.
+# LSKD on the logits of each pixel, with the authors' temperature.
 _base_ = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
 
 model = dict(

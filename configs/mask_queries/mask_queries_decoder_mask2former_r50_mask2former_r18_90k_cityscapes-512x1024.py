@@ -1,4 +1,4 @@
-# Classes and masks of Mask2Former's queries, matched one to one in each layer.
+# Match Mask2Former's queries in each layer; compare their classes and masks.
 _base_ = '../students/mask2former_r18_8xb2-90k_cityscapes-512x1024.py'
 
 queries = dict(

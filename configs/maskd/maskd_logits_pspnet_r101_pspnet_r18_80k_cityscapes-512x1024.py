@@ -1,4 +1,4 @@
-# Stage 2: MasKD on the logits, with the tokens that the teacher has learned.
+# Stage 2: MasKD on the logits, with the tokens of stage 1.
 _base_ = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
 
 places = dict(logits='decode_head.conv_seg')

@@ -1,4 +1,4 @@
-# Stage 1: the tokens of the logits, trained on the frozen teacher. There is no student.
+# Stage 1: train the tokens of the logits on the frozen teacher, without a student.
 _base_ = 'mmseg::pspnet/pspnet_r101-d8_4xb2-80k_cityscapes-512x1024.py'
 
 model = dict(
@@ -18,7 +18,7 @@ train_cfg = dict(max_iters=10000)
 optim_wrapper = dict(optimizer=dict(lr=0.1, weight_decay=1e-3))
 param_scheduler = [dict(type='CosineAnnealingLR', T_max=10000, by_epoch=False)]
 default_hooks = dict(checkpoint=dict(interval=10000))
-# The teacher scores what it scored before.
+# No validation: the teacher's score does not change.
 val_dataloader = None
 val_cfg = None
 val_evaluator = None

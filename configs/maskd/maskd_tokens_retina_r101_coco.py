@@ -1,4 +1,4 @@
-# Stage 1: the tokens of P3 to P7, trained on the frozen teacher. There is no student.
+# Stage 1: train the tokens of P3 to P7 on the frozen teacher, without a student.
 _base_ = 'mmdet::retinanet/retinanet_r101_fpn_2x_coco.py'
 
 model = dict(
@@ -17,7 +17,7 @@ optim_wrapper = dict(optimizer=dict(lr=0.1))
 param_scheduler = [dict(type='CosineAnnealingLR', T_max=2000, by_epoch=False)]
 default_hooks = dict(checkpoint=dict(by_epoch=False, interval=2000))
 log_processor = dict(by_epoch=False)
-# The teacher scores what it scored before.
+# No validation: the teacher's score does not change.
 val_dataloader = None
 val_cfg = None
 val_evaluator = None

@@ -1,4 +1,4 @@
-# MGD on P2 to P5, under a teacher with other heads.
+# MGD on P2 to P5; the teacher has other heads.
 _base_ = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_2x_coco.py'
 model = dict(
     _delete_=True,

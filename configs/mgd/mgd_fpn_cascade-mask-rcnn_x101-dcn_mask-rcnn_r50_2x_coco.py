@@ -1,4 +1,4 @@
-# MGD on P2 to P5, which the boxes and the masks share.
+# MGD on P2 to P5, the levels that box head and mask head share.
 _base_ = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_2x_coco.py'
 model = dict(
     _delete_=True,

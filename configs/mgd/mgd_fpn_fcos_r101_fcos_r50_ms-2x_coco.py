@@ -1,4 +1,4 @@
-# MGD on P3 to P7, from the neck and head of the teacher.
+# MGD on P3 to P7; neck and head start from the teacher's weights.
 _base_ = 'mmdet::fcos/fcos_r50-caffe_fpn_gn-head_ms-640-800-2x_coco.py'
 
 model = dict(

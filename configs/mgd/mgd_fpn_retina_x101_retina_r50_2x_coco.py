@@ -1,4 +1,4 @@
-# MGD on P3 to P7, from the neck and head of the teacher.
+# MGD on P3 to P7; neck and head start from the teacher's weights.
 _base_ = 'mmdet::retinanet/retinanet_r50_fpn_2x_coco.py'
 
 model = dict(

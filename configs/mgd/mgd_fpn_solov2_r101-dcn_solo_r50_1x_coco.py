@@ -1,4 +1,4 @@
-# MGD on P2 to P5, before SOLO resizes them.
+# MGD on P2 to P5, before SOLO's head resizes them.
 _base_ = 'mmdet::solo/solo_r50_fpn_1x_coco.py'
 
 model = dict(

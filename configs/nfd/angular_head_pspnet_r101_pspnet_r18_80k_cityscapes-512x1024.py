@@ -1,4 +1,4 @@
-# Angles of the head's last feature vectors, unverified.
+# Angular distillation of the head's last feature; unverified.
 _base_ = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
 
 widths = dict(in_channels=128, out_channels=512)

@@ -1,4 +1,4 @@
-# NFD on the head's last feature: the pattern of each channel, unverified.
+# NFD on the head's last feature, normalised per channel and image; unverified.
 _base_ = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
 
 widths = dict(in_channels=128, out_channels=512)

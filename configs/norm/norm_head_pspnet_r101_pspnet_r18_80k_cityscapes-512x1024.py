@@ -1,4 +1,4 @@
-# NORM with four copies of the feature before the logits; untried weight.
+# NORM with four copies of the feature before the logits; the weight is not tried.
 _base_ = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
 head = dict(feature='decode_head.bottleneck')
 
