@@ -1,4 +1,4 @@
-# NST on the feature before the classifier, with the weight of classification.
+# NST on the feature before the classifier, with the weight for classification.
 _base_ = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
 
 model = dict(

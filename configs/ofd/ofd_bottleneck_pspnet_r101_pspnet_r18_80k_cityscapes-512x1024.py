@@ -1,4 +1,4 @@
-# OFD before the ReLU of the bottleneck, with the margins of the batch norm there.
+# OFD before the bottleneck's ReLU; the margins come from its batch norm.
 _base_ = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
 place = dict(before='decode_head.bottleneck.bn')
 wires = dict(student='aligned', teacher='teacher.before', margin='margin.before')

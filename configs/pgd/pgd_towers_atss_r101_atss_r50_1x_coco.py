@@ -1,4 +1,4 @@
-# PGD on both towers of ATSS; the authors' teacher is one that was trained longer.
+# PGD on both towers of ATSS; the authors' teacher was trained longer.
 _base_ = 'mmdet::atss/atss_r50_fpn_1x_coco.py'
 
 towers = dict(cls_tower='bbox_head.cls_convs[-1]', reg_tower='bbox_head.reg_convs[-1]')

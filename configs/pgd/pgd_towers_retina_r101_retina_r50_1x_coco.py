@@ -1,4 +1,4 @@
-# PGD on both towers of RetinaNet; a cell is as good as the best of its nine anchors.
+# PGD on both towers of RetinaNet; the best of nine anchors gives a cell's quality.
 _base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
 
 towers = dict(cls_tower='bbox_head.cls_convs[-1]', reg_tower='bbox_head.reg_convs[-1]')

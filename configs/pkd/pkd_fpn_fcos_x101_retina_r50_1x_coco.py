@@ -1,4 +1,4 @@
-# PKD across families: an anchor-free teacher, pyramids of the same strides.
+# PKD from an anchor-free teacher; the pyramids have the same strides.
 _base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
 
 model = dict(

@@ -1,4 +1,4 @@
-# PKD on P2 to P5; P6 is a pooled P5 and would only count that one twice.
+# PKD on P2 to P5; P6 is a pooled P5 and would count P5 twice.
 _base_ = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_2x_coco.py'
 
 model = dict(

@@ -1,4 +1,4 @@
-# PKD on P3 to P6; the teacher was trained longer and on several scales.
+# PKD on P3 to P6; the teacher was trained longer and at several scales.
 _base_ = 'mmdet::gfl/gfl_r50_fpn_1x_coco.py'
 
 model = dict(

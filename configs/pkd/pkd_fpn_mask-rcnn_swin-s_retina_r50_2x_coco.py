@@ -1,4 +1,4 @@
-# PKD across families: P3 to P6 learn from P2 to P5, which are twice as large.
+# PKD from another family: P3 to P6 learn from the teacher's P2 to P5 (twice the size).
 _base_ = 'mmdet::retinanet/retinanet_r50_fpn_2x_coco.py'
 
 model = dict(

@@ -1,4 +1,4 @@
-# PKD on P3 to P6; both necks end in a norm, and the maps are taken behind it.
+# PKD on P3 to P6; both necks end in a norm, and the maps are recorded after it.
 _base_ = 'mmdet::reppoints/reppoints-moment_r50_fpn-gn_head-gn_2x_coco.py'
 
 model = dict(

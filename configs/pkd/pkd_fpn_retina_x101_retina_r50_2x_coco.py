@@ -1,4 +1,4 @@
-# PKD on P3 to P6, as its authors have it; P7 stays free.
+# PKD on P3 to P6, as the authors do; P7 is not distilled.
 _base_ = 'mmdet::retinanet/retinanet_r50_fpn_2x_coco.py'
 
 model = dict(

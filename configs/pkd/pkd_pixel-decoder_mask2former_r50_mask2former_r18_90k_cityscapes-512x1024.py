@@ -1,4 +1,4 @@
-# PKD on what the pixel decoder makes: its mask features and its three levels.
+# PKD on the pixel decoder's outputs: the mask features and three levels.
 _base_ = '../students/mask2former_r18_8xb2-90k_cityscapes-512x1024.py'
 
 model = dict(

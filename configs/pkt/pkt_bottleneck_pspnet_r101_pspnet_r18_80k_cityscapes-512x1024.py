@@ -1,4 +1,4 @@
-# PKT on 4 x 4 parts of each map, with the weight of classification.
+# PKT on 4 x 4 parts of each map, with the weight for classification.
 _base_ = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
 
 model = dict(

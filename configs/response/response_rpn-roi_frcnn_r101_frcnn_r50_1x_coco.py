@@ -1,4 +1,4 @@
-# Classes and deltas of the student's RoIs, and the objectness of all anchors.
+# Distil classes and deltas of the student's RoIs, and the objectness of all anchors.
 _base_ = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
 
 cls = dict(student='student.roi_cls', teacher='teacher.roi_cls')

@@ -1,4 +1,4 @@
-# RKD on 4 x 4 parts of each map, with the weights of its authors.
+# RKD on 4 x 4 parts of each map, with the authors' weights.
 _base_ = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
 
 model = dict(

@@ -1,4 +1,4 @@
-# The ranking of each object's anchors, and features weighed by how predictions differ.
+# RM on the ranking of each object's anchors; PFI weights features by prediction gaps.
 _base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
 
 sources = dict(fpn='neck', cls='bbox_head.retina_cls')
