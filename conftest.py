@@ -39,6 +39,6 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope='session', autouse=True)
 def _torch_in_examples(doctest_namespace: dict[str, Any]) -> None:
     doctest_namespace['torch'] = torch

@@ -66,6 +66,7 @@ def gradient_of(name: str, student: Tensor, teacher: Tensor, weight: float) -> T
     return student.grad
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize('name', LOSSES)
 def test_a_float16_gradient_is_that_of_float32_and_infinite_only_beyond_its_range(
     name: str,

@@ -210,10 +210,11 @@ def test_zeros_of_the_student_get_no_step_from_its_magnitude() -> None:
 @pytest.mark.parametrize('moved', [False, True])
 def test_contract(moved: bool) -> None:
     loss = learned(build()) if moved else build()
+    # Smaller than elsewhere: the numerical gradient takes two losses for each value.
     check_loss(
         loss,
-        STUDENT,
-        TEACHER,
+        STUDENT[..., :4, :3],
+        TEACHER[..., :4, :3],
         zero_at_equality=not moved,
         level=0,
         data_samples=samples_of(BOXES),
