@@ -1,6 +1,5 @@
 """Checks of the tensors that losses compare."""
 
-import torch
 from torch import Tensor
 
 
@@ -87,18 +86,3 @@ def check_positions(student: Tensor, teacher: Tensor) -> None:
             f'{shapes} differ in size; put a ResizeConnector (height, width) under '
             '`connectors` and name it as the input of this loss'
         )
-
-
-def at_least_float32(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Lift both sides to one dtype no narrower than float32; detach the teacher.
-
-    float64 stays float64; the student's gradient comes back in its own dtype.
-
-    Example:
-        >>> student, teacher = at_least_float32(torch.ones(2).half(), torch.ones(2))
-        >>> student.dtype
-        torch.float32
-    """
-    dtype = torch.promote_types(student.dtype, teacher.dtype)
-    dtype = torch.promote_types(dtype, torch.float32)
-    return student.to(dtype), teacher.detach().to(dtype)

@@ -9,7 +9,7 @@ from torch import Tensor
 from kdtoolbox.distillers.building import SIDES, Sides, Wires, build_section
 from kdtoolbox.distillers.sources.source import Models, Recorders, Source
 from kdtoolbox.distillers.split_head import SplitHead
-from kdtoolbox.losses.inputs import at_least_float32
+from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
 
 TOWERS = ('cls_tower', 'reg_tower')
@@ -104,6 +104,7 @@ class CrossHead(Source):
         return [align_scale(*pair) for pair in pairs]
 
 
+@full_precision
 def align_scale(student: Tensor, teacher: Tensor) -> Tensor:
     r"""Give each channel of the student's map the mean and spread of the teacher's.
 
@@ -128,13 +129,11 @@ def align_scale(student: Tensor, teacher: Tensor) -> Tensor:
         >>> align_scale(student, teacher).flatten()
         tensor([10.0000, 20.0000])
     """
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher = at_least_float32(student, teacher)
-        count = student.numel() // student.shape[1]
-        s_std, s_mean = _statistics(student, count)
-        t_std, t_mean = _statistics(teacher, count)
-        gain = t_std / (s_std + EPS)
-        return (student - s_mean) * gain + t_mean
+    count = student.numel() // student.shape[1]
+    s_std, s_mean = _statistics(student, count)
+    t_std, t_mean = _statistics(teacher, count)
+    gain = t_std / (s_std + EPS)
+    return (student - s_mean) * gain + t_mean
 
 
 def _statistics(maps: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -8,52 +8,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from kdtoolbox.losses.arguments import check_above, check_at_least, check_counts
-from kdtoolbox.losses.detection.targets import pad_boxes
+from kdtoolbox.losses.detection.fgd_masks import sample_masks
 from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.inputs import check_maps
 from kdtoolbox.losses.precision import full_precision
 from kdtoolbox.registry import MODELS
-
-
-def object_masks(
-    boxes: Tensor, exist: Tensor, size: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
-    r"""Compute the weight of each cell, so that small and large objects count equally.
-
-    A box covers the cells from floor(x1, y1) to ceil(x2, y2), both included. Each
-    covered cell weighs 1 / area, where area counts cells outside the map; overlapping
-    boxes take the maximum. Each uncovered cell weighs 1 / (uncovered cells of the
-    image).
-
-    Args:
-        boxes: Boxes (N, G, 4) as (x1, y1, x2, y2) in cells of the map, padded.
-        exist: Mask (N, G) of the boxes that are not padding.
-        size: Height and width of the map.
-
-    Returns:
-        The foreground weights and the background weights, (N, H, W) each. Each is 0
-        where the other is not.
-
-    Example:
-        >>> boxes, exist = torch.tensor([[[0.2, 0.0, 0.9, 0.0]]]), torch.ones(1, 1) > 0
-        >>> foreground, background = object_masks(boxes, exist, (1, 4))
-        >>> foreground
-        tensor([[[0.5000, 0.5000, 0.0000, 0.0000]]])
-        >>> background
-        tensor([[[0.0000, 0.0000, 0.5000, 0.5000]]])
-    """
-    first, last = boxes[..., :2].floor(), boxes[..., 2:].ceil()
-    weights = exist / (last - first + 1).prod(-1)
-    rows, columns = (torch.arange(length, device=boxes.device) for length in size)
-    rows = (rows >= first[..., 1:]) & (rows <= last[..., 1:])
-    columns = (columns >= first[..., :1]) & (columns <= last[..., :1])
-    covered = rows[..., None] & columns[..., None, :]
-    if boxes.shape[1]:
-        foreground = torch.where(covered, weights[..., None, None], 0).amax(1)
-    else:
-        foreground = boxes.new_zeros(len(boxes), *size)
-    background = (foreground == 0).to(foreground.dtype)
-    return foreground, background / background.sum((1, 2), keepdim=True).clamp(min=1)
 
 
 class GlobalContext(nn.Module):
@@ -217,18 +176,6 @@ class _MapSums(torch.autograd.Function):
         return step, None, None, grad_position, None
 
 
-def _masks_of(
-    maps: Tensor, data_samples: Sequence[Any], shapes: Sequence[tuple[int, int]]
-) -> tuple[Tensor, Tensor]:
-    """Return `object_masks` of samples whose maps cover images of these shapes."""
-    boxes, _, exist = pad_boxes(data_samples, maps.device)
-    boxes = boxes.to(torch.promote_types(maps.dtype, torch.float32))
-    height, width = maps.shape[2:]
-    extents = boxes.new_tensor([(w, h, w, h) for h, w in shapes])[:, None]
-    cells = boxes * boxes.new_tensor([width, height] * 2) / extents
-    return object_masks(cells, exist, (height, width))
-
-
 def _absolute_sums(maps: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:
     magnitudes = torch.abs(maps, out=scratch)
     return magnitudes.sum(1), magnitudes.sum(2)
@@ -345,7 +292,7 @@ class FGDLoss(nn.Module):
         shapes = [batch_input_shape]
         if self.legacy_img_shape:
             shapes = [sample.metainfo['img_shape'][:2] for sample in data_samples]
-        masks = _masks_of(student, data_samples, shapes)
+        masks = sample_masks(student, data_samples, shapes)
         contexts: Any = self.contexts[level]
         terms = fgd_terms(student, teacher, masks, contexts, self.tau)
         return {

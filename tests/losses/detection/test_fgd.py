@@ -9,7 +9,8 @@ from golden import TOLERANCES, assert_golden, load_golden, waves
 from torch import Tensor
 from torch.nn import functional
 
-from kdtoolbox.losses.detection.fgd import GlobalContext, fgd_terms, object_masks
+from kdtoolbox.losses.detection.fgd import GlobalContext, fgd_terms
+from kdtoolbox.losses.detection.fgd_masks import object_masks
 from kdtoolbox.registry import MODELS
 from kdtoolbox.testing import check_loss
 
