@@ -1,4 +1,4 @@
-# SRD before the logits and KL on them, in the published proportion.
+# SRD on the features before the logits, and KL on the logits, with published weights.
 _base_ = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
 wires = dict(feature='decode_head.bottleneck', logits='decode_head.conv_seg')
 
