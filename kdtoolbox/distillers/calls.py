@@ -36,18 +36,18 @@ def call(where: str, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     except (AttributeError, LookupError, RuntimeError, TypeError) as error:
         tensors = tensors_among([*args, *kwargs.values()])
         given = ', '.join(str(tuple(tensor.shape)) for tensor in tensors)
-        told = f'{where}: {type(module).__name__} cannot read {given}: {error}'
+        message = f'{where}: {type(module).__name__} cannot read {given}: {error}'
         if 'gt_instances' in str(error):
-            told += '. It reads boxes, which detectors have; take another loss'
-        raise ValueError(told) from error
+            message += '. It reads boxes, which detectors have; take another loss'
+        raise ValueError(message) from error
 
 
 def check_counts(where: str, ends: Mapping[str, str], levels: Wires) -> None:
     """Raise ValueError if the wires of a loss have different numbers of levels."""
     counts = {ends[key]: len(tensors) for key, tensors in levels.items()}
     if len(set(counts.values())) > 1:
-        told = ', '.join(f'{wire} has {n} levels' for wire, n in counts.items())
-        raise ValueError(f'{where}: {told}; record the same levels on both sides')
+        message = ', '.join(f'{wire} has {n} levels' for wire, n in counts.items())
+        raise ValueError(f'{where}: {message}; record the same levels on both sides')
 
 
 def tensors_among(values: Iterable[Any]) -> Iterator[Tensor]:

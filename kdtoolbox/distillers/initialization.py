@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 def inherit(student: nn.Module, teacher: nn.Module) -> dict[str, int]:
-    """Copy the teacher's parts, without the backbone, of which all tensors fit.
+    """Copy each part of the teacher, except the backbone, whose tensors all fit.
 
     A part is a child of the model, such as ``neck`` or ``bbox_head``. It is copied
     completely or not at all. The log lists both kinds with the reason.

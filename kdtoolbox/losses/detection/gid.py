@@ -109,7 +109,7 @@ def _response_errors(
         anchors = channels // targets.num_classes
         matched = _matched(priors, *instances).unflatten(1, (*size, anchors))
         # This waits for the device, as NMS does anyway. A mask would compare all
-        # anchors, of which only some hundred match.
+        # anchors, and only some hundred of them match.
         index = matched.nonzero(as_tuple=True)
         rows = (
             maps.unflatten(1, (anchors, -1)).permute(0, 3, 4, 1, 2)[index]
