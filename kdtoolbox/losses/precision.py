@@ -33,20 +33,28 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
         >>> error(torch.ones(2).half(), torch.zeros(2).bfloat16())
         tensor(1.)
     """
-    names = list(inspect.signature(function).parameters)
+    names = inspect.signature(function).parameters
+    detached = {index for index, name in enumerate(names) if name.startswith('teacher')}
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        given: dict[str, Any] = dict(zip(names, args, strict=False), **kwargs)
-        tensors = list(_tensors(given.values()))
+        tensors = list(_tensors([*args, *kwargs.values()]))
+        if not tensors:
+            return function(*args, **kwargs)
         dtypes = (x.dtype for x in tensors if x.is_floating_point())
         dtype = reduce(torch.promote_types, dtypes, torch.float32)
-        cast = {
+        # Arguments stay positional or named, so that Python reports those that the
+        # function does not take.
+        positional = [
+            _cast(value, dtype, detach=index in detached)
+            for index, value in enumerate(args)
+        ]
+        named = {
             name: _cast(value, dtype, detach=name.startswith('teacher'))
-            for name, value in given.items()
+            for name, value in kwargs.items()
         }
         with torch.autocast(tensors[0].device.type, enabled=False):
-            return function(**cast)  # type: ignore[call-arg]
+            return function(*positional, **named)
 
     return run
 

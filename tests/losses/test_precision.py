@@ -58,3 +58,38 @@ def test_signature_and_docstring_are_kept() -> None:
         'tau',
     ]
     assert '>>> 1 + 1' in received.__doc__
+
+
+ONES = torch.ones(2)
+
+
+@pytest.mark.parametrize(
+    ('args', 'kwargs', 'message'),
+    [
+        ((), {}, "missing 3 required positional arguments: 'student', 'teacher'"),
+        ((ONES, ONES), {}, "missing 1 required positional argument: 'labels'"),
+        ((ONES,) * 3, dict(tua=1.0), "got an unexpected keyword argument 'tua'"),
+        ((ONES, ONES, ONES, 1.0, ONES), {}, '3 to 4 positional arguments but 5 were'),
+        ((ONES,) * 3, dict(student=ONES), "got multiple values for argument 'student'"),
+    ],
+)
+def test_wrong_arguments_raise_the_type_error_of_the_function(
+    args: tuple, kwargs: dict, message: str
+) -> None:
+    with pytest.raises(TypeError, match=r'^received\(\) ') as caught:
+        received(*args, **kwargs)
+    assert message in str(caught.value)
+
+
+def test_keyword_only_arguments_stay_keyword_only() -> None:
+    @full_precision
+    def scaled(student: Tensor, *, tau: float) -> Tensor:
+        return student * tau
+
+    assert scaled(ONES, tau=2.0).tolist() == [2.0, 2.0]
+    with pytest.raises(TypeError, match='1 positional argument but 2 were'):
+        scaled(ONES, 2.0)
+
+
+def test_without_tensors_the_function_runs_unchanged() -> None:
+    assert received([], teacher=[], labels=())[:4] == ([], [], (), 1.0)
