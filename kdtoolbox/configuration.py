@@ -271,6 +271,8 @@ it needs 'source'
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:
+    if not names:
+        return ' (it has no arguments)'
     close = difflib.get_close_matches(name, names, n=1)
     hint = f'did you mean {close[0]!r}?' if close else f'but {", ".join(names)}'
     return f' ({hint})'

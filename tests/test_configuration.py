@@ -355,3 +355,9 @@ def test_right_keys_pass() -> None:
 def test_missing_keys_of_a_function_with_kwargs() -> None:
     with pytest.raises(TypeError, match="needs 'a'"):
         check_keys(dict(anything=1), lambda a, **options: None, 'here')
+
+
+def test_unknown_key_of_a_function_without_parameters() -> None:
+    with pytest.raises(TypeError) as caught:
+        check_keys(dict(foo=1), lambda: None, 'here')
+    assert str(caught.value) == "here: <lambda> takes no 'foo' (it has no arguments)"
