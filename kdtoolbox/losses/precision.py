@@ -1,4 +1,4 @@
-"""The precision of the losses: float32 at least, in whatever the training runs."""
+"""The precision of the losses: float32 or wider, also in mixed precision training."""
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator
@@ -15,9 +15,9 @@ R = TypeVar('R')
 def full_precision(function: Callable[P, R]) -> Callable[P, R]:
     """Run a function in float32 or wider, without autocast.
 
-    The floating-point tensors among its arguments, also those in lists and tuples, are
-    cast to one dtype: the widest of theirs, and float32 at least. Gradients come back
-    in the dtype of the argument. Arguments whose names start with ``teacher`` are
+    All floating-point tensors among the arguments, also in lists and tuples, are cast
+    to one dtype: the widest of their dtypes, or float32 if that is wider. The gradient
+    of an argument has its own dtype. Arguments whose names start with ``teacher`` are
     detached.
 
     Args:
