@@ -65,14 +65,20 @@ def build_section(
         wires_of: Returns, for the class of a module, the keys that name wires.
 
     Raises:
-        ValueError: If a module cannot have a name, a type is not registered with
-            kdtoolbox, or a wire is missing.
+        ValueError: If a config is no dict, a module cannot have a name, a type is not
+            registered with kdtoolbox, or a wire is missing.
         TypeError: If a module has no such argument, or the argument is text and has to
             be a number.
     """
+    if not isinstance(configs, Mapping):
+        raise ValueError(f'{where}: expected a dict of names, got {configs!r}')
     modules, wires = nn.ModuleDict(), {}
     for name, config in sorted(configs.items()):
         _check_module_name(name, where)
+        if not isinstance(config, Mapping):
+            raise ValueError(
+                f'{where}.{name}: expected a dict with `type`, got {config!r}'
+            )
         kind = find_class(config.get('type'), f'{where}.{name}')
         keys = wires_of(kind)
         wires[name] = {key: config[key] for key in keys if key in config}

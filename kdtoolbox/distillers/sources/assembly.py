@@ -19,10 +19,15 @@ def build_sources(configs: Sequence[dict]) -> list[Source]:
     """Build the sources of ``model.sources`` in their order.
 
     Raises:
-        ValueError: If a type is no source or occurs twice, an earlier source is
-            missing, or a source refuses its arguments.
+        ValueError: If this is no list, a type is no source or occurs twice, an earlier
+            source is missing, or a source refuses its arguments.
         TypeError: If a source has an unknown argument.
     """
+    if not isinstance(configs, list | tuple):
+        raise ValueError(
+            f'model.sources: expected a list of dicts, got {configs!r}; write '
+            "sources=[dict(type='RoIResponses')]; for none write []"
+        )
     sources: list[Source] = []
     for index, config in enumerate(configs):
         where = f'model.sources[{index}]'
@@ -41,7 +46,7 @@ def build_sources(configs: Sequence[dict]) -> list[Source]:
 
 
 def _source_class(config: Any, where: str) -> type[Source]:
-    if not isinstance(config, Mapping):
+    if not isinstance(config, Mapping) or 'type' not in config:
         raise ValueError(
             f'{where}: expected a dict with `type`, got {config!r}; write '
             "sources=[dict(type='RoIResponses')]"

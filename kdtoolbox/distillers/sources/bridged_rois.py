@@ -57,13 +57,13 @@ class BridgedRoIs(Source):
 
     def __init__(self, bridges: Mapping[str, dict]) -> None:
         super().__init__()
+        self.bridges, _ = build_section(bridges, 'bridges', lambda kind: [])
         for name in bridges:
             if name not in PATHS:
                 raise ValueError(
                     f'bridges.{name}: no such path{did_you_mean(name, PATHS)}'
                 )
         self._paths = list(bridges)
-        self.bridges, _ = build_section(bridges, 'bridges', lambda kind: [])
 
     def record(self, models: Models) -> Recorders:
         """Record the levels from which the student's RoIs are cut."""

@@ -187,7 +187,25 @@ def test_pre_activations_keep_the_records_of_other_sources(toy: Toy, step: int) 
         (
             dict(type='RoIResponses'),
             ValueError,
+            r'^model\.sources: expected a list .*sources=\[dict\(type=.RoIResponses',
+        ),
+        ('RoIResponses', ValueError, r'^model\.sources: expected a list'),
+        (None, ValueError, r'^model\.sources: expected a list .*; for none write \[\]'),
+        (
+            ['RoIResponses'],
+            ValueError,
             r"sources\[0\]: expected a dict .*sources=\[dict\(type='RoIResponses'\)\]",
+        ),
+        ([dict(stage=3)], ValueError, r'sources\[0\]: expected a dict with `type`'),
+        (
+            [dict(type='RoIResponses'), dict(type='BridgedRoIs', bridges=3)],
+            ValueError,
+            r'sources\[1\]\.bridges: expected a dict of names, got 3',
+        ),
+        (
+            [dict(type='CrossHead', projection='ConvConnector')],
+            ValueError,
+            r"projection\.cls_tower: expected a dict with `type`, got 'ConvConnector'",
         ),
         (
             [
