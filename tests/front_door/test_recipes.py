@@ -8,6 +8,7 @@ them tested, and two more iterations by the config that the run has written down
 import json
 import math
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,6 +34,9 @@ class Recipe:
     def run(self, tool: str, *arguments: str | Path, changes: list[str] = ()) -> str:
         log = self.folder / f'{self.path.stem}.log'
         log.unlink(missing_ok=True)
+        # mmengine names the folder of a run by the second in which it starts.
+        while (self.work_dir / time.strftime('%Y%m%d_%H%M%S')).exists():
+            time.sleep(0.05)
         options = ['--cfg-options', *self.changes, *changes]
         status = knock(tool, *arguments, *options, folder=self.folder, log=log)
         output = log.read_text(errors='replace')
