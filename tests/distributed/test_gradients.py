@@ -173,6 +173,7 @@ def test_two_and_four_processes_give_the_gradients_of_the_joined_batch(
             assert largest_error(gradients, kinds.gradients(model)) < COUNTED, name
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize('kind', kinds.KINDS)
 @pytest.mark.parametrize('boxes', [0, 1], ids=['no boxes', 'boxes'])
 def test_each_parameter_gets_a_gradient_in_each_phase(kind: str, boxes: int) -> None:

@@ -139,6 +139,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pat
     'point',
     ['before_val', pytest.param('after_val_epoch', marks=pytest.mark.e2e), 'best'],
 )
+@pytest.mark.e2e
 @pytest.mark.parametrize('iteration', [2, 4])
 @pytest.mark.parametrize('loop', [EPOCHS, ITERATIONS], ids=['epochs', 'iterations'])
 def test_a_validation_that_a_kill_prevented_runs_after_the_resume(

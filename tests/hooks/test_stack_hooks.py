@@ -57,6 +57,7 @@ def distilled(toy: SimpleNamespace, **changes: Any) -> Any:
     )
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize('name', TRAINED)
 def test_hooks_train_the_student_as_without_a_distillation(
     name: str, toy: SimpleNamespace, make_runner: Callable, tmp_path: Path

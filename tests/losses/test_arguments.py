@@ -74,20 +74,26 @@ def cases() -> list[Any]:
         # Levels may be negative; they are checked once the wire is known.
         if name != 'levels'
     ]
+    values: dict[tuple, list] = {}
+    for kind, name, bad in found:
+        values.setdefault((kind, name), []).append(bad)
     return [
-        pytest.param(kind, name, bad, id=f'{kind.__name__}-{name}-{bad}')
-        for kind, name, bad in found
+        pytest.param(kind, name, bad, id=f'{kind.__name__}-{name}')
+        for (kind, name), bad in values.items()
     ]
 
 
-@pytest.mark.parametrize(('kind', 'name', 'bad'), cases())
-def test_bad_numbers_are_refused(kind: type[nn.Module], name: str, bad: Any) -> None:
+@pytest.mark.parametrize(('kind', 'name', 'values'), cases())
+def test_bad_numbers_are_refused(
+    kind: type[nn.Module], name: str, values: list[Any]
+) -> None:
     arguments = required(kind)
-    if isinstance(arguments.get(name), list) and not isinstance(bad, list):
-        bad = [bad] * len(arguments[name])
-    with pytest.raises(ValueError, match=rf'\b{name}\b') as caught:
-        kind(**dict(arguments, **{name: bad}))
-    assert kind.__name__ in str(caught.value)
+    for bad in values:
+        if isinstance(arguments.get(name), list) and not isinstance(bad, list):
+            bad = [bad] * len(arguments[name])
+        with pytest.raises(ValueError, match=rf'\b{name}\b') as caught:
+            kind(**dict(arguments, **{name: bad}))
+        assert kind.__name__ in str(caught.value), bad
 
 
 @pytest.mark.parametrize('kind', CLASSES, ids=lambda kind: kind.__name__)

@@ -49,6 +49,7 @@ def test_every_loss_has_a_row() -> None:
     assert set(benchmark.table(sizes)) == registered()
 
 
+@pytest.mark.e2e
 def test_page_of_all_losses(
     run: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -114,6 +115,7 @@ def test_steps_run_in_turn_and_warm_up() -> None:
     assert [len(values) for values in times.values()] == [3, 3]
 
 
+@pytest.mark.e2e
 def test_the_check_for_nan_is_measured_within_the_same_steps(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
