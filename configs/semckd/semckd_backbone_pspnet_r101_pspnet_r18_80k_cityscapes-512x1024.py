@@ -1,4 +1,4 @@
-# SemCKD on the last three stages; the weight is CIRKD's for a plain hint.
+# SemCKD on the last three stages, with CIRKD's weight for a plain feature hint.
 _base_ = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
 stages = dict(stages='backbone.layer[2-4]')
 

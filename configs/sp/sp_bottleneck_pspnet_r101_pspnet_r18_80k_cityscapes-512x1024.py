@@ -1,4 +1,4 @@
-# SP on 4 x 4 parts of each map, with the weight of classification.
+# SP on 4 x 4 parts of each map, with the published weight for classification.
 _base_ = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
 
 model = dict(

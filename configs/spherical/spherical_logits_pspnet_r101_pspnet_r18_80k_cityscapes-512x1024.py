@@ -1,4 +1,4 @@
-# Spherical KD pixel by pixel; the weight is a starting point.
+# Spherical KD on the logits of each pixel; the weight is an untuned starting point.
 _base_ = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
 
 model = dict(
