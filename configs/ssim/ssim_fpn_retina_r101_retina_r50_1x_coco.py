@@ -1,4 +1,4 @@
-# SSIM on P3 to P7; weight and scale of the features are unverified.
+# SSIM on P3 to P7; the loss weight and the feature scale are unverified.
 _base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
 
 model = dict(

@@ -1,4 +1,4 @@
-# DeepLabV3 on a ResNet-18 alone, which mmsegmentation has for Cityscapes only.
+# DeepLabV3 R18 without distillation; mmsegmentation has it only for Cityscapes.
 _base_ = 'mmseg::deeplabv3/deeplabv3_r50-d8_4xb4-80k_ade20k-512x512.py'
 
 model = dict(

@@ -1,4 +1,4 @@
-# Faster R-CNN on a ResNet-18 alone, which mmdetection has for other schedules only.
+# Faster R-CNN R18 without distillation; mmdetection has it only for other schedules.
 _base_ = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
 
 model = dict(

@@ -1,4 +1,4 @@
-# GFL on a ResNet-18 alone, which mmdetection knows only as the student of its LD.
+# GFL R18 without distillation; mmdetection has it only as the student of LD.
 _base_ = 'mmdet::gfl/gfl_r50_fpn_1x_coco.py'
 
 model = dict(

@@ -1,4 +1,4 @@
-# Mask2Former on a ResNet-18 alone; mmsegmentation has none smaller than a ResNet-50.
+# Mask2Former R18 without distillation; mmsegmentation has none smaller than an R50.
 _base_ = 'mmseg::mask2former/mask2former_r50_8xb2-90k_cityscapes-512x1024.py'
 
 model = dict(

@@ -1,4 +1,4 @@
-# WTTM pixel by pixel; its authors' temperature, an untuned weight.
+# WTTM on the logits of each pixel; the authors' temperature and an untuned weight.
 _base_ = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
 
 model = dict(

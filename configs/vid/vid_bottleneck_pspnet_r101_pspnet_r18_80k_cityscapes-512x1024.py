@@ -1,4 +1,4 @@
-# VID on the feature before the classifier; each channel has a learned variance.
+# VID on the features before the classifier; each channel has a learned variance.
 _base_ = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
 place = dict(bottleneck='decode_head.bottleneck')
 wires = dict(student='predicted', teacher='teacher.bottleneck')
