@@ -1,4 +1,4 @@
-"""Checks of the numeric arguments of losses and connectors."""
+"""Check the numeric arguments of losses and connectors."""
 
 import math
 from typing import Any
@@ -29,7 +29,7 @@ def check_above(owner: str, bound: float, **numbers: Any) -> None:
 
     Args:
         owner: Class name of the loss or connector.
-        bound: Largest value that is not allowed.
+        bound: Every value must be larger.
         **numbers: The values by argument name.
 
     Raises:
@@ -72,7 +72,7 @@ def check_share(
 def check_counts(
     owner: str, *, least: int = 1, odd: bool = False, **counts: Any
 ) -> None:
-    """Check that values are integers of at least `least`, or lists of such.
+    """Check that values are integers of at least `least`, or lists of them.
 
     Args:
         owner: Class name of the loss or connector.

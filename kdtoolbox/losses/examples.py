@@ -1,4 +1,4 @@
-"""Examples of the inputs of a loss: the kinds of its wires and what it is built with.
+"""Describe example inputs of the losses: kinds of wires and constructor arguments.
 
 A loss class that compares two maps of equal shape and needs no arguments needs no
 example. Any other has an attribute ``examples``; the benchmark and the tests of all
@@ -167,7 +167,7 @@ class Example:
         for name, kind in self.names.items():
             if kind not in KINDS:
                 raise ValueError(
-                    f'Example: {name}={kind!r} is no kind of wire; there are '
+                    f'Example: {name}={kind!r} is not a kind of wire; expected one of '
                     f'{sorted(KINDS)}'
                 )
 

@@ -1,4 +1,4 @@
-"""Checks of the tensors that losses compare."""
+"""Check the tensors that losses compare."""
 
 from torch import Tensor
 
@@ -45,12 +45,12 @@ def check_predictions(student: Tensor, teacher: Tensor, cure: str = SAME_HEADS) 
     """Check that the predictions of two dense heads have one shape.
 
     No connector can align predictions with different channels, because each channel
-    has a meaning of its own.
+    has a fixed meaning, such as a class.
 
     Args:
         student: A map (N, D, H, W).
         teacher: The same shape.
-        cure: The last part of the error message if the channels differ.
+        cure: The fix that the error message suggests if the channels differ.
 
     Raises:
         ValueError: If a map is not 4-D or the two shapes differ.

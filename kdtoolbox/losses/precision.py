@@ -1,4 +1,4 @@
-"""The precision of the losses: float32 or wider, also in mixed precision training."""
+"""Run the losses in float32 or wider, also in mixed precision training."""
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator
@@ -16,8 +16,8 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
     """Run a function in float32 or wider, without autocast.
 
     All floating-point tensors among the arguments, also in lists and tuples, are cast
-    to one dtype: the widest of their dtypes, or float32 if that is wider. The gradient
-    of an argument has its own dtype. Arguments whose names start with ``teacher`` are
+    to one dtype: the widest of their dtypes, or float32 if that is wider. Each gradient
+    has the dtype of its argument. Arguments whose names start with ``teacher`` are
     detached.
 
     Args:
@@ -43,8 +43,8 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
         dtypes = (x.dtype for x in tensors if x.is_floating_point())
         dtype = reduce(torch.promote_types, dtypes, torch.float32)
-        # Arguments stay positional or named, so that Python reports those that the
-        # function does not take.
+        # Positional and keyword arguments stay apart, so that Python's own error names
+        # a wrong one.
         positional = [
             _cast(value, dtype, detach=index in detached)
             for index, value in enumerate(args)

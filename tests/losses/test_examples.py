@@ -32,5 +32,5 @@ def test_every_kind_of_wire_is_used() -> None:
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"teacher_cls='logits' is no kind of wire"):
+    with pytest.raises(ValueError, match=r"teacher_cls='logits' is not a kind of wire"):
         Example(wires=dict(teacher_cls='logits'))

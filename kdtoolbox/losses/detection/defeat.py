@@ -43,7 +43,7 @@ def pyramid_levels(boxes: Tensor, num_levels: int) -> Tensor:
 
 
 def box_mask(boxes: Tensor, exist: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return the mask of the cells that lie in a box.
+    """Return the mask of the cells inside any box.
 
     Coordinates are truncated. x2 and y2 are excluded, but each box has at least one
     cell.

@@ -100,7 +100,7 @@ def fgd_terms(
     check_maps(student, teacher)
     student, teacher = student.flatten(2), teacher.flatten(2)
     count, _, positions = student.shape
-    # Allocating a map costs as much as several operations on it: all share this one.
+    # Allocating a map costs as much as several operations, so all share this buffer.
     scratch = torch.empty_like(teacher)
     teacher_attention = _attention(_absolute_sums(teacher, scratch), tau)
     *sums, squares, shift, average = _MapSums.apply(
@@ -123,7 +123,7 @@ def fgd_terms(
 class _MapSums(torch.autograd.Function):
     """Reduce the student's map to the sums that the loss reads.
 
-    The gradient is written in closed form, so that no map is kept but the inputs.
+    The gradient is written in closed form, so that only the input maps are kept.
     Inputs are maps (N, C, P), the teacher's channel attention (N, C) and the layer
     (1, C) that weighs the positions of the context. Outputs are
 

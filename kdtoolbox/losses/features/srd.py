@@ -20,11 +20,11 @@ def log_distance(student: Tensor, teacher: Tensor, exponent: float = 4.0) -> Ten
 
     .. math:: 2 \log \sum |S - T|^e
 
-    The sum is over the whole batch. Its size only adds a constant, so the gradient does
-    not depend on the number of values. The loss is negative where the sum is below 1.
+    The sum is over the whole batch. The number of values only adds a constant, so the
+    gradient does not depend on it. The loss is negative where the sum is below 1.
 
-    Deviation: the sum is clamped to the smallest normal number of its precision. Equal
-    features then give a finite value and no gradient, where published codes give minus
+    Deviation: the sum is clamped to the smallest normal number of its dtype. Equal
+    features then give a finite value and no gradient. Published code gives minus
     infinity.
 
     Args:
@@ -84,5 +84,5 @@ class SRDLoss(nn.Module):
         self.loss_weight = loss_weight
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Return the weighted log distance of features of one shape as a scalar."""
+        """Return the weighted log distance of features of equal shape as a scalar."""
         return self.loss_weight * log_distance(student, teacher, self.exponent)

@@ -1,4 +1,4 @@
-"""Variational information distillation (VID, arXiv:1904.05835): its loss.
+"""Loss of variational information distillation (VID, arXiv:1904.05835).
 
 `kdtoolbox.connectors.RegressorConnector` predicts the teacher's features.
 """
@@ -27,7 +27,7 @@ def gaussian_code_length(mean: Tensor, teacher: Tensor, variance: Tensor) -> Ten
         \frac{(T - \mu)^2}{v_c} + \log v_c \right)
 
     The constant of the density is omitted. Minimising the loss maximises a lower bound
-    on the mutual information. It becomes negative for small variances.
+    on the mutual information. The loss is negative for small variances.
 
     Args:
         mean: Predictions (N, C, H, W) of the student.
@@ -60,7 +60,7 @@ class VIDLoss(nn.Module):
         channels: Channels of both maps.
         num_levels: Number of levels of the wires.
         init_variance: Initial variance, above 1e-5.
-        loss_weight: Factor on the loss. Published codes use 1.
+        loss_weight: Factor on the loss. Published code uses 1.
 
     Raises:
         ValueError: If `init_variance` is not above the smallest variance of 1e-5.

@@ -68,8 +68,8 @@ def lskd_loss(
     and takes the last axis. Ignored pixels do not count.
 
     Args:
-        student: Logits (R, K) or (N, K, H, W). K is at least 3, because only the order
-            of two classes is left after the standardisation.
+        student: Logits (R, K) or (N, K, H, W). K is at least 3, because
+            standardising two logits leaves only their order.
         teacher: The same shape; receives no gradient.
         tau: Temperature of both softmaxes on standardised logits, above 0.
         data_samples: The batch's samples; see `read_logits`.
