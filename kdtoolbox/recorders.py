@@ -45,13 +45,13 @@ def record(
         where: Config path for error messages.
 
     Yields:
-        For each name the list of tensors in the order of the calls. Tuples, lists and
+        A list of tensors for each name, in the order of the calls. Tuples, lists and
         dicts of tensors are flattened. The lists are complete when the block ends.
 
     Raises:
         ValueError: If a path matches no module, or a container that is never called;
             if a module was not called in the block; if a recorded tensor was
-            overwritten in place, or has no gradient in spite of ``require_grad``.
+            overwritten in place, or carries no gradient and ``require_grad`` is set.
         TypeError: If a recorded input or output contains no tensor.
 
     Example:
@@ -95,7 +95,7 @@ def check_recorders(
 
 
 def find_modules(model: nn.Module, path: str, where: str) -> dict[str, nn.Module]:
-    """Return the modules that match ``path``, by their full names.
+    """Return the modules that match ``path``, keyed by their full names.
 
     Raises:
         ValueError: If no module matches; the message lists similar names.
@@ -141,7 +141,7 @@ def _positive(part: str, module: nn.Module) -> str:
 
 
 def _stop_point(model: nn.Module, path: str) -> str:
-    """Return the outermost module after whose call ``path`` does not run again."""
+    """Return the outermost module around ``path`` that is called once per forward."""
     parts = path.split('.')
     # A neck or a head may call a module once per level, so wait for the whole part. A
     # stage of a backbone runs only once.
@@ -166,7 +166,7 @@ def _attach_stop(model: nn.Module, pending: set[str], done: _AllRecorded) -> lis
 
 
 class _Observer:
-    """The modules, tensors and checks behind one record."""
+    """Record the tensors of one recorder and check them."""
 
     def __init__(self, model: nn.Module, recorder: Recorder, where: str) -> None:
         spec = {'source': recorder} if isinstance(recorder, str) else recorder
@@ -248,7 +248,7 @@ class _Observer:
 
 
 def _version(tensor: Tensor) -> int:
-    # Inference tensors have no version counter and cannot be watched.
+    # Inference tensors have no version counter, so overwriting them goes unnoticed.
     return -1 if tensor.is_inference() else tensor._version
 
 

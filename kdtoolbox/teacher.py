@@ -22,7 +22,7 @@ from kdtoolbox.recorders import (
     record,
 )
 
-# Parts that need only the features of `extract_feat`.
+# Parts whose forward needs only the output of `extract_feat`.
 _HEADS = ('bbox_head', 'rpn_head', 'mask_head', 'decode_head', 'auxiliary_head')
 
 
@@ -35,8 +35,8 @@ def build_model(
 
     Args:
         source: A source for ``load_config``: a whole config, or its ``model`` alone.
-        data_preprocessor: Default for a model without one. mmengine's Runner takes it
-            from the top level of a config.
+        data_preprocessor: Used if the config sets none. mmengine's Runner takes it from
+            the top level of its config.
         where: Config path of ``source``, for error messages.
 
     Raises:
@@ -159,8 +159,8 @@ class Teacher:
             new = fn(tensor)
             if tensor.is_meta and not new.is_meta:
                 raise ValueError(
-                    "model.teacher has no weights on the device 'meta', and no "
-                    "checkpoint of the student's training brings them; build the "
+                    "model.teacher has no weights on the device 'meta', and "
+                    'checkpoints of the distiller do not contain them; build the '
                     'distiller on another device'
                 )
             if new is not tensor:
@@ -169,7 +169,7 @@ class Teacher:
         if not made:
             return self
         teacher = copy.copy(self)
-        # With the new tensors in its memo, deepcopy allocates no others.
+        # deepcopy takes the new tensors from its memo instead of copying the old ones.
         teacher.model = copy.deepcopy(self.model, made)
         return teacher
 

@@ -5,13 +5,13 @@ from torch import Tensor, nn
 
 
 def inherit(student: nn.Module, teacher: nn.Module) -> dict[str, int]:
-    """Copy each part of the teacher, except the backbone, whose tensors all fit.
+    """Copy each part of the teacher whose tensors all fit, except the backbone.
 
     A part is a child of the model, such as ``neck`` or ``bbox_head``. It is copied
-    completely or not at all. The log lists both kinds with the reason.
+    completely or not at all. The log lists the copied parts, and why others were not.
 
     Returns:
-        For each copied part its number of tensors.
+        The number of tensors of each copied part.
 
     Raises:
         ValueError: If no part fits.
