@@ -30,15 +30,15 @@ def strip_prefix(state: State, prefix: str) -> State:
 def unwrap(state: State, expected: Collection[str]) -> tuple[State, list[str]]:
     """Remove the prefixes of the wrappers that a model was saved in.
 
-    A state with a key of the model is returned unchanged. A prefix is removed only if
-    all keys have it. From a distillation the student is returned.
+    A state dict that contains a key of the model is returned unchanged. A prefix is
+    removed only if all keys have it. Of a distiller only the student is returned.
 
     Args:
         state: The state dict.
         expected: The keys of the model.
 
     Returns:
-        The state of the model, and a text for each change, for the log.
+        The state dict of the model, and one log message per change.
 
     Example:
         >>> state, changes = unwrap({'module.model.neck': 1}, ['neck'])
@@ -71,7 +71,7 @@ def _wrapper(parts: set[str]) -> str | None:
 def ema_copies(state: State) -> list[str]:
     """Return the keys of the copies that the EMA hooks of mmdet 2 and mmcv 1 add.
 
-    Such a key is ``ema_`` and the key of a weight with underscores for dots.
+    Such a key is ``ema_`` plus a weight's key with underscores instead of dots.
 
     Example:
         >>> ema_copies({'conv.weight': 1, 'ema_conv_weight': 2, 'ema_x': 3})

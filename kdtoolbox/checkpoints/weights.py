@@ -23,7 +23,7 @@ _MISMATCH = re.compile(
 def load_checkpoint(source: str | os.PathLike, trust_pickle: bool = False) -> dict:
     """Return ``dict(state_dict=..., meta=...)`` of a checkpoint, on the CPU.
 
-    If a moving average left two copies of the weights, the result is the copy that
+    If the file contains weights and their moving average, the result is the copy that
     mmengine and mmdet load. The log names it and says how to use the other.
 
     Args:
@@ -42,12 +42,13 @@ def load_checkpoint(source: str | os.PathLike, trust_pickle: bool = False) -> di
         isinstance(value, Tensor) for value in state.values()
     ):
         raise ValueError(
-            f'checkpoint {str(source)!r} holds no state dict, but {_kind_of(state)}. '
-            'Name a file with the weights of a model under `state_dict`'
+            f'checkpoint {str(source)!r} contains no state dict, but '
+            f'{_kind_of(state)}. Name a file with the weights of a model under '
+            '`state_dict`'
         )
     if not state:
         raise ValueError(
-            f'checkpoint {str(source)!r} holds no state dict but an empty one'
+            f'checkpoint {str(source)!r} contains no state dict, but an empty dict'
         )
     meta = {} if state is checkpoint else checkpoint.get('meta') or {}
     copies = ema_copies(state)
@@ -117,8 +118,8 @@ def load_strictly(
 ) -> None:
     """Load ``state`` into ``model``, and raise if keys or shapes differ.
 
-    A prefix that other tools add to all keys, such as ``module.``, is removed. From a
-    distillation the student is loaded. The log names what was removed.
+    A prefix that other tools add to all keys, such as ``module.``, is removed. Of a
+    distiller only the student is loaded. The log names what was removed.
 
     Args:
         model: The model to fill.
@@ -144,7 +145,7 @@ def load_strictly(
 
 
 def _load(model: nn.Module, state: Mapping[str, Tensor]) -> Misfit:
-    """Load the keys that fit, and return the others."""
+    """Load the keys that fit, and return those that do not."""
     expected = model.state_dict()
     misfit = Misfit(model, state)
     misfit.misshapen = {

@@ -86,7 +86,7 @@ def test_real_runner_checkpoint_loads_without_trust(
 )
 def test_file_without_state_dict(tmp_path: Path, content: Any) -> None:
     path = save(content, tmp_path / 'a.pth')
-    with pytest.raises(ValueError, match=r'a\.pth.* holds no state dict'):
+    with pytest.raises(ValueError, match=r'a\.pth.* contains no state dict'):
         load_checkpoint(path)
 
 
