@@ -28,7 +28,7 @@ def check_class_names(model: Any, dataset: BaseDataset, where: str) -> None:
     Args:
         model: The model that trains.
         dataset: The data set, without wrappers.
-        where: Its path in the config.
+        where: Config path of the data set.
 
     Raises:
         ValueError: If the order or the names differ. The message contains the fix.
@@ -51,9 +51,10 @@ def check_class_names(model: Any, dataset: BaseDataset, where: str) -> None:
     more = ', ...' if len(differing) > _SHOWN else ''
     reordered = sorted(names) == sorted(teacher_names)
     raise ValueError(
-        f'{where}: its classes {"have another order than" if reordered else "are not"} '
-        f"the teacher's, which {', '.join(losses)} would compare one by one; class of "
-        f'the data and of the teacher by number: {pairs}{more}. '
+        f'{where}: its classes '
+        f'{"are in another order than" if reordered else "differ from"} '
+        f"the teacher's, but {', '.join(losses)} would compare them by index. "
+        f'Index: class of the data, class of the teacher: {pairs}{more}. '
         f'{_suggest_fix(dataset, where, reordered)}, or use only losses on features. '
         f"The data's: {tuple(classes)}. The teacher's: {teacher_classes}"
     )
@@ -105,8 +106,8 @@ def _suggest_fix(dataset: BaseDataset, where: str, reordered: bool) -> str:
             f"differ, use the teacher's names in `{where}.metainfo.classes` and in the "
             'annotation'
         )
-    # mmseg remaps labels to the order of `metainfo.classes` only if the class of the
-    # data set has classes of its own.
+    # mmseg remaps labels to the order of `metainfo.classes` only if the data set's
+    # type defines classes in `METAINFO`.
     fixed_labels = hasattr(dataset, 'label_map') and not dataset.METAINFO.get('classes')
     if fixed_labels:
         return (

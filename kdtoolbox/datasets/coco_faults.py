@@ -1,4 +1,4 @@
-"""List the faults of a COCO annotation that mmdet fails at, drops or misreads."""
+"""List the faults that make mmdet fail on a COCO file, or drop or misread entries."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,13 +14,13 @@ def coco_faults(
     panoptic: bool = False,
     loaders: Sequence[Any] = (),
 ) -> dict[str, list]:
-    """Return the faults of a COCO annotation that mmdet fails at, drops or misreads.
+    """Return the faults that make mmdet fail, or drop or misread annotations.
 
     Args:
         content: The parsed JSON file.
         classes: The classes of the data set. None skips their comparison.
         panoptic: Whether the annotations list panoptic segments.
-        loaders: The transforms of the pipeline, some of which may load masks.
+        loaders: The transforms of the pipeline. Masks are checked if one loads them.
 
     Returns:
         One list of texts per kind of fault. All lists are empty for a good file.
@@ -58,7 +58,7 @@ def _read_by_mmdet(
 ) -> Iterator[dict]:
     """Yield the annotations that mmdet does not skip and whose image is valid.
 
-    The faults of an invalid image are in the list already.
+    Faults of invalid images are reported elsewhere.
     """
     invalid = _ids(content['images']).difference(i['id'] for i in valid['images'])
     for annotation in valid['annotations']:
@@ -75,7 +75,7 @@ def _annotation_faults(
 ) -> Iterator[tuple[str, str]]:
     """Yield the kind and the text of each faulty box or mask."""
     images = {image['id']: image for image in valid['images']}
-    # All categories: the faults of an invalid one are in the list already.
+    # Includes invalid categories, whose faults are reported elsewhere.
     category_ids = _ids(content['categories'])
     mask_loader = next((t for t in loaders if loads_masks(t)), None)
     for annotation in annotations:

@@ -110,8 +110,8 @@ def make_digit_scenes(
         root: Folder to make.
         style: Look of the scenes. ``PRESETS`` contains one for each task.
         train: Number of training scenes.
-        val: Number of validation scenes. Their scans come from other writers than
-            those of the training scenes.
+        val: Number of validation scenes. Their scans are by other writers than
+            the training scans.
         seed: Random seed. The same seed gives the same bytes.
         workers: Number of processes. None uses all cores.
 
@@ -158,10 +158,10 @@ def _check_same_recipe(root: Path, recipe: dict) -> None:
     path = root / 'digit_scenes.json'
     found = json.loads(path.read_text()) if path.exists() else None
     if found is not None:
-        # Older recipes have no `size`, which was fixed then.
+        # Older recipes contain no `size`, because it was fixed.
         found['style'].setdefault('size', list(SceneStyle.size))
     if found != recipe:
         raise ValueError(
-            f'{root} exists and holds something else: expected DigitScenes made with '
+            f'{root} exists with other content: expected DigitScenes made with '
             f'{recipe}, found {found}. Remove the folder or name another one.'
         )

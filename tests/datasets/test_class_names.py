@@ -61,7 +61,7 @@ def test_class_names_in_another_order_are_refused(
         check_class_names(model, data(DIGITS[::-1]), WHERE)
     message = str(caught.value)
     assert message.startswith(f'{WHERE}: ')
-    assert 'which model.losses.loss_a would compare' in message
+    assert 'but model.losses.loss_a would compare them by index' in message
     assert "0: '3', '0', 1: '2', '1', 2: '1', '2', ..." in message
     assert f"List the teacher's order as `{WHERE}.metainfo.classes`" in message
     assert f"The teacher's: {DIGITS}" in message
@@ -84,7 +84,7 @@ def test_features_alone_pass(toy: Toy, tmp_path: Path, loss: str, source: Any) -
 
 def test_other_names_are_refused(toy: Toy, tmp_path: Path) -> None:
     model = distiller(toy, tmp_path, 'KDLoss', 'decode_head.conv_seg', META)
-    with pytest.raises(ValueError, match="are not the teacher's") as caught:
+    with pytest.raises(ValueError, match="differ from the teacher's") as caught:
         check_class_names(model, data(('0', '1', 'cat', '3')), WHERE)
     assert "2: 'cat', '2'. Choose a teacher" in str(caught.value)
 
@@ -121,7 +121,7 @@ def test_models_without_a_teacher_pass(toy: Toy) -> None:
 def test_the_fix_depends_on_whether_mmseg_remaps_labels(
     toy: Toy, tmp_path: Path
 ) -> None:
-    """mmseg remaps labels only if the class of the data set has classes of its own."""
+    """mmseg remaps labels only if the data set's type defines classes in `METAINFO`."""
     model = distiller(toy, tmp_path, 'KDLoss', 'decode_head.conv_seg', META)
     with pytest.raises(ValueError, match='Number the classes in the label maps'):
         check_class_names(model, data(DIGITS[::-1], 'segmentation'), WHERE)

@@ -121,7 +121,7 @@ def test_mmseg_reads_the_cityscapes_layout(root: Path) -> None:
 def test_a_folder_with_other_parameters_is_not_overwritten(root: Path) -> None:
     before = digests(root)
     assert not make_digit_scenes(root, train=TRAIN, val=VAL)
-    with pytest.raises(ValueError, match='exists and holds something else'):
+    with pytest.raises(ValueError, match='exists with other content'):
         make_digit_scenes(root, PRESETS['seg'], train=TRAIN, val=VAL)
     assert digests(root) == before
 
@@ -167,7 +167,7 @@ def test_a_folder_without_a_size_in_its_recipe_is_kept(tmp_path: Path) -> None:
     path.write_text(json.dumps(recipe))
     assert not make_digit_scenes(root, train=1, val=1)
     style = replace(PRESETS['det'], size=(64, 64))
-    with pytest.raises(ValueError, match='holds something else'):
+    with pytest.raises(ValueError, match='exists with other content'):
         make_digit_scenes(root, style, train=1, val=1)
 
 
