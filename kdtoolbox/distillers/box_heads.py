@@ -17,7 +17,7 @@ RESPONSES = ('roi_cls', 'roi_reg')
 def record_rois(box_head: Any) -> Iterator[Records]:
     """Record the arguments of the box head's ``loss`` while the block runs.
 
-    A recorder of ``loss_cls`` would not do: it is not called if no RoI was sampled.
+    A recorder on ``loss_cls`` would fail if no RoI was sampled: it is not called then.
 
     Yields:
         Logits ``roi_cls``, deltas ``roi_reg`` class by class, ``rois`` (R, 5) and
@@ -48,7 +48,7 @@ def record_rois(box_head: Any) -> Iterator[Records]:
 
 
 def levels_of(detector: Any) -> str:
-    """Return the path of the module from whose levels the RoIs are cut."""
+    """Return the path of the module whose output the RoI extractor reads."""
     return 'neck' if detector.with_neck else 'backbone'
 
 
@@ -60,14 +60,14 @@ def read_levels(detector: Any, levels: Sequence[Tensor]) -> list[Tensor]:
 def ask_box_head(
     name: str, detector: Any, levels: Sequence[Tensor], rois: Tensor
 ) -> Wires:
-    """Return the outputs of a detector's box head on RoIs as wires.
+    """Run a detector's box head on RoIs and return its outputs as wires.
 
     Args:
         name: The first part of the wires' names.
         detector: A detector that `check_detectors` accepts.
         levels: Features (N, C, H, W) that its RoI extractor reads.
-        rois: Image index and corners (R, 5), in pixels of the padded input, which both
-            sides share.
+        rois: Image index and corners (R, 5), in pixels of the padded input of both
+            models.
     """
     roi_head = detector.roi_head
     answer = roi_head._bbox_forward(tuple(levels), rois)
@@ -78,7 +78,7 @@ def ask_box_head(
 
 
 def _by_class(box_head: Any, deltas: Tensor) -> Tensor:
-    # With four deltas per RoI a loss could not tell the label of the background.
+    # Losses derive the label of the background from the number of columns.
     if box_head.reg_class_agnostic:
         return deltas.repeat(1, box_head.num_classes)
     return deltas
@@ -92,7 +92,7 @@ def check_detectors(student: Any, teacher: Any) -> None:
 
 
 def _check_head(model: Any, where: str) -> None:
-    """Raise ValueError for detectors with own methods to sample or train RoIs."""
+    """Raise ValueError for detectors that sample or train RoIs in their own way."""
     from mmdet.models.detectors import TwoStageDetector
     from mmdet.models.roi_heads import StandardRoIHead
     from mmdet.models.roi_heads.bbox_heads import BBoxHead
@@ -112,8 +112,8 @@ def _check_head(model: Any, where: str) -> None:
             kinds = ', '.join(type(x).__name__ for x in (model, roi_head, box_head))
             raise ValueError(
                 f'{where}: expected a single box head under StandardRoIHead, '
-                f'as Faster and Mask R-CNN have it, got {kinds}, where `{method}` is '
-                f'not that of {standard.__name__}. Cascade, double, dynamic, grid and '
+                f'as in Faster and Mask R-CNN, got {kinds}, where `{method}` differs '
+                f'from that of {standard.__name__}. Cascade, double, dynamic, grid and '
                 'PISA heads are not supported: choose another detector, or take losses '
                 'on the neck without this source'
             )

@@ -22,7 +22,7 @@ def context_of(loss: nn.Module) -> list[str]:
 
 
 def call(where: str, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """Call a connector or a loss; its errors name its place in the config.
+    """Call a connector or a loss, and add its config path to errors.
 
     Raises:
         ValueError: If the module cannot process its arguments.
@@ -51,7 +51,7 @@ def check_counts(where: str, ends: Mapping[str, str], levels: Wires) -> None:
 
 
 def tensors_among(values: Iterable[Any]) -> Iterator[Tensor]:
-    """Yield the tensors among values, also from their lists."""
+    """Yield the tensors among values and in lists among them."""
     for value in values:
         for tensor in value if isinstance(value, list) else [value]:
             if isinstance(tensor, Tensor):
@@ -59,7 +59,7 @@ def tensors_among(values: Iterable[Any]) -> Iterator[Tensor]:
 
 
 def terms_of(value: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the terms of a loss by the end of their names: '' or '.<term>'."""
+    """Return the terms of a loss, keyed by name suffix: '' or '.<term>'."""
     if isinstance(value, Tensor):
         return {'': value}
     return {f'.{key}': term for key, term in value.items()}

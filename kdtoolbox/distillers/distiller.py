@@ -23,26 +23,26 @@ from kdtoolbox.teacher import Teacher, build_model
 
 @MODELS.register_module()
 class Distiller(BaseModel):
-    """Train any mmdet detector or mmseg segmentor under a teacher.
+    """Train any mmdet detector or mmseg segmentor with a teacher.
 
     A wire is a list of tensors, one per level or call: ``student.<name>`` and
     ``teacher.<name>`` for each recorder, the wires of each source, and for each
-    connector its output under its own name. In ``predict`` and ``tensor`` mode the
-    distiller is the student.
+    connector its output under its own name. In ``predict`` and ``tensor`` mode only the
+    student runs.
 
     Args:
         student: Config of the student: a dict, a file or ``package::path``.
         teacher: Arguments of ``kdtoolbox.teacher.Teacher``.
-        losses: For each logged name, which contains 'loss', a loss with the wires that
-            its ``forward`` names: ``student`` and ``teacher``, compared level by level,
-            and the further wires of the method.
+        losses: Losses by logged name, which must contain 'loss'. Each sets the wires
+            that its ``forward`` reads: ``student`` and ``teacher``, compared level by
+            level, and any other wires of the method.
         recorders: ``dict(student=..., teacher=...)``, each as ``record`` takes it.
-        connectors: For each new wire a connector with the wire ``input`` that it
-            reads and, where it takes a second one, ``like``. Their order does not
-            matter: each runs after those whose wires it reads.
+        connectors: Connectors by the name of the new wire. Each reads the wire
+            ``input``, and some a second wire ``like``. They run in the order that
+            these wires require, not in that of the config.
         init_student: Copy the teacher's neck and heads to the student at the start. A
             part is copied if all its tensors fit. The log lists the copied parts.
-        data_preprocessor: The student's, where its own config has none. mmengine's
+        data_preprocessor: Used if the student's config sets none. mmengine's
             Runner puts a config's top-level ``data_preprocessor`` here.
         sources: Configs of `kdtoolbox.distillers.Source`, for wires that need more
             than a recorder: ``[dict(type='RoIResponses')]``.
@@ -200,7 +200,7 @@ class Distiller(BaseModel):
         }
 
     def __getattr__(self, name: str) -> Any:
-        """Return the student's attribute where the distiller has none of that name.
+        """Return the student's attribute if the distiller has none of that name.
 
         Hooks and other tools look for parts and methods of a plain model, such as
         ``bbox_head`` and ``set_epoch``.
@@ -221,7 +221,7 @@ class Distiller(BaseModel):
     def _load_from_state_dict(
         self, state_dict: dict[str, Tensor], prefix: str, *args: Any
     ) -> None:
-        """Load a plain checkpoint, as from an inherited ``load_from``, as student."""
+        """Load a plain checkpoint, for example of ``load_from``, into the student."""
         if not any(key.startswith(f'{prefix}student.') for key in state_dict):
             for key in self.student.state_dict():
                 if prefix + key in state_dict:
@@ -246,7 +246,7 @@ def _check_sides(recorders: Recorders) -> Recorders:
 
 
 def _note_ignored_label(student: Any, data_samples: Sequence) -> None:
-    """Write the label that a segmentor's head ignores into its samples."""
+    """Write the ignored label of a segmentor's head into its samples."""
     head: Any = getattr(student, 'decode_head', None)
     head = head[-1] if isinstance(head, nn.ModuleList) else head
     if hasattr(head, 'ignore_index'):
@@ -258,7 +258,7 @@ def _merge(task: Mapping[str, Any], distilled: Mapping[str, Tensor]) -> dict[str
     clash = task.keys() & distilled.keys()
     if clash:
         raise ValueError(
-            f'model.losses: the student has losses named {sorted(clash)} itself; '
+            f'model.losses: the student already has losses named {sorted(clash)}; '
             'choose other names'
         )
     return {**task, **distilled}

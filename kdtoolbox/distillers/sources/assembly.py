@@ -19,8 +19,8 @@ def build_sources(configs: Sequence[dict]) -> list[Source]:
     """Build the sources of ``model.sources`` in their order.
 
     Raises:
-        ValueError: If this is no list, a type is no source or occurs twice, an earlier
-            source is missing, or a source refuses its arguments.
+        ValueError: If ``configs`` is no list, a type is not a source or occurs twice,
+            a required source is not earlier, or a source rejects its arguments.
         TypeError: If a source has an unknown argument.
     """
     if not isinstance(configs, list | tuple):
@@ -56,7 +56,7 @@ def _source_class(config: Any, where: str) -> type[Source]:
     if not issubclass(kind, Source):
         known = [k for k, v in MODELS.module_dict.items() if issubclass(v, Source)]
         raise ValueError(
-            f'{where}: {kind.__name__} is no source of wires'
+            f'{where}: {kind.__name__} is not a source of wires'
             f'{did_you_mean(kind.__name__, known)}'
         )
     return kind
@@ -88,7 +88,7 @@ def connect_sources(
         read: The wires that connectors and losses read.
 
     Raises:
-        ValueError: If a source refuses the models, a recorder matches no module, or two
+        ValueError: If a source rejects the models, a recorder matches no module, or two
             recorders or wires have one name.
     """
     owners: dict[str, Source | None] = dict.fromkeys(_wires_of(recorders))
@@ -117,7 +117,7 @@ def _wires_of(recorders: Mapping[str, Iterable[str]]) -> list[str]:
 def _claim(
     owners: dict[str, Source | None], source: Source, wires: Iterable[str]
 ) -> None:
-    """Note the owner of wires; raise ValueError if a wire has another one.
+    """Record the owner of each wire; raise ValueError if another source owns it.
 
     Args:
         owners: The source that makes each wire, None for a recorder of the config.

@@ -29,9 +29,9 @@ PATHS = dict(cross=('student', 'teacher'), back=('teacher', 'student'))
 class BridgedRoIs(Source):
     """Run each detector's box head on the other detector's features.
 
-    Features are alike if the rest of a network computes the same from them. Learned
-    bridges map the levels from which RoIs are cut to the other detector. Its RoI
-    extractor and box head then run on the R RoIs of `RoIResponses`, which has to stand
+    Features count as alike if the rest of a network computes the same from them.
+    Learned bridges map the levels of one detector to those of the other. The other's
+    RoI extractor and box head then run on the R RoIs of `RoIResponses`, which must be
     earlier in the list. The wires:
 
     - ``cross.roi_cls`` and ``cross.roi_reg``: the teacher's head on the student's
@@ -66,7 +66,7 @@ class BridgedRoIs(Source):
         self._paths = list(bridges)
 
     def record(self, models: Models) -> Recorders:
-        """Record the levels from which the student's RoIs are cut."""
+        """Record the levels that the student's RoI extractor reads."""
         return dict(student=dict(roi_levels=levels_of(models.student)))
 
     def connect(
@@ -121,8 +121,8 @@ class BridgedRoIs(Source):
         )
         if found != wanted:
             raise ValueError(
-                f'{where}: gives levels {found}, the {PATHS[path][1]} reads {wanted}; '
-                f'set out_channels={wanted[0][1]}, and choose detectors whose RoI '
-                'extractors have the same strides'
+                f'{where}: returns levels {found}, the {PATHS[path][1]} reads '
+                f'{wanted}; set out_channels={wanted[0][1]}, and choose detectors '
+                'whose RoI extractors have the same strides'
             )
         return bridged

@@ -80,7 +80,7 @@ class ObjectQueries(Source):
         queries = {key: teacher[key] for key in _QUERY_ARGUMENTS if key in teacher}
         arguments = {**student, **queries}
         if 'self_attn_mask' in arguments:
-            # It separates the student's denoising queries, which are not passed here.
+            # The mask separates denoising queries, which this pass leaves out.
             arguments['self_attn_mask'] = None
         states = models.student.decoder(**arguments)
         start = queries['reference_points']

@@ -256,7 +256,10 @@ def test_another_path_is_refused(toy: Toy) -> None:
 @pytest.mark.parametrize(
     ('config', 'message'),
     [
-        (bridge(8, 12), r'gives levels \[\(2, 12, .* the teacher reads .*channels=16'),
+        (
+            bridge(8, 12),
+            r'returns levels \[\(2, 12, .* the teacher reads .*channels=16',
+        ),
         (bridge(4, 16), r'expected levels of \[4, 4\] channels, the wire has \[8, 8\]'),
     ],
 )
@@ -272,7 +275,7 @@ def test_another_number_of_levels_is_refused(toy: Toy) -> None:
     extractor['featmap_strides'] = [8]
     cross = bridge(8, 16, in_channels=8)
     distiller = fcfd(toy, student, bridges=dict(BRIDGES, cross=cross))
-    message = r'sources\[1\]\.bridges\.cross: gives levels .* the same strides'
+    message = r'sources\[1\]\.bridges\.cross: returns levels .* the same strides'
     with pytest.raises(ValueError, match=message):
         loss_of(distiller, toy.det_data())
 

@@ -182,7 +182,7 @@ def test_pre_activations_keep_the_records_of_other_sources(toy: Toy, step: int) 
         (
             [dict(type='KDLoss')],
             ValueError,
-            r'sources\[0\]: KDLoss is no source of wires',
+            r'sources\[0\]: KDLoss is not a source of wires',
         ),
         (
             dict(type='RoIResponses'),

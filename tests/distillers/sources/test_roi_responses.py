@@ -350,7 +350,7 @@ def test_other_roi_heads_are_refused(toy: Toy, side: str) -> None:
         pair = (config, None) if side == 'student' else (toy.faster_rcnn(), config)
         roi(toy, pair[0], teacher=pair[1])
 
-    message = rf'model\.{side}: .*CascadeRoIHead, ModuleList, where `loss` is not'
+    message = rf'model\.{side}: .*CascadeRoIHead, ModuleList, where `loss` differs from'
     with pytest.raises(ValueError, match=message):
         build(cascade(toy))
     with pytest.raises(ValueError, match=rf'model\.{side}: .* got GFL, NoneType'):
