@@ -65,7 +65,7 @@ class ExportStudentHook(Hook):
         """Keep a reference to the content until the name of its file is known."""
         # The dict itself and not a copy, since later hooks may change it.
         self._saved = checkpoint
-        # The student of this checkpoint is not written yet, so the next one names it.
+        # This checkpoint's student is not written yet; the next checkpoint lists it.
         names = sorted(path.name for path in self._written.values())
         checkpoint['message_hub']['runtime_info'][_NOTE] = names
         checkpoint['message_hub']['resumed_keys'][_NOTE] = True

@@ -23,7 +23,7 @@ class MissedValidationHook(Hook):
     this hook to every run, after all others.
     """
 
-    # All other hooks have to prepare the run, or to finish a validation, before.
+    # Runs after all other hooks have prepared the run or finished a validation.
     priority = 'LOWEST'
 
     def before_train(self, runner: Runner) -> None:

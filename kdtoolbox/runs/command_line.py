@@ -55,8 +55,8 @@ def run_config(args: argparse.Namespace, need_teacher: bool = True) -> Config:
     """Read the config and apply the flags of ``run_parser`` to it.
 
     Paths of student and teacher become absolute. The work dir comes from the flag, else
-    from the config, else from the name of the config. Also makes mmengine read
-    checkpoints safely and replace files only as a whole, from this call on.
+    from the config, else from the name of the config. From this call on,
+    mmengine reads checkpoints safely and replaces files only as a whole.
     """
     use_safe_loaders()
     use_whole_files()
@@ -76,7 +76,7 @@ def run_config(args: argparse.Namespace, need_teacher: bool = True) -> Config:
 
 
 def _start_processes(cfg: Config) -> None:
-    """Start the process group now, as checks before the Runner already need it."""
+    """Start the process group early, for the checks that run before the Runner."""
     if not is_distributed():
         environment = cfg.get('env_cfg') or {}
         set_multi_processing(**environment.get('mp_cfg', {}), distributed=True)
@@ -87,9 +87,9 @@ def _distribute_on_cpu(cfg: Config) -> None:
     """Start gloo on the CPU; mmengine's own start needs a CUDA device."""
     if cfg.get('sync_bn'):
         raise ValueError(
-            f'sync_bn: {cfg.sync_bn!r} asks for batch norms over all processes, which '
-            'need GPUs; on a CPU add `--cfg-options sync_bn=None`, and each process '
-            'normalises over its own images'
+            f'sync_bn: {cfg.sync_bn!r} synchronises batch norms, which needs GPUs; on '
+            'a CPU add `--cfg-options sync_bn=None`, so that each process normalises '
+            'over its own images'
         )
     _wrap_for_cpu(cfg)
     if not distributed.is_initialized():
@@ -98,7 +98,7 @@ def _distribute_on_cpu(cfg: Config) -> None:
 
 
 def _wrap_for_cpu(cfg: Config) -> None:
-    """Set the model wrapper, by default mmengine's, to use no CUDA device."""
+    """Set the model wrapper to use no CUDA device; the default is mmengine's."""
     if cfg.get('model_wrapper_cfg') is None:
         cfg.model_wrapper_cfg = dict(broadcast_buffers=False)
     wrapper = cfg.model_wrapper_cfg

@@ -51,7 +51,7 @@ def check_data(runner: Runner) -> None:
             continue
         dataset = loop.dataloader.dataset
         if split == 'val':
-            # Training samples come through `SeededSampler`, which does the same.
+            # For training samples, `SeededSampler` does the same.
             dataset.__getitems__ = partial(read_samples, dataset)
         # One process is enough: its error ends the run.
         if is_main_process():

@@ -44,8 +44,8 @@ def rehearse(model: Distiller) -> None:
             images, samples = made_up_batch(copy.student)
             copy.loss(images, samples)
         except Exception as error:
-            # Our own errors begin with a config path. An overflow says nothing, as the
-            # training has other weights and images.
+            # Our own errors begin with a config path. An overflow proves
+            # nothing, because the training has other weights and images.
             is_ours = str(error).startswith('model.')
             if is_ours and not isinstance(error, NonFiniteError):
                 raise
