@@ -32,7 +32,7 @@ class Misfit:
 
     @property
     def parts(self) -> set[str]:
-        """The children of the model with missing, unexpected or misshapen keys."""
+        """The children of the model that have misfits."""
         keys = [*self.missing, *self.unexpected, *self.misshapen]
         return {key.partition('.')[0] for key in keys}
 

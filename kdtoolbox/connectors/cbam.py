@@ -1,7 +1,7 @@
 """Refine maps by channel and spatial attention (CBAM, arXiv:1807.06521).
 
-In AttnFD (arXiv:2403.05451) the learned `CBAMConnector` refines the student's maps. The
-teacher's are refined by `FixedCBAMConnector`, which has no parameters.
+In AttnFD (arXiv:2403.05451) the learned `CBAMConnector` refines the student's maps, and
+the parameter-free `FixedCBAMConnector` refines the teacher's.
 """
 
 import math

@@ -8,7 +8,7 @@ def inherit(student: nn.Module, teacher: nn.Module) -> dict[str, int]:
     """Copy each part of the teacher whose tensors all fit, except the backbone.
 
     A part is a child of the model, such as ``neck`` or ``bbox_head``. It is copied
-    completely or not at all. The log lists the copied parts, and why others were not.
+    completely or not at all. The log lists the copied and the skipped parts.
 
     Returns:
         The number of tensors of each copied part.

@@ -45,7 +45,7 @@ def check_predictions(student: Tensor, teacher: Tensor, cure: str = SAME_HEADS) 
     """Check that the predictions of two dense heads have one shape.
 
     No connector can align predictions with different channels, because each channel
-    has a fixed meaning, such as a class.
+    has a fixed meaning.
 
     Args:
         student: A map (N, D, H, W).
