@@ -26,6 +26,8 @@ myst_enable_extensions = ['dollarmath']
 myst_heading_anchors = 3
 autodoc_member_order = 'bysource'
 autodoc_typehints = 'description'
+# Otherwise the fields of a NamedTuple are described twice.
+napoleon_use_ivar = True
 # Sphinx cannot resolve the folders that a README links to.
 suppress_warnings = ['myst.xref_missing']
 
