@@ -1,4 +1,4 @@
-"""Everything that learns or resizes between recorders and losses.
+"""Modules between recorders and losses, which project or resize maps.
 
 All modules below are imported, and the registered connectors are exported.
 """

@@ -9,10 +9,10 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
+from kdtoolbox.distillers.building import Wires
+
 STEPS = 100
 """Number of steps for which each loss and each record is watched."""
-
-Wires = dict[str, list[Tensor]]
 
 
 def trained_wires(
