@@ -24,12 +24,23 @@ def _picture(seed: int, size: Sequence[int] = SIZE) -> Image.Image:
 
 
 def _labels(seed: int, classes: int, ignored: int) -> Image.Image:
-    """Return blocks of labels, a corner of them ignored."""
+    """Return blocks of one label and blocks of noise, a corner of them ignored.
+
+    Some losses count only the pixels that the teacher classifies correctly. Noise has
+    every class, so a teacher with random weights is correct somewhere.
+    """
     rng = np.random.default_rng(seed)
-    blocks = rng.integers(0, classes, (SIZE[0] // 16, SIZE[1] // 16), dtype=np.uint8)
-    labels = blocks.repeat(16, 0).repeat(16, 1)
+    rows, columns = SIZE[0] // 16, SIZE[1] // 16
+    blocks = rng.integers(0, classes, (rows, columns), dtype=np.uint8)
+    noise = rng.integers(0, classes, SIZE, dtype=np.uint8)
+    noisy = (np.arange(rows)[:, None] + np.arange(columns)) % 2 == 1
+    labels = np.where(_enlarged(noisy), noise, _enlarged(blocks))
     labels[:32, :32] = ignored
     return Image.fromarray(labels)
+
+
+def _enlarged(blocks: np.ndarray) -> np.ndarray:
+    return blocks.repeat(16, 0).repeat(16, 1)
 
 
 def make_coco(root: Path) -> None:
