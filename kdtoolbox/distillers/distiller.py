@@ -13,6 +13,7 @@ from kdtoolbox.distillers.dense_targets import record_targets
 from kdtoolbox.distillers.finite import IMAGES, Seen, check_finite, finite_step
 from kdtoolbox.distillers.initialization import inherit
 from kdtoolbox.distillers.normalization import Renormalization
+from kdtoolbox.distillers.observing import Observer, Step
 from kdtoolbox.distillers.sources.assembly import build_sources
 from kdtoolbox.distillers.sources.source import Models, Recorders
 from kdtoolbox.distillers.wiring import Wiring
@@ -50,6 +51,8 @@ class Distiller(BaseModel):
     Attributes:
         connectors: The connectors by name.
         losses: The losses by name.
+        observers: Functions that get each `Step` before the backward pass. Add one
+            before a step and remove it afterwards, as a copy of the model copies it.
         recorders: All recorders, those of sources included.
         wiring: The `Wiring` of sources, connectors and losses.
 
@@ -89,6 +92,7 @@ class Distiller(BaseModel):
         for name, part in wiring.named_children():
             self.add_module(name, part)
         self.init_student = init_student
+        self.observers: list[Observer] = []
         recorders = _check_sides(recorders or {side: {} for side in SIDES})
         self.recorders = self.wiring.connect(self._models, recorders)
         self._to_teacher = Renormalization(
@@ -172,7 +176,11 @@ class Distiller(BaseModel):
             batch_input_shape=tuple(inputs.shape[-2:]),
             targets=targets.read(data_samples) if needs_targets else None,
         )
-        return _merge(task_losses, self.wiring(wires, context, seen))
+        losses = self.wiring(wires, context, seen)
+        for observer in self.observers:
+            made = {name: seen[f'model.connectors.{name}'] for name in self.connectors}
+            observer(Step(inputs, data_samples, wires | made, task_losses, losses))
+        return _merge(task_losses, losses)
 
     def _observe_student(
         self, inputs: Tensor, data_samples: Sequence
