@@ -10,6 +10,7 @@ FLOORS = (
     {'datasets', 'losses', 'teacher', 'visualization'},
     {'connectors', 'testing'},
     {'distillers'},
+    {'inspection'},
     {'runs'},
     {'hooks'},
 )

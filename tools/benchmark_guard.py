@@ -20,8 +20,8 @@ from kdtoolbox.configuration import load_config, resolve_paths
 from kdtoolbox.distillers import Distiller
 from kdtoolbox.distillers.finite import check_finite
 from kdtoolbox.distillers.gradients import finite_gradients
+from kdtoolbox.inspection.batches import made_up_batch
 from kdtoolbox.registry import MODELS
-from kdtoolbox.runs.rehearsal import made_up_batch
 
 GUARDS = dict(none=(), values=('values',), gradients=('gradients',))
 GUARDS['both'] = ('values', 'gradients')

@@ -9,7 +9,8 @@ import pytest
 import torch
 from mmengine.logging import MessageHub
 
-from kdtoolbox.runs.rehearsal import made_up_batch, rehearse
+from kdtoolbox.inspection.batches import made_up_batch
+from kdtoolbox.runs.rehearsal import rehearse
 
 Toy = SimpleNamespace
 CWD = dict(type='CWDLoss', student='student.fpn', teacher='teacher.fpn')

@@ -1,0 +1,1 @@
+"""Dry runs: what the models of a config compute, and what does not fit."""

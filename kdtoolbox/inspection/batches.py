@@ -1,0 +1,98 @@
+"""Make up a batch of random images with labels, to try models without data."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.structures import InstanceData, PixelData
+from torch import Tensor, nn
+
+_SIDE = 256
+"""Default side of the images in pixels."""
+
+_LARGEST = 512
+"""Largest side in pixels for segmentors, whose images are as large as their crops."""
+
+
+def made_up_batch(model: Any, side: int | None = None) -> tuple[Tensor, list]:
+    """Return random images (2, C, H, W) and samples with labels for a model.
+
+    Args:
+        model: A detector of mmdet or a segmentor of mmseg.
+        side: Height and width in pixels; None for a usual size of the model.
+    """
+    weight = next(p for p in model.parameters() if p.dim() == 4)
+    segments = hasattr(model, 'decode_head')
+    height, width = _size(model) if segments else (_SIDE, _SIDE)
+    if side is not None:
+        height = width = side
+    images = torch.randn(2, _channels(model), height, width).to(weight)
+    make = _segmented if segments else _detected
+    return images, [make(model, (height, width), weight.device) for _ in range(2)]
+
+
+def _channels(model: nn.Module) -> int:
+    """Return the channels of the images that a model reads."""
+    # The first convolution reads the images; behind a Focus, which YOLOX has, it reads
+    # the four pixels of each cell at once.
+    name, weight = next((n, p) for n, p in model.named_parameters() if p.dim() == 4)
+    parts = name.split('.')
+    above = ['.'.join(parts[:length]) for length in range(1, len(parts))]
+    focused = any(type(model.get_submodule(p)).__name__ == 'Focus' for p in above)
+    return weight.shape[1] // 4 if focused else weight.shape[1]
+
+
+def _size(student: Any) -> tuple[int, int]:
+    size = getattr(student.data_preprocessor, 'size', None) or (_SIDE, _SIDE)
+    height, width = (min(side, _LARGEST) for side in size)
+    return height, width
+
+
+def _segmented(student: Any, size: Sequence[int], device: torch.device) -> Any:
+    from mmseg.structures import SegDataSample
+
+    head: Any = student.decode_head
+    head = head[-1] if isinstance(head, nn.ModuleList) else head
+    labels = torch.randint(0, head.num_classes, (1, *size), device=device)
+    sample = SegDataSample(gt_sem_seg=PixelData(data=labels), metainfo=_meta(size))
+    sample.gt_edge_map = PixelData(data=torch.zeros_like(labels))
+    return sample
+
+
+def _detected(student: Any, size: Sequence[int], device: torch.device) -> Any:
+    from mmdet.structures import DetDataSample
+    from mmdet.structures.mask import BitmapMasks
+
+    height, width = size
+    box = [width / 4, height / 4, width * 3 / 4, height * 3 / 4]
+    mask = np.zeros((1, height, width), dtype=np.uint8)
+    mask[:, height // 4 : height * 3 // 4, width // 4 : width * 3 // 4] = 1
+    sample = DetDataSample(metainfo=_meta(size))
+    sample.gt_instances = InstanceData(
+        bboxes=torch.tensor([box], device=device),
+        labels=torch.zeros(1, dtype=torch.long, device=device),
+    )
+    # Assigners of models without masks may not support them.
+    if any('mask' in name for name, _ in student.named_modules()):
+        sample.gt_instances.masks = BitmapMasks(mask, height, width)
+    sample.ignored_instances = InstanceData(
+        bboxes=torch.zeros(0, 4, device=device),
+        labels=torch.zeros(0, dtype=torch.long, device=device),
+    )
+    if hasattr(student, 'semantic_head') or hasattr(student, 'panoptic_head'):
+        labels = torch.zeros(1, *size, dtype=torch.long, device=device)
+        sample.gt_sem_seg = PixelData(data=labels)
+    return sample
+
+
+def _meta(size: Sequence[int]) -> dict:
+    size = tuple(size)
+    return dict(
+        img_shape=size,
+        ori_shape=size,
+        pad_shape=size,
+        batch_input_shape=size,
+        scale_factor=(1.0, 1.0),
+        img_path='made up',
+    )
