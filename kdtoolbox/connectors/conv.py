@@ -16,7 +16,7 @@ class ConvConnector(nn.Module):
     Args:
         in_channels: Channels of the wire; a list creates one convolution per level, a
             number one convolution for all levels.
-        out_channels: Channels of the new wire.
+        out_channels: Channels of the new wire; a list sets those of each level.
         norm_cfg: Norm after the convolution, such as ``dict(type='BN')``.
         act_cfg: Activation after the norm, such as ``dict(type='ReLU')``.
         kernel_size: Size of the kernel, odd; the maps keep their size.
@@ -24,7 +24,7 @@ class ConvConnector(nn.Module):
             follows.
 
     Raises:
-        ValueError: If an argument is out of range.
+        ValueError: If an argument is out of range, or two lists differ in length.
 
     Example:
         >>> import torch
@@ -37,7 +37,7 @@ class ConvConnector(nn.Module):
     def __init__(
         self,
         in_channels: int | Sequence[int],
-        out_channels: int,
+        out_channels: int | Sequence[int],
         norm_cfg: dict | None = None,
         act_cfg: dict | None = None,
         kernel_size: int = 1,
@@ -50,17 +50,25 @@ class ConvConnector(nn.Module):
         check_counts('ConvConnector', odd=True, kernel_size=kernel_size)
         self.shared = isinstance(in_channels, int)
         widths = [in_channels] if isinstance(in_channels, int) else in_channels
+        targets = out_channels
+        if isinstance(targets, int):
+            targets = [targets] * len(widths)
+        elif self.shared or len(targets) != len(widths):
+            raise ValueError(
+                f'ConvConnector: out_channels={list(targets)} has one number per '
+                f'level, and in_channels={in_channels!r} not; give both for each level'
+            )
         self.convs = nn.ModuleList(
             ConvModule(
                 width,
-                out_channels,
+                target,
                 kernel_size,
                 padding=kernel_size // 2,
                 bias='auto' if bias is None else bias,
                 norm_cfg=norm_cfg,
                 act_cfg=act_cfg,
             )
-            for width in widths
+            for width, target in zip(widths, targets, strict=True)
         )
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:

@@ -20,10 +20,12 @@ class Value(NamedTuple):
     Attributes:
         shape: The shape of the tensor.
         number: The same for the same tensor, wherever it is seen.
+        trains: Whether the tensor carries a gradient, so no frozen stage made it.
     """
 
     shape: tuple[int, ...]
     number: int
+    trains: bool
 
 
 @dataclass
@@ -100,7 +102,7 @@ def outline(model: nn.Module, side: int | None = None) -> Outline:
         >>> [value.shape[2:] for value in neck.outputs]
         [(16, 16), (8, 8), (4, 4), (2, 2), (1, 1)]
     """
-    with torch.random.fork_rng(), first_iteration(), torch.no_grad():
+    with torch.random.fork_rng(), first_iteration(), torch.enable_grad():
         torch.manual_seed(0)
         model = deepcopy(model).train()
         make_finite(model)
@@ -157,7 +159,8 @@ def _see(
     for values, seen in ((layer.inputs, [args, kwargs]), (layer.outputs, output)):
         for tensor in tensors_in(seen):
             alive[id(tensor)] = tensor
-            values.append(Value(tuple(tensor.shape), id(tensor)))
+            trains = tensor.requires_grad
+            values.append(Value(tuple(tensor.shape), id(tensor), trains))
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

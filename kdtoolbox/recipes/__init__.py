@@ -1,0 +1,1 @@
+"""Recipes: the shipped methods, and new recipes made from two models."""

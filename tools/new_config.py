@@ -1,0 +1,118 @@
+"""Write a recipe that distils one model of mmdet or mmseg from another.
+
+Losses, connectors and numbers come from the shipped recipe of the method whose models
+are most like the two; layers, channels and levels from a forward of both on random
+images.
+"""
+
+import argparse
+from pathlib import Path
+
+from mmengine.registry import MODELS, init_default_scope
+from rich.console import Console
+
+from kdtoolbox.checkpoints.writing import write_whole
+from kdtoolbox.configuration import load_config
+from kdtoolbox.recipes.making import make_recipe
+from kdtoolbox.runs.rehearsal import rehearse
+
+console = Console(soft_wrap=True)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--student', help="the student's config: file or package::path")
+    parser.add_argument('--teacher', help="the teacher's config: file or package::path")
+    parser.add_argument(
+        '--teacher-checkpoint',
+        metavar='F',
+        help="the teacher's weights, a path or https URL; by default those that its "
+        'library publishes for a package::path',
+    )
+    parser.add_argument('--method', metavar='NAME', help='see --list')
+    parser.add_argument(
+        '--at',
+        metavar='PLACE',
+        help='where features are compared: neck, backbone, head, a module path, or '
+        'STUDENT_PATH,TEACHER_PATH',
+    )
+    parser.add_argument(
+        '-o', '--out', help='the new file; <method>_<teacher>_<student>.py by default'
+    )
+    parser.add_argument(
+        '--list', action='store_true', help='show each method in one line'
+    )
+    args = parser.parse_args()
+    missing = [f'--{n}' for n in ('student', 'teacher', 'method') if not vars(args)[n]]
+    if not args.list and missing:
+        parser.error(f'{" and ".join(missing)} missing; --list shows the methods')
+    return args
+
+
+def output_of(args: argparse.Namespace) -> Path:
+    """Return the path of the new file.
+
+    Raises:
+        ValueError: If it exists, or is no Python file.
+    """
+    stems = [
+        Path(name.rpartition('::')[2]).stem for name in (args.teacher, args.student)
+    ]
+    path = Path(args.out or f'{args.method}_{stems[0]}_{stems[1]}.py')
+    if path.suffix != '.py':
+        raise ValueError(f'--out {path}: a recipe is a .py file; name one')
+    if path.exists():
+        raise ValueError(f'--out {path} exists; name another file or remove it')
+    return path
+
+
+def check(path: Path) -> None:
+    """Build the distillation of a recipe and try its losses on random images.
+
+    Raises:
+        ValueError: If the recipe does not fit the models.
+    """
+    cfg = load_config(path)
+    init_default_scope(cfg.get('default_scope') or 'mmengine')
+    cfg.model.teacher.update(checkpoint=None, allow_random=True)
+    rehearse(MODELS.build(cfg.model))
+
+
+def write_checked(text: str, path: Path) -> None:
+    """Write a recipe, and remove it again if its losses do not work.
+
+    Raises:
+        ValueError: If the recipe does not fit the models.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with write_whole(path) as file:
+        file.write(text.encode())
+    try:
+        check(path)
+    except Exception:
+        path.unlink()
+        raise
+
+
+def main() -> None:
+    args = parse_args()
+    if args.list:
+        from kdtoolbox.recipes.catalogue import print_methods
+
+        print_methods(console)
+        return
+    path = output_of(args)
+    text = make_recipe(
+        args.method,
+        args.student,
+        args.teacher,
+        args.teacher_checkpoint,
+        args.at,
+        path.parent,
+    )
+    write_checked(text, path)
+    console.print(f'{path} written; see it with: tools/inspect_config.py {path}')
+
+
+if __name__ == '__main__':
+    main()
