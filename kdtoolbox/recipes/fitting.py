@@ -1,6 +1,7 @@
 """Fit the records, connectors and losses of a shipped recipe to two other models."""
 
 import copy
+import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
@@ -9,7 +10,7 @@ import torch
 
 from kdtoolbox.distillers.building import build_section, connector_wires, loss_wires
 from kdtoolbox.distillers.graph import running_order
-from kdtoolbox.recipes.places import places
+from kdtoolbox.recipes.places import is_logits, places
 from kdtoolbox.recipes.sides import Side
 from kdtoolbox.recipes.templates import Template, class_of, kinds_of
 
@@ -75,7 +76,7 @@ def _record(
     at: str | None,
 ) -> None:
     """Place the recorders; drop the losses that read a missing auxiliary head."""
-    feature_wires = set(_feature_wires(fitted))
+    movable = _movable(fitted, recorders)
     sides = dict(student=student, teacher=teacher)
     for name in dict.fromkeys(n for side in sides for n in recorders.get(side, {})):
         own = {side: recorders[side][name] for side in sides if name in recorders[side]}
@@ -85,13 +86,25 @@ def _record(
         ):
             _drop(fitted, name)
             continue
-        is_feature = {f'{side}.{name}' for side in own} <= feature_wires
-        found = places(pair, student, teacher, at if is_feature else None)
+        found = places(pair, student, teacher, at if name in movable else None)
         for side, recorder in zip(sides, found, strict=True):
             if side in own:
                 fitted.recorders[side][name] = recorder
                 values = sides[side].values(recorder)
                 fitted.shapes[f'{side}.{name}'] = [value.shape for value in values]
+
+
+def _movable(fitted: Fitted, recorders: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """Return the records that ``--at`` moves: features, or logits if there are none."""
+    wires = set(_feature_wires(fitted))
+    records = {
+        name: path
+        for side, named in recorders.items()
+        for name, path in named.items()
+        if f'{side}.{name}' in wires
+    }
+    features = {name for name, path in records.items() if not is_logits(path)}
+    return features or set(records)
 
 
 def _drop(fitted: Fitted, record: str) -> None:
@@ -197,9 +210,14 @@ def _fit_connector(name: str, fitted: Fitted) -> None:
         config['channels'] = goals[0]
         if widths != goals and len(widths) == len(goals):
             config['input'] = _project(config['input'], widths, goals, fitted)
-    if 'num_levels' in config:
-        config['num_levels'] = len(inputs)
+    _set_levels(config, len(inputs))
     fitted.shapes[name] = _output_shapes(name, fitted)
+
+
+def _set_levels(config: dict[str, Any], count: int) -> None:
+    known = inspect.signature(class_of(config)).parameters
+    if 'num_levels' in config or ('num_levels' in known and count > 1):
+        config['num_levels'] = count
 
 
 def _outputs(given: Any, goals: list[int], name: str, fitted: Fitted) -> Any:
@@ -328,10 +346,13 @@ def _align_sizes(loss: dict[str, Any], key: str, partner: str, fitted: Fitted) -
     )
     if own == other or len(own) != len(other):
         return
+    config = dict(type='ResizeConnector', input=loss[key], like=partner)
+    for name, made in fitted.connectors.items():
+        if made == config:
+            loss[key] = name
+            return
     name = _free('resized', fitted)
-    fitted.connectors[name] = dict(
-        type='ResizeConnector', input=loss[key], like=partner
-    )
+    fitted.connectors[name] = config
     fitted.shapes[name] = _output_shapes(name, fitted)
     loss[key] = name
 
@@ -349,8 +370,8 @@ def _fit_loss(loss: dict[str, Any], fitted: Fitted, student: Side) -> None:
             loss[key] = numbers if isinstance(loss[key], list) else numbers[0]
     if 'features' in loss:
         loss['student_channels'] = fitted.shapes[loss['features']][0][1]
-    if 'num_levels' in loss and own:
-        loss['num_levels'] = len(own)
+    if own:
+        _set_levels(loss, len(own))
     if 'num_classes' in loss:
         loss['num_classes'] = classes_of(student)
     if 'level_weights' in loss and own:

@@ -47,8 +47,8 @@ def make_recipe(
         ValueError: If the method does not fit the two models.
     """
     pair = Side('student', student), Side('teacher', teacher)
-    template = closest_template(method, *pair)
-    fitted, moved = _fit(template, *pair, at)
+    template = closest_template(method, *pair, at)
+    fitted, moved_to = _fit(template, *pair, at)
     weights = checkpoint or published_weights(teacher)
     if weights and '://' not in weights:
         weights = reference(weights, folder)
@@ -56,8 +56,11 @@ def make_recipe(
         f'{method}: {_stem(student)} learns from {_stem(teacher)}.',
         f'Made by tools/new_config.py; numbers of {method}/{template.path.name}.',
     ]
-    if moved:
-        comments.append(f'The shipped recipe compares other layers, which {moved}.')
+    if moved_to:
+        comments.append(
+            'These models have no layers like those that the shipped recipe compares; '
+            f'as --at {moved_to}.'
+        )
     if weights is None:
         comments.append("Set `checkpoint` to the teacher's weights.")
     base = class_base if _has_classes(pair[0].config) else text_base
@@ -73,7 +76,7 @@ def make_recipe(
 def _fit(
     template: Template, student: Side, teacher: Side, at: str | None
 ) -> tuple[Fitted, str]:
-    """Return the fitted sections, and which side lacks the recipe's own layers.
+    """Return the fitted sections, and where features are compared instead.
 
     If a model has no layer like those of the recipe, features are compared before the
     classifier of a segmentor, or on the neck of a detector.
@@ -85,7 +88,7 @@ def _fit(
             raise
         place = 'head' if student.family == 'segmentor' else 'neck'
         try:
-            return fit(template, student, teacher, place), 'these models do not have'
+            return fit(template, student, teacher, place), place
         except ValueError:
             pass
         raise

@@ -52,6 +52,16 @@ def places(paths: Places, student: Side, teacher: Side, at: str | None) -> Place
     return _one(role, paths[0], student), _one(role, paths[1], teacher)
 
 
+def is_logits(recorder: Any) -> bool:
+    """Return whether a recorder of a shipped recipe records logits or boxes."""
+    return _role(recorder) in ('logits', 'dense classes', 'dense boxes')
+
+
+def is_at(recorder: Any, at: str) -> bool:
+    """Return whether a recorder of a shipped recipe is at a place of ``--at``."""
+    return _role(recorder) == AT.get(at)
+
+
 def _is_segmentor(side: Side) -> bool:
     return side.family in ('segmentor', 'mask')
 

@@ -12,6 +12,7 @@ from torch import nn
 from kdtoolbox.configuration import load_config
 from kdtoolbox.distillers.building import find_class, loss_wires
 from kdtoolbox.losses.examples import examples_of
+from kdtoolbox.recipes.places import is_at
 from kdtoolbox.recipes.sides import FAMILIES, Side, family_of
 
 _PACKAGE = Path(__file__).parents[1]
@@ -146,7 +147,9 @@ def templates_of(method: str) -> Iterator[Template]:
             yield Template(path, config)
 
 
-def closest_template(method: str, student: Side, teacher: Side) -> Template:
+def closest_template(
+    method: str, student: Side, teacher: Side, at: str | None = None
+) -> Template:
     """Return the recipe of a method whose models are most like two others.
 
     Raises:
@@ -170,11 +173,17 @@ def closest_template(method: str, student: Side, teacher: Side) -> Template:
             template.family == student.family,
             other.get('type') == own.get('type'),
             _head(other) == _head(own),
+            at is not None and any(is_at(path, at) for path in _recorders(template)),
             not template.model.get('connectors'),
             -len(template.model.losses),
         )
 
     return max(needed, key=likeness)
+
+
+def _recorders(template: Template) -> list[Any]:
+    sides = (template.model.get('recorders') or {}).values()
+    return [recorder for named in sides for recorder in named.values()]
 
 
 def _head(model: Any) -> Any:

@@ -50,7 +50,7 @@ def _text(
     lines = [*(f'# {line}' for line in comments), base]
     recorders: Any = fitted.recorders
     if own and own == other:
-        lines.append(f'layers = {_code(own, 0, density)}')
+        lines.append(f'layers = {_code(own, 0, density, lead=9)}')
         recorders = dict(student=_Name('layers'), teacher=_Name('layers'))
     model: dict[str, Any] = dict(_delete_=True) if is_text else {}
     model |= dict(type='kdtoolbox.Distiller', student=_Name(student), teacher=teacher)
@@ -62,7 +62,7 @@ def _text(
     ):
         if value:
             model[key] = value
-    lines += ['', f'model = {_code(model, 0, density, broken=True)}']
+    lines += ['', f'model = {_code(model, 0, density, lead=8, broken=True)}']
     lines += [f'{name} = {value}' for name, value in further.items()]
     return '\n'.join([*lines, ''])
 
@@ -76,7 +76,9 @@ class _Name(str):
         return str(self)
 
 
-def _code(value: Any, indent: int, density: int, broken: bool = False) -> str:
+def _code(
+    value: Any, indent: int, density: int, lead: int, broken: bool = False
+) -> str:
     """Return the code of a value: on one line if it fits, else an item per line.
 
     Args:
@@ -84,13 +86,13 @@ def _code(value: Any, indent: int, density: int, broken: bool = False) -> str:
         indent: Spaces in front of the line.
         density: 0 for an item per line; 1 for as many short items as fit; 2 for a
             connector, loss or source without further structure.
+        lead: Characters that stand before the value on its line.
         broken: Put each item on a line, even if all fit on one.
     """
     text = _flat(value)
     if not isinstance(value, Mapping | list) or not value:
         return text
-    # A few more characters stand before the value on its line.
-    if not broken and indent + len(text) + 20 <= _WIDTH:
+    if not broken and indent + lead + len(text) < _WIDTH:
         return text
     opening, closing = ('dict(', ')') if isinstance(value, Mapping) else ('[', ']')
     if density == 2 and not broken:
@@ -115,7 +117,7 @@ def _wrapped(key: str, value: Any, indent: int) -> list[str]:
 def _lines(value: Any, indent: int, density: int, one_each: bool) -> list[str]:
     lines: list[str] = []
     for key, item in _items(value):
-        code = _code(item, indent, density)
+        code = _code(item, indent, density, lead=len(key) + 1)
         part = f'{key}={code},' if key else f'{code},'
         joined = f'{lines[-1]} {part}' if lines else ''
         if one_each or not lines or '\n' in joined or len(joined) > _WIDTH:
