@@ -147,3 +147,59 @@ def test_negative_progress_is_refused(arguments: dict) -> None:
     # to 0.
     with pytest.raises(ValueError, match='LossWeightHook'):
         LossWeightHook('loss_cwd', **arguments)
+
+
+def test_phases_of_a_schedule_set_the_weights_of_a_run(
+    toy: Toy, make_runner: Callable
+) -> None:
+    schedule = [
+        dict(kind='linear', end=2, start=0.5, stop=1.0),
+        dict(kind='step', milestones=[3], gamma=0.5, end=4),
+        dict(kind='stop', begin=5),
+    ]
+    watch = run(toy, make_runner, ITERATIONS, dict(schedule=schedule))
+    assert shares(watch) == [0.5, 0.75, 1, 0.5, 0.5, 0]
+    assert watch.ran == [True] * 5 + [False]
+
+
+def test_a_schedule_by_epoch_resumes_exactly(
+    toy: Toy, make_runner: Callable, tmp_path: Path
+) -> None:
+    hook = dict(schedule=[dict(kind='cosine', end=3, stop=0.2)], by_epoch=True)
+    whole = run(toy, make_runner, EPOCHS, hook, work_dir=str(tmp_path / 'whole'))
+    parts: list[float] = []
+    for epochs in (1, 3):
+        cfg = dict(by_epoch=True, max_epochs=epochs)
+        parts += run(toy, make_runner, cfg, hook, resume=epochs > 1).weights
+    assert parts == whole.weights
+    assert len(set(parts)) == 3
+
+
+def test_the_current_weight_is_shown(toy: Toy, make_runner: Callable) -> None:
+    runner = make_runner(toy.distiller(toy.gfl()), train_cfg=dict(ITERATIONS))
+    runner.register_custom_hooks([LossWeightHook('loss_cwd', warmup=6)])
+    runner.train()
+    shown = runner.message_hub.get_scalar('train/weight/loss_cwd')
+    # The log shows the mean of the last iterations.
+    assert shown.mean(6) == runner.model.losses['loss_cwd'].loss_weight
+
+
+def test_two_hooks_of_one_loss_are_refused(toy: Toy, make_runner: Callable) -> None:
+    runner = make_runner(toy.distiller(toy.gfl()), train_cfg=dict(ITERATIONS))
+    hooks = [LossWeightHook('loss_cwd', warmup=2), LossWeightHook('loss_cwd')]
+    runner.register_custom_hooks(hooks)
+    with pytest.raises(ValueError, match=r"2 LossWeightHooks.*'loss_cwd'.*schedule="):
+        runner.train()
+
+
+def test_a_schedule_beside_the_short_form_is_refused() -> None:
+    schedule = [dict(kind='stop', begin=3)]
+    for short in (dict(warmup=2), dict(stop_after=5)):
+        with pytest.raises(ValueError, match='beside warmup or stop_after'):
+            LossWeightHook('loss_cwd', schedule=schedule, **short)
+
+
+def test_errors_of_a_schedule_name_hook_and_phase() -> None:
+    phases = [dict(kind='linear', end=5), dict(kind='stop', begin=3)]
+    with pytest.raises(ValueError, match=r"'loss_cwd': schedule\[1\] begins at 3"):
+        LossWeightHook('loss_cwd', schedule=phases)
