@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kdtoolbox.distillers.building import (
+    Sides,
     Wires,
     build_section,
     connector_wires,
@@ -41,6 +42,8 @@ class Wiring(nn.Module):
     Attributes:
         connections: The wires that each connector reads.
         comparisons: The wires that each loss reads.
+        sides: The models that each wire of a recorder or source depends on; known
+            after `connect`.
 
     Raises:
         ValueError: If an entry lacks a wire, or connectors read each other in a circle.
@@ -73,6 +76,7 @@ class Wiring(nn.Module):
             for name, part in source.named_children():
                 self._add_part(source, name, part)
         self._order = running_order(self.connections)
+        self.sides: Sides = {}
         self.watch = Watch({})
 
     def _add_part(self, source: Source, name: str, part: nn.Module) -> None:
@@ -99,6 +103,7 @@ class Wiring(nn.Module):
         }
         recorders, sides = connect_sources(self.sources, models, recorders, read)
         check_wiring(sides, *sections)
+        self.sides = sides
         self.watch = Watch(trained_wires(sides, *sections))
         return recorders
 

@@ -4,6 +4,7 @@ from kdtoolbox.hooks.best_checkpoint import BestCheckpointHook
 from kdtoolbox.hooks.export_student import ExportStudentHook
 from kdtoolbox.hooks.finite_weights import FiniteWeightsHook
 from kdtoolbox.hooks.fitting_resume import FittingResumeHook
+from kdtoolbox.hooks.loss_balance import LossBalanceHook
 from kdtoolbox.hooks.loss_weight import LossWeightHook
 from kdtoolbox.hooks.missed_validation import MissedValidationHook
 from kdtoolbox.hooks.readable_checkpoint import ReadableCheckpointHook
@@ -16,6 +17,7 @@ __all__ = [
     'ExportStudentHook',
     'FittingResumeHook',
     'FiniteWeightsHook',
+    'LossBalanceHook',
     'LossWeightHook',
     'MissedValidationHook',
     'ReadableCheckpointHook',
