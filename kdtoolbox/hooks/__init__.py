@@ -1,4 +1,4 @@
-"""mmengine hooks: student export, loss schedule, checks of weights, exact resuming."""
+"""mmengine hooks: student export, loss weights, checks of weights, exact resuming."""
 
 from kdtoolbox.hooks.best_checkpoint import BestCheckpointHook
 from kdtoolbox.hooks.export_student import ExportStudentHook

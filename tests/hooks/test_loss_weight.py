@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,6 +8,7 @@ import pytest
 from mmengine.hooks import Hook
 
 from kdtoolbox.hooks import LossWeightHook
+from kdtoolbox.registry import HOOKS
 
 Toy = SimpleNamespace
 WEIGHT = 2.0
@@ -203,3 +205,14 @@ def test_errors_of_a_schedule_name_hook_and_phase() -> None:
     phases = [dict(kind='linear', end=5), dict(kind='stop', begin=3)]
     with pytest.raises(ValueError, match=r"'loss_cwd': schedule\[1\] begins at 3"):
         LossWeightHook('loss_cwd', schedule=phases)
+
+
+def test_the_hooks_of_the_page_can_be_built() -> None:
+    page = Path(__file__).parents[2] / 'docs/weights.md'
+    found: list[str] = []
+    for block in re.findall(r'```python\n(.*?)```', page.read_text(), re.DOTALL):
+        config: dict[str, Any] = {}
+        exec(block, config)  # noqa: S102 - our own page
+        hooks = [HOOKS.build(hook) for hook in config.get('custom_hooks', [])]
+        found += [type(hook).__name__ for hook in hooks]
+    assert found == ['LossWeightHook', 'LossWeightHook', 'LossBalanceHook']
