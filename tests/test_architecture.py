@@ -11,6 +11,7 @@ FLOORS = (
     {'connectors', 'testing'},
     {'distillers'},
     {'inspection'},
+    {'recipes'},
     {'runs'},
     {'hooks'},
 )

@@ -13,7 +13,12 @@ from rich.console import Console
 
 from kdtoolbox.checkpoints.writing import write_whole
 from kdtoolbox.configuration import load_config
-from kdtoolbox.recipes.making import make_recipe
+from kdtoolbox.runs.pair_arguments import (
+    add_pair_arguments,
+    check_pair,
+    name_of,
+    recipe_of,
+)
 from kdtoolbox.runs.rehearsal import rehearse
 
 console = Console(soft_wrap=True)
@@ -21,21 +26,7 @@ console = Console(soft_wrap=True)
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--student', help="the student's config: file or package::path")
-    parser.add_argument('--teacher', help="the teacher's config: file or package::path")
-    parser.add_argument(
-        '--teacher-checkpoint',
-        metavar='F',
-        help="the teacher's weights, a path or https URL; by default those that its "
-        'library publishes for a package::path',
-    )
-    parser.add_argument('--method', metavar='NAME', help='see --list')
-    parser.add_argument(
-        '--at',
-        metavar='PLACE',
-        help='where features are compared: neck, backbone, head, a module path, or '
-        'STUDENT_PATH,TEACHER_PATH',
-    )
+    add_pair_arguments(parser)
     parser.add_argument(
         '-o', '--out', help='the new file; <method>_<teacher>_<student>.py by default'
     )
@@ -43,9 +34,8 @@ def parse_args() -> argparse.Namespace:
         '--list', action='store_true', help='show each method in one line'
     )
     args = parser.parse_args()
-    missing = [f'--{n}' for n in ('student', 'teacher', 'method') if not vars(args)[n]]
-    if not args.list and missing:
-        parser.error(f'{" and ".join(missing)} missing; --list shows the methods')
+    if not args.list:
+        check_pair(parser, args)
     return args
 
 
@@ -55,10 +45,7 @@ def output_of(args: argparse.Namespace) -> Path:
     Raises:
         ValueError: If it exists, or is no Python file.
     """
-    stems = [
-        Path(name.rpartition('::')[2]).stem for name in (args.teacher, args.student)
-    ]
-    path = Path(args.out or f'{args.method}_{stems[0]}_{stems[1]}.py')
+    path = Path(args.out or f'{name_of(args)}.py')
     if path.suffix != '.py':
         raise ValueError(f'--out {path}: a recipe is a .py file; name one')
     if path.exists():
@@ -102,14 +89,7 @@ def main() -> None:
         print_methods(console)
         return
     path = output_of(args)
-    text = make_recipe(
-        args.method,
-        args.student,
-        args.teacher,
-        args.teacher_checkpoint,
-        args.at,
-        path.parent,
-    )
+    text = recipe_of(args, path.parent)
     write_checked(text, path)
     console.print(f'{path} written; see it with: tools/inspect_config.py {path}')
 
