@@ -12,7 +12,7 @@ from mmengine.registry import MODELS, init_default_scope
 from rich.console import Console
 
 from kdtoolbox.checkpoints.writing import write_whole
-from kdtoolbox.configuration import load_config
+from kdtoolbox.configuration import load_config, resolve_paths
 from kdtoolbox.runs.pair_arguments import (
     add_pair_arguments,
     check_pair,
@@ -57,9 +57,11 @@ def check(path: Path) -> None:
     """Build the distillation of a recipe and try its losses on random images.
 
     Raises:
-        ValueError: If the recipe does not fit the models.
+        ValueError: If the recipe does not fit the models, or the teacher's weights do
+            not exist.
     """
     cfg = load_config(path)
+    resolve_paths(cfg)
     init_default_scope(cfg.get('default_scope') or 'mmengine')
     cfg.model.teacher.update(checkpoint=None, allow_random=True)
     rehearse(MODELS.build(cfg.model))

@@ -150,9 +150,10 @@ def reference(source: str, folder: Path) -> str:
     """
     if '::' in source:
         return source
-    path = os.path.abspath(source)
-    near = os.path.relpath(path, folder)
-    return path if near.startswith('../../../') else near
+    path, start = os.path.abspath(source), os.path.abspath(folder)
+    near = os.path.relpath(path, start)
+    is_near = os.path.commonpath([path, start]) != os.path.sep
+    return near if is_near and not near.startswith('../../../') else path
 
 
 def text_base(source: str, folder: Path) -> str:
