@@ -1,6 +1,7 @@
-"""Measure the cost of the losses, and of checking their numbers for NaN and Inf.
+"""Measure the cost of the losses, of whole steps, and of the checks for NaN and Inf.
 
     python tools/benchmark.py losses [--only FGDLoss MGDLoss] [--write docs/losses.md]
+    python tools/benchmark.py steps [--only det_pkd] [--write docs/costs.md]
     python tools/benchmark.py guard [configs/fgd/fgd_fpn_gfl_r101_gfl_r50_1x_coco.py]
 
 `losses` runs each loss on the CPU through the Distiller's own code, on random inputs of
@@ -10,6 +11,10 @@ the two run in turn. Memory is the peak of torch's allocator during the pass bey
 it held before, from the allocations and releases in the profiler. It contains the
 gradient of the student's maps, which every loss computes. Workspaces of the libraries
 below torch are not visible.
+
+`steps` trains the recipes of DigitScenes and their students alone, in turn, and
+compares the times of a step. With `--costs configs/costs.json`, `losses` and `steps`
+update the file that the catalogue of methods reads.
 
 `guard` trains a recipe on random images of 256 x 256 pixels on the CPU, with a teacher
 of random weights. It runs steps in turn that check nothing, the values of the forward
@@ -29,7 +34,8 @@ from typing import Any
 import torch
 from benchmark_guard import measure_guard
 from benchmark_inputs import Scene, Wires, make_scene, sizes_of, wire_names
-from benchmark_report import Result, page, show, write
+from benchmark_report import Result, note, page, show, write
+from benchmark_steps import measure_steps, recipes
 from benchmark_timing import Step, peak_bytes, ratio_of, seconds_of
 from rich.console import Console
 
@@ -172,23 +178,29 @@ def parse_args() -> argparse.Namespace:
     losses = commands.add_parser('losses', help='time and memory of the losses')
     losses.set_defaults(run=measure_losses)
     option = losses.add_argument
-    option('--only', nargs='+', metavar='LOSS', help='measure these losses alone')
     option('--size', nargs=2, type=int, default=[800, 1333], metavar=('H', 'W'))
     option('--strides', nargs='+', type=int, default=[8, 16, 32, 64, 128])
     option('--channels', type=int, default=256)
     option('--images', type=int, default=2)
     option('--boxes', type=int, default=20, help='of each image')
-    option('--write', type=Path, metavar='PAGE', help='Markdown page to write as well')
-    for command in (guard, losses):
+    steps = commands.add_parser('steps', help='time of a step with and without teacher')
+    steps.set_defaults(run=measure_steps)
+    for written, names in ((losses, loss_classes()), (steps, recipes())):
+        option = written.add_argument
+        option('--only', nargs='+', metavar='NAME', help='measure these alone')
+        option('--write', type=Path, metavar='PAGE', help='Markdown page to write')
+        option('--costs', type=Path, metavar='JSON', help='file of ratios to update')
+        written.set_defaults(names=names)
+    for command in (guard, losses, steps):
         command.add_argument('--threads', type=int, default=2)
         command.add_argument('--repeats', type=int, default=9)
     args = parser.parse_args()
     if args.run is measure_guard:
         return args
-    names = loss_classes()
-    unknown = set(args.only or []) - names.keys()
+    unknown = set(args.only or []) - set(args.names)
     if unknown:
-        parser.error(f'--only {" ".join(sorted(unknown))}: there are {sorted(names)}')
+        there = sorted(args.names)
+        parser.error(f'--only {" ".join(sorted(unknown))}: there are {there}')
     return args
 
 
@@ -211,6 +223,9 @@ def measure_losses(args: argparse.Namespace, console: Console) -> None:
     if args.write:
         write(page(results, args), args.write)
         console.print(f'{args.write} written')
+    if args.costs:
+        ratios = {x.name: x.to_plain for x in results if x.to_plain is not None}
+        note('losses', ratios, args.costs, args.threads)
 
 
 def main() -> None:

@@ -1,13 +1,16 @@
 """Show the costs of the losses; part of tools/benchmark.py."""
 
 import argparse
+import json
 import platform
 import shlex
+import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.box import SIMPLE_HEAD
@@ -15,6 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from kdtoolbox.checkpoints.writing import write_whole
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass
@@ -64,9 +69,7 @@ Time and memory of one forward and backward pass of each loss over all levels, b
   student's maps on that wire. It contains their gradient, which every loss makes.
   Workspaces inside the libraries below torch are not seen.
 
-{header}
-{rule}
-{rows}
+{table}
 """
 
 
@@ -87,22 +90,34 @@ def page(results: Iterable[Result], args: argparse.Namespace) -> str:
         f'{args.boxes} boxes each, strides {", ".join(map(str, args.strides))}, '
         f'{args.channels} channels on `fpn`, float32'
     )
-    machine = (
-        f'{time.strftime("%Y-%m-%d", time.gmtime())}, torch {torch.__version__}, '
-        f'{_processor()}, {args.threads} threads'
-    )
     return PAGE.format(
-        command=shlex.join(['python', 'tools/benchmark.py', *sys.argv[1:]]),
+        command=command(),
         maps=maps,
-        machine=machine,
-        header=_line(HEADERS),
-        rule=_line(['---', '---', *['---:'] * len(HEADERS[2:])]),
-        rows='\n'.join(_line(result.cells()) for result in results),
+        machine=machine(args.threads),
+        table=markdown(HEADERS, (result.cells() for result in results), texts=2),
     )
 
 
-def _line(cells: Iterable[str]) -> str:
-    return f'| {" | ".join(cells)} |'
+def command() -> str:
+    """Return the command line of this run."""
+    return shlex.join(['python', 'tools/benchmark.py', *sys.argv[1:]])
+
+
+def machine(threads: int) -> str:
+    """Return the day, the commit and the machine of this run in words."""
+    git = ['git', '-C', str(ROOT), 'describe', '--always', '--dirty']
+    found = subprocess.run(git, capture_output=True, text=True)
+    commit = f'commit {found.stdout.strip()}, ' if not found.returncode else ''
+    return (
+        f'{time.strftime("%Y-%m-%d", time.gmtime())}, {commit}torch '
+        f'{torch.__version__}, {_processor()}, {threads} threads'
+    )
+
+
+def markdown(headers: Sequence[str], rows: Iterable[list[str]], texts: int) -> str:
+    """Return a table of Markdown; all columns but the first `texts` are numbers."""
+    rule = [*['---'] * texts, *['---:'] * (len(headers) - texts)]
+    return '\n'.join(f'| {" | ".join(cells)} |' for cells in [headers, rule, *rows])
 
 
 def _processor() -> str:
@@ -117,3 +132,11 @@ def write(text: str, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with write_whole(target) as file:
         file.write(text.encode())
+
+
+def note(section: str, values: Mapping[str, Any], target: Path, threads: int) -> None:
+    """Write measured values into a section of a JSON file; keep its other sections."""
+    known = json.loads(target.read_text()) if target.exists() else {}
+    rounded = json.loads(json.dumps(values), parse_float=lambda x: round(float(x), 3))
+    facts = dict(command=command(), machine=machine(threads), values=rounded)
+    write(json.dumps(known | {section: facts}, indent=1) + '\n', target)

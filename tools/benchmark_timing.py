@@ -36,11 +36,14 @@ def peak_bytes(step: Step) -> int:
     return peak
 
 
-def ratio_of(times: Mapping[str, list[float]], other: str) -> float | None:
-    """Return the median ratio of a step's time to another's, None without the other.
+def ratios_of(times: Mapping[str, list[float]], other: str) -> list[float]:
+    """Return the ratios of a step's times to another's.
 
     Neighbouring runs are compared, because the load of the machine changes slowly.
     """
-    if other not in times:
-        return None
-    return median(a / b for a, b in zip(times['step'], times[other], strict=True))
+    return [a / b for a, b in zip(times['step'], times[other], strict=True)]
+
+
+def ratio_of(times: Mapping[str, list[float]], other: str) -> float | None:
+    """Return the median ratio of a step's time to another's, None without the other."""
+    return median(ratios_of(times, other)) if other in times else None

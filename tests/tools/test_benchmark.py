@@ -1,3 +1,4 @@
+import json
 import re
 import sys
 from collections.abc import Callable
@@ -14,6 +15,8 @@ sys.path.append(str(ROOT / 'tools'))
 import benchmark  # noqa: E402
 import benchmark_guard  # noqa: E402
 import benchmark_inputs  # noqa: E402
+import benchmark_report  # noqa: E402
+import benchmark_steps  # noqa: E402
 
 SIZES = dict(size=[64, 96], strides=[8, 16], channels=8, boxes=3, repeats=1)
 
@@ -113,6 +116,44 @@ def test_steps_run_in_turn_and_warm_up() -> None:
     times = benchmark.seconds_of(steps, lambda: calls.append('clear'), repeats=3)
     assert calls == ['clear', 'a', 'clear', 'b'] * 5
     assert [len(values) for values in times.values()] == [3, 3]
+
+
+def test_every_distilled_recipe_of_the_digits_has_a_student() -> None:
+    recipes = benchmark_steps.recipes()
+    assert recipes['det_pkd'] == 'det_student'
+    assert recipes['seg_cirkd'] == 'seg_student'
+    there = {path.stem for path in (ROOT / 'configs/digits').glob('*.py')}
+    alone = {stem for stem in there if stem.endswith(('_student', '_teacher'))}
+    assert recipes.keys() == there - alone
+
+
+def test_costs_keep_the_other_sections(tmp_path: Path) -> None:
+    path = tmp_path / 'costs.json'
+    benchmark_report.note('losses', {'PKDLoss': 1.23456}, path, threads=1)
+    benchmark_report.note('steps', {'det_pkd': {'ratio': 2.0}}, path, threads=1)
+    costs = json.loads(path.read_text())
+    assert costs['losses']['values'] == {'PKDLoss': 1.235}
+    assert costs['steps']['values'] == {'det_pkd': {'ratio': 2.0}}
+    assert torch.__version__ in costs['losses']['machine']
+
+
+@pytest.mark.e2e
+def test_a_distilled_step_is_compared_with_the_students_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    page, costs = tmp_path / 'costs.md', tmp_path / 'costs.json'
+    command = ['tools/benchmark.py', 'steps', '--only', 'det_pkd', '--repeats', '2']
+    command += ['--threads', str(torch.get_num_threads())]
+    command += ['--write', str(page), '--costs', str(costs)]
+    monkeypatch.setattr(sys, 'argv', command)
+    benchmark.main()
+    cost = json.loads(costs.read_text())['steps']['values']['det_pkd']
+    low, high = cost['quartiles']
+    assert 1 < low <= cost['ratio'] <= high
+    assert cost['student_ms'] < cost['distilled_ms']
+    [row] = [x for x in page.read_text().splitlines() if x.startswith('| `configs')]
+    assert row.split(' | ')[3] == f'{cost["ratio"]:.2f}'
+    assert 'det_pkd' in capsys.readouterr().out
 
 
 @pytest.mark.e2e
