@@ -1,4 +1,4 @@
-"""The toy method of CONTRIBUTING.md, built in a copy of the tree."""
+"""The toy method of docs/writing-a-method.md, built in a copy of the tree."""
 
 import os
 import re
@@ -13,6 +13,15 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = ('kdtoolbox', 'configs', 'docs', 'tools', 'tests/losses', 'tests/conftest.py')
 COPIED += ('pyproject.toml', 'README.md', 'model-index.yml')
+PAGE = ROOT / 'docs/writing-a-method.md'
+LOSS = 'kdtoolbox/losses/features/toy.py'
+CONNECTOR = 'kdtoolbox/connectors/scale.py'
+SOURCE = 'kdtoolbox/distillers/sources/reader_weights.py'
+TESTS = (
+    'tests/losses/features/test_toy.py',
+    'tests/connectors/test_scale.py',
+    'tests/distillers/sources/test_reader_weights.py',
+)
 RECIPE = 'configs/toy/toy_fpn_retina_r101_retina_r50_1x_coco.py'
 USE = f"""
 import sys
@@ -21,29 +30,50 @@ sys.path += ['docs', 'tools']
 import method_table
 from benchmark_guard import Watched, distiller_of
 
+from kdtoolbox.connectors import ScaleConnector
 from kdtoolbox.losses import ToyLoss, absolute_error
+from kdtoolbox.recipes.catalogue import methods
 
 assert 'kdtoolbox' in ToyLoss.__module__ and callable(absolute_error)
 page = method_table.page()
 assert '`ToyLoss` 1 (map)' in page
 assert '[toy](methods/toy.md)' in page
+assert '`ScaleConnector`' in page and '`ReaderWeights`' in page
 training = Watched(distiller_of({RECIPE!r}))
 weight = training.model.student.neck.fpn_convs[0].conv.weight
 before = weight.clone()
 training.wrapper.optimizer.param_groups[0]['lr'] = 0.01
 assert isinstance(training.model.losses['loss_toy'], ToyLoss)
+assert isinstance(training.model.connectors['scaled'], ScaleConnector)
+factors = training.model.connectors['scaled'].factors
 training.step('both')
 assert not before.equal(weight)
+assert not (factors == 1).all()
+"""
+MINE = """
+import sys
+
+sys.path += ['tools', 'mine']
+from benchmark_guard import Watched, distiller_of
+
+training = Watched(distiller_of('mine/my_recipe.py'))
+training.step('both')
+kinds = [type(x) for x in training.model.losses.values()]
+assert [kind.__module__ for kind in kinds] == ['my_method']
 """
 
 pytestmark = pytest.mark.e2e
 
 
-def blocks() -> dict[str, str]:
-    """Return the blocks of CONTRIBUTING.md that start with a path, by their paths."""
-    text = (ROOT / 'CONTRIBUTING.md').read_text()
-    pattern = r'```python\n(# (\w[\w/]*\.py)\n.*?)```'
-    return {path: code for code, path in re.findall(pattern, text, re.DOTALL)}
+def blocks(start: str = '') -> dict[str, str]:
+    """Return the blocks of the page that start with a path, by their paths.
+
+    Args:
+        start: Words before the path.
+    """
+    pattern = rf'```python\n(# {start}(\w[\w/]*\.py)\n.*?)```'
+    found = re.findall(pattern, PAGE.read_text(), re.DOTALL)
+    return {path: code for code, path in found}
 
 
 @pytest.fixture(scope='module')
@@ -60,6 +90,9 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert not (tree / path).exists()
         (tree / path).parent.mkdir(parents=True, exist_ok=True)
         (tree / path).write_text(code)
+    for path, code in blocks('add to ').items():
+        with (tree / path).open('a') as file:
+            file.write(code)
     return tree
 
 
@@ -78,16 +111,29 @@ def run(tree: Path, *arguments: str) -> str:
     return result.stdout
 
 
-def test_the_blocks_are_the_loss_its_recipe_and_its_test() -> None:
-    loss, test = 'kdtoolbox/losses/features/toy.py', 'tests/losses/features/test_toy.py'
-    assert list(blocks()) == [loss, RECIPE, test]
+def test_the_blocks_are_a_method_with_its_recipe_and_tests() -> None:
+    assert list(blocks()) == [LOSS, CONNECTOR, SOURCE, RECIPE, *TESTS]
+    assert list(blocks('add to ')) == [
+        'kdtoolbox/distillers/sources/__init__.py',
+        'tests/losses/test_arguments.py',
+    ]
     for code in blocks().values():
         lines = [line for line in code.splitlines() if 'https://' not in line]
         assert max(map(len, lines)) <= 88
 
 
-def test_the_loss_is_found_listed_and_trained(tree: Path) -> None:
+def test_the_parts_are_found_listed_and_trained(tree: Path) -> None:
     run(tree, '-c', USE)
+
+
+def test_a_method_may_be_in_a_project_of_its_own(tree: Path) -> None:
+    [imports] = re.findall(r'^custom_imports = .*', PAGE.read_text(), re.MULTILINE)
+    code = blocks()[LOSS].replace('ToyLoss', 'MineLoss')
+    recipe = blocks()[RECIPE].replace('ToyLoss', 'MineLoss')
+    (tree / 'mine').mkdir()
+    (tree / 'mine/my_method.py').write_text(code)
+    (tree / 'mine/my_recipe.py').write_text(f'{imports}\n{recipe}')
+    run(tree, '-c', MINE)
 
 
 def test_the_readme_and_the_model_index_list_it(tree: Path) -> None:
@@ -101,14 +147,15 @@ def test_the_readme_and_the_model_index_list_it(tree: Path) -> None:
 
 
 def test_its_own_tests_pass_and_the_sweep_covers_it(tree: Path) -> None:
-    loss, test = 'kdtoolbox/losses/features/toy.py', 'tests/losses/features/test_toy.py'
-    options = ['-q', '-p', 'no:cacheprovider', '-m', 'not e2e', '-k', 'toy or ToyLoss']
+    options = ['-q', '-p', 'no:cacheprovider', '-m', 'not e2e']
+    options += ['-k', 'toy or ToyLoss or test_scale or ScaleConnector or reader']
     shared = [f'tests/losses/test_{name}.py' for name in ('sweep', 'arguments')]
-    output = run(tree, '-m', 'pytest', *options, test, loss, *shared)
+    output = run(tree, '-m', 'pytest', *options, *TESTS, LOSS, CONNECTOR, *shared)
     found = re.search(r'(\d+) passed', output)
-    # A doctest, its own three tests, three properties, bad and small weights.
+    # Two doctests and eight tests of its own, three properties of the loss, and two
+    # tests each of the numbers of loss and connector.
     assert found is not None
-    assert int(found[1]) == 9, output[-2000:]
+    assert int(found[1]) == 17, output[-2000:]
 
 
 def test_the_benchmark_measures_it(tree: Path) -> None:
