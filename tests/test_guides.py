@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from kdtoolbox.losses.examples import examples_of, loss_classes
-from kdtoolbox.recipes.catalogue import Method, methods
+from kdtoolbox.recipes.catalogue import methods
+from kdtoolbox.recipes.method import Method
 
 ROOT = Path(__file__).resolve().parents[1]
 CHOOSING = (ROOT / 'docs/choosing.md').read_text()

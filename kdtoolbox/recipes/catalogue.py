@@ -1,54 +1,23 @@
 """The catalogue of methods: what each learns from, fits, costs and gained."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from rich.console import Console
 
 from kdtoolbox.recipes.kinds import PAIRS, learned_from, pairs_of
-from kdtoolbox.recipes.reading import Recipe, configs_folder, read_recipe
+from kdtoolbox.recipes.method import Method
+from kdtoolbox.recipes.reading import Recipe, read_recipe
 from kdtoolbox.recipes.results import (
-    Gain,
     loss_ratios,
     own_gains,
     published_gains,
     step_ratios,
 )
-
-
-@dataclass(frozen=True)
-class Method:
-    """One method: a folder of configs/ with its recipes.
-
-    Attributes:
-        folder: The folder, such as 'pkd'.
-        name: The name of the method, such as 'PKD'.
-        paper: URL of the paper.
-        learns_from: What its losses compare, such as 'features'.
-        pairs: The kinds of pairs for which its wires exist, from `kinds.PAIRS`.
-        students: The models that its recipes train, such as 'retinanet'.
-        recipes: The files of its recipes that have a student.
-        step_ratios: The time of a distilled step in units of the student's own, by the
-            recipe of DigitScenes. Empty if not measured.
-        loss_ratios: The time of its losses in units of a plain mean squared error.
-            Losses on other wires than feature maps have none.
-        published: Gains that papers and other toolboxes report.
-        ours: Gains that we have measured on DigitScenes.
-    """
-
-    folder: str
-    name: str
-    paper: str
-    learns_from: tuple[str, ...]
-    pairs: tuple[str, ...]
-    students: tuple[str, ...]
-    recipes: tuple[Path, ...]
-    step_ratios: Mapping[str, float]
-    loss_ratios: Mapping[str, float]
-    published: tuple[Gain, ...]
-    ours: tuple[Gain, ...]
+from kdtoolbox.recipes.table import CAPTION, table_of
+from kdtoolbox.recipes.templates import folder
 
 
 def methods() -> list[Method]:
@@ -56,15 +25,12 @@ def methods() -> list[Method]:
 
     No model is built. Metafiles and recipes are read in about a tenth of a second.
 
-    Raises:
-        FileNotFoundError: If the folder of recipes is missing.
-
     Example:
         >>> pkd = next(method for method in methods() if method.folder == 'pkd')
         >>> pkd.name, pkd.learns_from
         ('PKD', ('features',))
     """
-    configs = configs_folder()
+    configs = folder()
     digits = _digits(configs)
     return [
         _method(path, configs, digits)
@@ -72,19 +38,29 @@ def methods() -> list[Method]:
     ]
 
 
+def print_methods(console: Console) -> None:
+    """Print one row for each method, and what the columns mean.
+
+    Args:
+        console: Where to print.
+    """
+    console.print(table_of(methods()))
+    console.print(CAPTION, highlight=False, end='')
+
+
 def _method(path: Path, configs: Path, digits: Mapping[str, list[str]]) -> Method:
     metafile = _read(path)
     [collection] = metafile['Collections']
-    folder = path.parent.name
+    name = path.parent.name
     recipes = [read_recipe(file) for file in sorted(path.parent.glob('*.py'))]
     # The tokens of MasKD are trained without a student, hence without losses.
     recipes = [recipe for recipe in recipes if recipe.losses]
     pairs = set().union(*map(pairs_of, recipes))
     learned = [each for recipe in recipes for each in learned_from(recipe)]
     losses = [x['type'] for recipe in recipes for x in recipe.losses.values()]
-    own = digits.get(folder, [])
+    own = digits.get(name, [])
     return Method(
-        folder=folder,
+        folder=name,
         name=collection['Name'],
         paper=collection.get('Paper', {}).get('URL', ''),
         learns_from=tuple(dict.fromkeys(learned)),
@@ -121,12 +97,12 @@ def _digits(configs: Path) -> dict[str, list[str]]:
     for path in sorted((configs / 'digits').glob('*.py')):
         recipe = read_recipe(path)
         name = path.stem.partition('_')[2]
-        folder = name if (configs / name).is_dir() else _folder_of(recipe)
+        method = name if (configs / name).is_dir() else _method_of(recipe)
         if recipe.losses:
-            found.setdefault(folder, []).append(path.stem)
+            found.setdefault(method, []).append(path.stem)
     return found
 
 
-def _folder_of(recipe: Recipe) -> str:
+def _method_of(recipe: Recipe) -> str:
     kinds = [config['type'] for config in recipe.losses.values()]
     return kinds[0].removesuffix('Loss').lower() if kinds else ''

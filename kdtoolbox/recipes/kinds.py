@@ -8,12 +8,20 @@ from torch import nn
 
 from kdtoolbox.losses.examples import Example, examples_of, loss_classes
 from kdtoolbox.recipes.reading import Recipe
+from kdtoolbox.recipes.templates import SPECIFIC
 
-DENSE, TWO_STAGE, DETR = 'dense head', 'two-stage', 'DETR'
-SEGMENTOR, MASK2FORMER = 'segmentor', 'Mask2Former'
-DETECTORS = (DENSE, TWO_STAGE, DETR)
-PAIRS = (*DETECTORS, SEGMENTOR, MASK2FORMER)
+_PAIRS = dict(
+    dense='dense head',
+    two_stage='two-stage',
+    detr='DETR',
+    segmentor='segmentor',
+    mask='Mask2Former',
+)
+PAIRS = tuple(_PAIRS.values())
 """All kinds of pairs, in the order in which they are shown."""
+
+DENSE, TWO_STAGE, DETR = DETECTORS = PAIRS[:3]
+LABEL_MAPS = PAIRS[3:]
 
 LEARNED = {
     'map': 'features',
@@ -32,24 +40,6 @@ LEARNED = {
     'mask logits': 'mask queries',
 }
 """What a loss learns from, by the kind of its student's wire."""
-
-OF_KIND = {
-    'class logits map': (SEGMENTOR,),
-    'classifier weights': (SEGMENTOR,),
-    'dense class logits': (DENSE,),
-    'dense boxes': (DENSE,),
-    'box distributions': (DENSE,),
-    'centerness': (DENSE,),
-    'objectness': (TWO_STAGE,),
-    'RoI logits': (TWO_STAGE,),
-    'RoI boxes': (TWO_STAGE,),
-    'RoI labels': (TWO_STAGE,),
-    'query logits': (DETR,),
-    'query boxes': (DETR,),
-    'mask logits': (MASK2FORMER,),
-    'mask class logits': (MASK2FORMER,),
-}
-"""The pairs that have a wire of a kind; kinds that are not listed fit any pair."""
 
 OF_SOURCE = {
     'CrossHead': (DENSE,),
@@ -83,14 +73,15 @@ def _pairs_of_loss(config: Mapping[str, Any]) -> set[str]:
 def _pairs_of_example(kind: type[nn.Module], example: Example) -> set[str]:
     pairs = set(PAIRS)
     for name in example.names.values():
-        pairs &= set(OF_KIND.get(name, PAIRS))
+        families = SPECIFIC.get(name.removesuffix(' of other queries'), _PAIRS)
+        pairs &= {_PAIRS[family] for family in families}
     read = inspect.signature(kind.forward).parameters
     if 'targets' in read:
         pairs &= {DENSE}
     elif 'data_samples' in read and LEARNED[example.student] == 'features':
         # The samples of detectors have boxes, those of segmentors label maps.
         has_boxes = '.detection.' in kind.__module__
-        pairs &= set(DETECTORS) if has_boxes else {SEGMENTOR, MASK2FORMER}
+        pairs &= set(DETECTORS if has_boxes else LABEL_MAPS)
     return pairs
 
 

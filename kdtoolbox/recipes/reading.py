@@ -6,10 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-PACKAGE = Path(__file__).resolve().parents[1]
-COSTS = 'costs.json'
-"""The file in configs/ that `tools/benchmark.py` writes."""
-
 
 @dataclass(frozen=True)
 class Recipe:
@@ -24,22 +20,6 @@ class Recipe:
     path: Path
     losses: Mapping[str, Mapping[str, Any]]
     sources: tuple[str, ...]
-
-
-def configs_folder() -> Path:
-    """Return the folder configs/ of an installed package or of the repository.
-
-    Raises:
-        FileNotFoundError: If there is neither.
-    """
-    places = [PACKAGE / '.mim' / 'configs', PACKAGE.parent / 'configs']
-    for place in places:
-        if (place / COSTS).is_file():
-            return place
-    raise FileNotFoundError(
-        f'the recipes of kdtoolbox are in none of {", ".join(map(str, places))}; '
-        'install the package again: `pip install .`'
-    )
 
 
 def read_recipe(path: Path) -> Recipe:

@@ -7,9 +7,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from kdtoolbox.recipes.reading import COSTS
+COSTS = 'costs.json'
+"""The file in configs/ that `tools/benchmark.py` writes."""
 
-DIGITS = Path('digits', 'results.json')
+DIGITS = 'digits/results.json'
+"""The file in configs/ with the scores of our own runs."""
 
 
 @dataclass(frozen=True)

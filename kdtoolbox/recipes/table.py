@@ -1,13 +1,12 @@
-"""Print the catalogue of methods as a table."""
+"""The catalogue of methods as a table."""
 
 from collections.abc import Iterable
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
-from kdtoolbox.recipes.catalogue import Method, methods
 from kdtoolbox.recipes.kinds import PAIRS
+from kdtoolbox.recipes.method import Method
 from kdtoolbox.recipes.results import Gain
 
 HEADERS = (
@@ -29,19 +28,14 @@ our gain: on DigitScenes (configs/digits/README.md). "-": no number.
 """
 
 
-def print_methods(console: Console) -> None:
-    """Print one row for each method, and what the columns mean.
-
-    Args:
-        console: Where to print.
-    """
+def table_of(methods: Iterable[Method]) -> Table:
+    """Return a table with one row for each method; `CAPTION` explains its columns."""
     shown = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for header in HEADERS:
         shown.add_column(header, overflow='fold')
-    for method in methods():
+    for method in methods:
         shown.add_row(*_cells(method))
-    console.print(shown)
-    console.print(CAPTION, highlight=False, end='')
+    return shown
 
 
 def _cells(method: Method) -> list[str]:

@@ -10,10 +10,11 @@ from rich.console import Console
 from kdtoolbox.configuration import load_config
 from kdtoolbox.distillers import Source
 from kdtoolbox.losses.examples import KINDS, loss_classes
-from kdtoolbox.recipes import kinds, reading
-from kdtoolbox.recipes.catalogue import Method, methods
+from kdtoolbox.recipes import kinds
+from kdtoolbox.recipes.catalogue import methods, print_methods
+from kdtoolbox.recipes.method import Method
+from kdtoolbox.recipes.reading import read_recipe
 from kdtoolbox.recipes.results import Gain
-from kdtoolbox.recipes.table import print_methods
 from kdtoolbox.registry import MODELS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,7 +70,6 @@ def test_every_kind_and_source_is_known() -> None:
     assert kinds.LEARNED.keys() == (
         KINDS.keys() - extra - teachers - {'mask class logits'}
     )
-    assert kinds.OF_KIND.keys() <= KINDS.keys()
     sources = {
         name
         for name, kind in MODELS.module_dict.items()
@@ -88,7 +88,7 @@ def inherited() -> Iterator[Path]:
 
 @pytest.mark.parametrize('path', list(inherited()), ids=lambda path: path.stem)
 def test_a_recipe_is_read_as_mmengine_reads_it(path: Path) -> None:
-    recipe, model = reading.read_recipe(path), load_config(path).model
+    recipe, model = read_recipe(path), load_config(path).model
     assert {name: dict(loss) for name, loss in recipe.losses.items()} == {
         name: dict(loss) for name, loss in model.losses.items()
     }
@@ -144,21 +144,6 @@ def test_our_gains_are_those_of_the_readme(found: dict[str, Method]) -> None:
     shown = sum(len(method.ours) for method in found.values())
     assert shown == len(runs)
     assert [gain.points for gain in found['ld'].ours] == [-0.9]
-
-
-def test_an_installed_package_has_its_configs_in_mim(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    package = tmp_path / 'kdtoolbox'
-    monkeypatch.setattr(reading, 'PACKAGE', package)
-    # Another package's folder of the same name.
-    (tmp_path / 'configs').mkdir()
-    with pytest.raises(FileNotFoundError, match='pip install'):
-        reading.configs_folder()
-    place = package / '.mim/configs'
-    place.mkdir(parents=True)
-    (place / 'costs.json').write_text('{}')
-    assert reading.configs_folder() == place
 
 
 def test_the_table_has_a_row_for_each_method(found: dict[str, Method]) -> None:
