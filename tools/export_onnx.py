@@ -83,6 +83,7 @@ class Network(nn.Module):
         self.register_buffer('shift', to_model.shift)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Return `logits`, or the maps of the head, for raw images (N, 3, H, W)."""
         images = images.flip(1) if self.flip else images
         images = images * self.scale + self.shift
         if self.is_segmentor:
