@@ -10,7 +10,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from mmengine.config import Config
@@ -26,6 +25,7 @@ DOCS = ROOT / 'docs/deployment.md'
 Toy = SimpleNamespace
 BOUND = 1e-4
 pytestmark = pytest.mark.e2e
+onnxruntime = pytest.importorskip('onnxruntime')
 
 
 def run(*command: Any, cwd: Path) -> str:
