@@ -1,5 +1,7 @@
 """Checkpoints that earlier versions have written; tests/data/README.md lists them."""
 
+import runpy
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.runner import load_checkpoint
 
 from kdtoolbox.checkpoints.reading import read_checkpoint
@@ -15,6 +18,7 @@ from kdtoolbox.hooks import FittingResumeHook
 
 Toy = SimpleNamespace
 DATA = Path(__file__).parents[1] / 'data'
+EXPORT = Path(__file__).parents[2] / 'tools/export_student.py'
 OPTIMIZER = dict(
     constructor='kdtoolbox.DistillerOptimWrapperConstructor',
     optimizer=dict(type='SGD', lr=0.01, momentum=0.9),
@@ -129,3 +133,20 @@ def test_old_checkpoint_resumes(
     assert len(after['optimizer']['state']) == len(before['optimizer']['state'])
     key = RUNS[name][2]
     assert not torch.equal(after['state_dict'][key], before['state_dict'][key])
+
+
+@for_runs
+def test_the_student_of_an_old_checkpoint_is_exported(
+    toy: Toy, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, config, out = DATA / f'{name}.pth', tmp_path / 'old.py', tmp_path / 'new.pth'
+    Config(dict(model=RUNS[name][0](toy), default_scope='mmdet')).dump(config)
+    command = [EXPORT, old, out, '--config', config]
+    monkeypatch.setattr(sys, 'argv', list(map(str, command)))
+    runpy.run_path(str(EXPORT), run_name='__main__')
+    model = toy.build(Config.fromfile(out.with_suffix('.py')))
+    load_checkpoint(model, str(out), map_location='cpu', strict=True)
+    state = read_checkpoint(old)['state_dict']
+    weights = model.state_dict()
+    assert {f'student.{key}' for key in weights} <= state.keys()
+    assert all(torch.equal(weights[key], state[f'student.{key}']) for key in weights)
