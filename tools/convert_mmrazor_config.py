@@ -137,7 +137,10 @@ def convert_file(source: Path, map_size: Sequence[int] | None) -> str:
         raise ValueError(f'{source}: expected a `model` with a `distiller`')
     model = convert_model(cfg['model'], map_size)
     if cfg.get('default_scope') == 'mmrazor':
-        cfg['default_scope'] = str(model['student']).partition('::')[0]
+        library, found, _ = str(model['student']).partition('::')
+        if not found:
+            raise ValueError("default_scope: write 'mmdet' or 'mmseg', not 'mmrazor'")
+        cfg['default_scope'] = library
     load_config(model['student'], 'model.architecture.cfg_path')
     load_config(model['teacher']['config'], 'model.teacher.cfg_path')
     Wiring(model['losses'], model.get('connectors'))

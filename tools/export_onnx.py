@@ -148,7 +148,13 @@ def main() -> None:
     network = Network(model).eval()
     for name in ('torch', 'onnxscript'):
         logging.getLogger(name).setLevel(logging.ERROR)
-    content = convert(network, args.size, args.opset)
+    try:
+        content = convert(network, args.size, args.opset)
+    except Exception as error:
+        raise ValueError(
+            f'{args.config}: torch cannot export this {type(model).__name__}; the '
+            'errors above say why. Convert it with mmdeploy, see docs/deployment.md'
+        ) from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(content, options)

@@ -294,6 +294,26 @@ CASES = {
         ),
         'padding=0 has no equal.*padding=1',
     ),
+    'a connector for two': (
+        dict(
+            mapping=both('a', data_idx=0, connector='c'),
+            distiller=dict(
+                connectors=dict(
+                    c=dict(type='ConvModuleConnector', in_channel=8, out_channel=8)
+                )
+            ),
+        ),
+        "connectors: 'c' would read two records",
+    ),
+    'a record that is missing': (
+        dict(mapping=both('b')),
+        "loss_forward_mappings.loss_kd: there is no recorder 'b' of the student",
+    ),
+    'a mapping that is missing': (
+        dict(distiller=dict(distill_losses={})),
+        "'loss_kd' is in one of distill_losses and loss_forward_mappings",
+    ),
+    'no scope': (dict(default_scope='mmrazor'), "write 'mmdet' or 'mmseg'"),
     'a hook': (
         dict(custom_hooks=[dict(type='mmrazor.StopDistillHook', stop_epoch=9)]),
         r"custom_hooks\[0\].type: 'mmrazor.StopDistillHook' has no equal",

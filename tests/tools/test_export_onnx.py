@@ -25,7 +25,7 @@ DOCS = ROOT / 'docs/deployment.md'
 Toy = SimpleNamespace
 BOUND = 1e-4
 pytestmark = pytest.mark.e2e
-onnxruntime = pytest.importorskip('onnxruntime')
+onnx, onnxruntime = map(pytest.importorskip, ('onnx', 'onnxruntime'))
 
 
 def run(*command: Any, cwd: Path) -> str:
@@ -170,7 +170,9 @@ def test_other_networks_agree_at_other_sizes_and_batches(
     kind: str, tmp_path: Path, toy: Toy
 ) -> None:
     config = segformer() if kind == 'segformer' else retinanet(toy)
-    model = run_here(config, tmp_path, '--opset', '18')
+    model = run_here(config, tmp_path, '--opset', '19')
+    opset = onnx.load(tmp_path / 'a.onnx').opset_import[0]
+    assert (opset.domain, opset.version) == ('', 19)
     for shape in ((3, 3, 160, 96), (1, 3, 64, 224)):
         images = torch.randint(256, shape).float()
         inputs = model.data_preprocessor(dict(inputs=[*images]))['inputs']
@@ -206,6 +208,11 @@ def test_what_cannot_be_written_is_told_at_once(
 ) -> None:
     with pytest.raises(ValueError, match='a FasterRCNN is neither .* with mmdeploy'):
         run_here(toy.faster_rcnn(), tmp_path)
+    deformed = toy.gfl()
+    stages = dict(dcn=dict(type='DCN'), stage_with_dcn=(False, False, False, True))
+    deformed['model']['backbone'] |= stages
+    with pytest.raises(ValueError, match='torch cannot export this GFL.* mmdeploy'):
+        run_here(deformed, tmp_path)
     (tmp_path / 'a.onnx').write_text('mine')
     with pytest.raises(SystemExit):
         run_here(toy.gfl(), tmp_path)
