@@ -19,6 +19,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     'CBAMConnector': dict(in_channels=[4, 4], out_channels=[4, 4]),
     'ChannelMLPConnector': dict(in_channels=[4, 4], out_channels=4),
     'ConvConnector': dict(in_channels=[4, 4], out_channels=4),
+    'LevelsConnector': dict(levels=[0]),
     'MGDConnector': dict(channels=4, num_levels=2, mask_ratio=0.5),
     'RegressorConnector': dict(in_channels=4, out_channels=4),
     'TranslatorConnector': dict(in_channels=4, out_channels=4),
