@@ -7,10 +7,10 @@ PACKAGE = Path(__file__).parents[1] / 'kdtoolbox'
 
 FLOORS = (
     {'checkpoints', 'configuration', 'discovery', 'recorders', 'registry', 'version'},
-    {'datasets', 'losses', 'teacher', 'visualization'},
+    {'datasets', 'losses', 'teacher'},
     {'connectors', 'testing'},
     {'distillers'},
-    {'inspection'},
+    {'inspection', 'visualization'},
     {'recipes'},
     {'runs'},
     {'hooks'},

@@ -171,15 +171,17 @@ class Distiller(BaseModel):
             seen |= self._places(wires)
         finally:
             seen |= _own(task_losses)
+        found_targets = targets.read(data_samples) if needs_targets else None
         context = dict(
             data_samples=data_samples,
             batch_input_shape=tuple(inputs.shape[-2:]),
-            targets=targets.read(data_samples) if needs_targets else None,
+            targets=found_targets,
         )
         losses = self.wiring(wires, context, seen)
         for observer in self.observers:
             made = {name: seen[f'model.connectors.{name}'] for name in self.connectors}
-            observer(Step(inputs, data_samples, wires | made, task_losses, losses))
+            own = (wires | made, task_losses, losses, found_targets)
+            observer(Step(inputs, data_samples, *own))
         return _merge(task_losses, losses)
 
     def _observe_student(

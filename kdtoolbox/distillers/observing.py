@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from kdtoolbox.distillers.building import Wires
+from kdtoolbox.losses.detection.targets import DenseTargets
 
 
 class Step(NamedTuple):
@@ -19,6 +20,7 @@ class Step(NamedTuple):
             tensors, and values without 'loss' in their name train nothing.
         losses: The weighted distillation losses by logged name, such as ``loss_pkd``
             or ``loss_fgd.foreground``.
+        targets: The targets of the student's dense head, if a loss reads them.
     """
 
     inputs: Tensor
@@ -26,6 +28,7 @@ class Step(NamedTuple):
     wires: Wires
     task_losses: Mapping[str, Any]
     losses: Mapping[str, Tensor]
+    targets: DenseTargets | None = None
 
 
 Observer = Callable[[Step], None]

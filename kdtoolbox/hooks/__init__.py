@@ -1,4 +1,4 @@
-"""mmengine hooks: student export, loss weights, checks of weights, exact resuming."""
+"""mmengine hooks: export, loss weights, checks of weights, resuming, pictures."""
 
 from kdtoolbox.hooks.best_checkpoint import BestCheckpointHook
 from kdtoolbox.hooks.export_student import ExportStudentHook
@@ -10,10 +10,12 @@ from kdtoolbox.hooks.missed_validation import MissedValidationHook
 from kdtoolbox.hooks.readable_checkpoint import ReadableCheckpointHook
 from kdtoolbox.hooks.resources import ResourceHook
 from kdtoolbox.hooks.seeding import SeedHook
+from kdtoolbox.hooks.visualize import DistillationVisualizationHook
 from kdtoolbox.hooks.whole_updates import WholeUpdatesHook
 
 __all__ = [
     'BestCheckpointHook',
+    'DistillationVisualizationHook',
     'ExportStudentHook',
     'FittingResumeHook',
     'FiniteWeightsHook',

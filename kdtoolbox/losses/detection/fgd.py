@@ -289,16 +289,31 @@ class FGDLoss(nn.Module):
         """
         check_maps(student, teacher)
         self._check_config(student.shape[1], level)
-        shapes = [batch_input_shape]
-        if self.legacy_img_shape:
-            shapes = [sample.metainfo['img_shape'][:2] for sample in data_samples]
-        masks = sample_masks(student, data_samples, shapes)
+        masks = self.masks(student, data_samples, batch_input_shape)
         contexts: Any = self.contexts[level]
         terms = fgd_terms(student, teacher, masks, contexts, self.tau)
         return {
             name: self.loss_weight * self.weights[name] * term
             for name, term in terms.items()
         }
+
+    def masks(
+        self,
+        maps: Tensor,
+        data_samples: Sequence[Any],
+        batch_input_shape: tuple[int, int],
+    ) -> tuple[Tensor, Tensor]:
+        """Return the weights (N, H, W) of the foreground and of the background.
+
+        Args:
+            maps: The maps (N, C, H, W) of one level.
+            data_samples: The batch's samples.
+            batch_input_shape: Height and width of the batch's images.
+        """
+        shapes = [batch_input_shape]
+        if self.legacy_img_shape:
+            shapes = [sample.metainfo['img_shape'][:2] for sample in data_samples]
+        return sample_masks(maps, data_samples, shapes)
 
     def _check_config(self, channels: int, level: int) -> None:
         if level >= len(self.contexts):

@@ -149,18 +149,36 @@ class FGFILoss(nn.Module):
         Raises:
             ValueError: If levels or sizes of the maps do not fit the head's anchors.
         """
+        masks = self.masks(student, data_samples, targets)
+        if self.legacy_defeat:
+            levels = zip(student, teacher, masks, strict=True)
+            terms = [decoupled_error(*level)[0] for level in levels]
+            return self.loss_weight * torch.stack(terms).mean()
+        return self.loss_weight * imitation_loss(student, teacher, masks)
+
+    def masks(
+        self,
+        maps: list[Tensor],
+        data_samples: Sequence[Any],
+        targets: DenseTargets,
+    ) -> list[Tensor]:
+        """Return for each level the mask (N, H, W) of the imitated positions.
+
+        Args:
+            maps: For each level the maps (N, C, H, W).
+            data_samples: The batch's samples.
+            targets: The targets of the student's head.
+
+        Raises:
+            ValueError: If levels or sizes of the maps do not fit the head's anchors.
+        """
         anchors = _anchors_of(targets)
         boxes, _, exist = pad_boxes(data_samples, anchors[0].device)
         if self.legacy_defeat:
             regions = self._legacy_regions(anchors, boxes, exist)
         else:
             regions = imitation_regions(anchors, boxes, exist, self.threshold)
-        masks = _positions(regions, student)
-        if self.legacy_defeat:
-            levels = zip(student, teacher, masks, strict=True)
-            terms = [decoupled_error(*level)[0] for level in levels]
-            return self.loss_weight * torch.stack(terms).mean()
-        return self.loss_weight * imitation_loss(student, teacher, masks)
+        return _positions(regions, maps)
 
     def _legacy_regions(
         self, anchors: list[Tensor], boxes: Tensor, exist: Tensor

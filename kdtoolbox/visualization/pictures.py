@@ -1,0 +1,106 @@
+"""Draw all pictures of a training step of a distillation."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from kdtoolbox.distillers import Distiller
+from kdtoolbox.distillers.normalization import Renormalization
+from kdtoolbox.distillers.observing import Step
+from kdtoolbox.visualization.comparisons import Picture, draw_channels, draw_features
+from kdtoolbox.visualization.grid import compose
+from kdtoolbox.visualization.masks import draw_masks
+from kdtoolbox.visualization.predictions import draw_predictions, predict
+from kdtoolbox.visualization.scenes import Scene, scenes_of
+
+KINDS = ('features', 'predictions', 'masks', 'channels', 'attention')
+"""What can be drawn."""
+
+Pictures = dict[str, np.ndarray]
+"""RGB images (H, W, 3) of bytes by name."""
+
+
+@torch.no_grad()
+def draw_step(
+    distiller: Distiller,
+    step: Step,
+    kinds: Collection[str],
+    meta: Mapping[str, Any],
+    note: str = '',
+    images: int = 1,
+) -> list[Pictures]:
+    """Draw what a step compares: features, masks, channels and attention.
+
+    Args:
+        distiller: The model.
+        step: A step that one of its observers got.
+        kinds: Some of `KINDS`.
+        meta: Meta information of the data set, with ``classes``.
+        note: Ends each caption; says what the models are.
+        images: Number of images of the batch at most.
+
+    Returns:
+        For each image its pictures; the names are such as ``features_loss_cwd``. What
+        a loss does not have is left out.
+    """
+    drawn = []
+    for scene in scenes_of(step, distiller.data_preprocessor, images):
+        found: dict[str, Picture | None] = {}
+        for name in distiller.losses:
+            read = (distiller, step, name, scene)
+            if 'features' in kinds:
+                found[f'features_{name}'] = draw_features(*read)
+            if 'masks' in kinds:
+                classes = list(meta.get('classes') or ())
+                found[f'masks_{name}'] = draw_masks(*read, classes)
+            if 'channels' in kinds:
+                found[f'channels_{name}'] = draw_channels(*read)
+        drawn.append(_composed(found, note))
+    return drawn
+
+
+def draw_models(
+    distiller: Distiller,
+    step: Step,
+    meta: Mapping[str, Any],
+    note: str = '',
+    images: int = 1,
+) -> list[Pictures]:
+    """Draw the predictions of student and teacher beside the ground truth.
+
+    Args:
+        distiller: The model.
+        step: A step whose images are predicted.
+        meta: Meta information of the data set, with ``classes``.
+        note: Ends each caption.
+        images: Number of images of the batch at most.
+
+    Returns:
+        For each image its picture, named ``predictions``.
+    """
+    inputs, samples = step.inputs[:images], step.data_samples[:images]
+    teacher = distiller.teacher.model
+    convert = Renormalization(distiller.data_preprocessor, teacher.data_preprocessor)
+    both = dict(
+        student=predict(distiller.student, inputs, samples),
+        teacher=predict(teacher, convert(inputs, samples), samples),
+    )
+    scenes = scenes_of(step, distiller.data_preprocessor, images)
+    return [_composed(_predicted(scene, both, meta), note) for scene in scenes]
+
+
+def _predicted(
+    scene: Scene, both: Mapping[str, list], meta: Mapping[str, Any]
+) -> dict[str, Picture | None]:
+    predictions = {name: samples[scene.number] for name, samples in both.items()}
+    return dict(predictions=draw_predictions(scene, predictions, meta))
+
+
+def _composed(found: Mapping[str, Picture | None], note: str) -> Pictures:
+    return {
+        name: compose(picture.rows, f'{picture.caption}\n{note}')
+        for name, picture in found.items()
+        if picture is not None
+    }

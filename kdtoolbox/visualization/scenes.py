@@ -1,0 +1,84 @@
+"""Read single images out of a training step of a distillation."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from mmengine.model import ImgDataPreprocessor
+from torch import Tensor, nn
+
+from kdtoolbox.distillers.normalization import Renormalization
+from kdtoolbox.distillers.observing import Step
+
+
+class Scene(NamedTuple):
+    """One image of a batch.
+
+    Attributes:
+        number: Its place in the batch.
+        image: RGB image (H, W, 3) of bytes, as the student got it, without padding.
+        sample: Its data sample, with ground truth in pixels of this image.
+        padded: Height and width of the batch's images, which the maps cover.
+    """
+
+    number: int
+    image: np.ndarray
+    sample: Any
+    padded: tuple[int, int]
+
+
+def scenes_of(step: Step, preprocessor: nn.Module, most: int) -> list[Scene]:
+    """Return the first images of a step.
+
+    Args:
+        step: A step of a distiller.
+        preprocessor: The student's data preprocessor; its normalisation is undone.
+        most: Number of images at most.
+    """
+    inputs = step.inputs.detach()[:most]
+    padded = inputs.shape[-2], inputs.shape[-1]
+    to_bytes = Renormalization(preprocessor, ImgDataPreprocessor(bgr_to_rgb=True))
+    images = to_bytes(inputs.float(), []).round().clamp(0, 255).to(torch.uint8).cpu()
+    pairs = zip(images, step.data_samples, strict=False)
+    return [
+        Scene(number, _picture(image, sample), sample, padded)
+        for number, (image, sample) in enumerate(pairs)
+    ]
+
+
+def _picture(image: Tensor, sample: Any) -> np.ndarray:
+    height, width = sample.img_shape[:2]
+    if image.shape[0] != 3:
+        # Bands other than red, green and blue: show their mean in grey.
+        image = image.float().mean(0, keepdim=True).to(torch.uint8).expand(3, -1, -1)
+    return image.permute(1, 2, 0)[:height, :width].contiguous().numpy()
+
+
+def map_of(wire: Tensor, scene: Scene, batch: int) -> Tensor | None:
+    """Return the map (C, h, w) of one image, or None if the wire has no such map.
+
+    Tokens (N, L, C) are a map if L is the number of cells of a grid with the shape of
+    the image; a class token before them is left out.
+
+    Args:
+        wire: One level of a wire.
+        scene: The image.
+        batch: Number of images of the batch. RoIs are no images, for example.
+
+    Example:
+        >>> scene = Scene(0, None, None, (32, 64))
+        >>> tuple(map_of(torch.zeros(1, 1 + 8, 5), scene, batch=1).shape)
+        (5, 2, 4)
+    """
+    if len(wire) != batch or wire.dim() not in (3, 4):
+        return None
+    found = wire[scene.number].detach().float().cpu()
+    if wire.dim() == 4:
+        return found
+    height, width = scene.padded
+    for extra in (0, 1):
+        cells = len(found) - extra
+        rows = round((cells * height / width) ** 0.5)
+        if rows and cells % rows == 0 and abs(cells / rows**2 - width / height) < 0.02:
+            return found[extra:].T.unflatten(1, (rows, cells // rows))
+    return None

@@ -1,0 +1,198 @@
+"""Draw what a distillation compares and predicts on images of its own data.
+
+Without a checkpoint, the student is as a training would initialise it.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, DictAction
+from mmengine.dataset import pseudo_collate
+from mmengine.device import get_device
+from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.runner import set_random_seed
+
+from kdtoolbox.checkpoints.reading import use_safe_loaders
+from kdtoolbox.checkpoints.weights import load_checkpoint, load_strictly
+from kdtoolbox.configuration import load_config, resolve_paths
+from kdtoolbox.distillers import Distiller
+from kdtoolbox.distillers.observing import Step
+from kdtoolbox.visualization import (
+    KINDS,
+    draw_models,
+    draw_step,
+    save_picture,
+)
+
+IMAGES = 4
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config of a distillation')
+    parser.add_argument(
+        'checkpoint', nargs='?', help='of the distillation, or an exported student'
+    )
+    parser.add_argument(
+        '--out-dir', type=Path, required=True, help='new or empty folder'
+    )
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument(
+        '--images', type=int, default=IMAGES, help='number of images; %(default)s'
+    )
+    chosen.add_argument('--indices', type=int, nargs='+', help='these images instead')
+    parser.add_argument(
+        '--split',
+        choices=['train', 'val'],
+        default='val',
+        help='train shows images as the training augments them',
+    )
+    parser.add_argument('--what', nargs='+', choices=KINDS, default=list(KINDS))
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE'
+    )
+    args = parser.parse_args()
+    if args.out_dir.exists() and (
+        not args.out_dir.is_dir() or any(args.out_dir.iterdir())
+    ):
+        parser.error(
+            f'--out-dir: {args.out_dir} exists and is not an empty folder; name another'
+        )
+    if args.images < 1:
+        parser.error(f'--images: expected at least 1, got {args.images}')
+    return args
+
+
+def configure(args: argparse.Namespace) -> Config:
+    cfg = load_config(args.config)
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    resolve_paths(cfg)
+    if 'student' not in cfg.model:
+        raise ValueError(
+            f'{args.config}: expected the config of a distillation, with '
+            '`model.student`; tools/test.py --show-dir draws a model alone'
+        )
+    init_default_scope(cfg.get('default_scope') or 'mmengine')
+    return cfg
+
+
+def build(cfg: Config, args: argparse.Namespace) -> tuple[Distiller, str]:
+    """Return the distiller with its weights, and a sentence about them."""
+    if cfg.get('data_preprocessor') is not None:
+        # Where mmengine's Runner puts it, too.
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    model = MODELS.build(cfg.model)
+    if args.checkpoint is None:
+        model.init_weights()
+        note = 'The student is as initialised, without any training.'
+    else:
+        state = load_checkpoint(args.checkpoint)['state_dict']
+        is_whole = any(key.startswith('student.') for key in state)
+        target = model if is_whole else model.student
+        load_strictly(target, state, repr(args.checkpoint), args.config)
+        note = f'Student: {Path(args.checkpoint).name}.'
+        if not is_whole and model.connectors:
+            note += ' The connectors are as initialised; the file has only the student.'
+    return model.to(get_device()).eval(), note
+
+
+def dataset_of(cfg: Config, split: str) -> Any:
+    """Return the data set of a split, whose samples are inputs of a training."""
+    loader = cfg.get(f'{split}_dataloader')
+    if not loader:
+        raise ValueError(f'--split {split}: the config has no `{split}_dataloader`')
+    dataset = deepcopy(loader.dataset)
+    if split == 'val':
+        load_annotations_first(dataset)
+    return DATASETS.build(dataset)
+
+
+def load_annotations_first(dataset: Any) -> None:
+    """Move the loading of annotations before the resize, in a data set's config.
+
+    Tests load them last, in pixels of the original image, as metrics need them. The
+    losses need them in pixels of the resized one.
+    """
+    if isinstance(dataset, Mapping):
+        pipeline = dataset.get('pipeline')
+        if pipeline:
+            loads = [str(step.get('type')) for step in pipeline]
+            ranks = [
+                0 if 'LoadImage' in kind else 1 if 'LoadAnn' in kind else 2
+                for kind in loads
+            ]
+            order = sorted(range(len(ranks)), key=ranks.__getitem__)
+            dataset['pipeline'] = [pipeline[index] for index in order]
+        for part in dataset.values():
+            load_annotations_first(part)
+    elif isinstance(dataset, list | tuple):
+        for part in dataset:
+            load_annotations_first(part)
+
+
+def step_of(model: Distiller, sample: Mapping[str, Any]) -> Step:
+    """Return what the model computes for one sample, without training it."""
+    steps: list[Step] = []
+    observe = steps.append
+    model.observers.append(observe)
+    try:
+        batch = model.data_preprocessor(pseudo_collate([sample]), training=True)
+        model(**batch, mode='loss')
+    finally:
+        model.observers.remove(observe)
+    if not steps:
+        raise ValueError(
+            'model.losses: all weights are 0, so nothing is compared; set one with '
+            '`--cfg-options model.losses.NAME.loss_weight=1`'
+        )
+    return steps[0]
+
+
+def draw(
+    model: Distiller, dataset: Any, indices: Sequence[int], args: Any, note: str
+) -> list[str]:
+    """Write all pictures and return their names."""
+    names = []
+    for index in indices:
+        sample = dataset[index]
+        name = Path(str(sample['data_samples'].metainfo.get('img_path', ''))).name
+        told = f'{note} Image {index} of the {args.split} split: {name}'
+        step = step_of(model, sample)
+        [pictures] = draw_step(model, step, args.what, dataset.metainfo, told)
+        if 'predictions' in args.what:
+            [predicted] = draw_models(model, step, dataset.metainfo, told)
+            pictures |= predicted
+        for name, picture in pictures.items():
+            save_picture(picture, args.out_dir / f'{index:06}_{name}.png')
+        names += pictures
+    return names
+
+
+def main() -> None:
+    args = parse_args()
+    use_safe_loaders()
+    cfg = configure(args)
+    set_random_seed((cfg.get('randomness') or {}).get('seed') or 0)
+    dataset = dataset_of(cfg, args.split)
+    indices = args.indices or range(min(args.images, len(dataset)))
+    beyond = [index for index in indices if not 0 <= index < len(dataset)]
+    if beyond:
+        raise ValueError(
+            f'--indices: the {args.split} split has {len(dataset)} images, counted '
+            f'from 0, got {beyond}'
+        )
+    model, note = build(cfg, args)
+    args.out_dir.mkdir(parents=True, exist_ok=True)
+    names = draw(model, dataset, indices, args, note)
+    print(f'{len(names)} pictures written into {args.out_dir}')
+    for kind in args.what:
+        if not any(name.startswith(kind) for name in names):
+            print(f'no {kind}: this recipe has nothing of that kind to draw')
+
+
+if __name__ == '__main__':
+    main()
