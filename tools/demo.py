@@ -18,7 +18,7 @@ from jobs import ROOT, Job, console, run_jobs
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.model import BaseModel
-from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
+from mmengine.registry import DATASETS, init_default_scope
 from rich.table import Table
 
 from kdtoolbox.checkpoints.reading import use_safe_loaders
@@ -28,8 +28,13 @@ from kdtoolbox.configuration import load_config
 from kdtoolbox.datasets import PRESETS, make_digit_scenes
 from kdtoolbox.recorders import record
 from kdtoolbox.teacher import build_model
-from kdtoolbox.visualization import Panel, draw_map, draw_sample, save_panels
+from kdtoolbox.visualization import draw_map, save_panels
+from kdtoolbox.visualization.canvas import fit, panel_scale
+from kdtoolbox.visualization.comparisons import Picture
+from kdtoolbox.visualization.predictions import draw_predictions
+from kdtoolbox.visualization.scenes import Scene
 
+LABELS = dict(student='student alone', distilled='student distilled', teacher='teacher')
 METRICS = dict(det=('coco/bbox_mAP', 100), seg=('mIoU', 1))
 
 
@@ -94,6 +99,13 @@ def evaluate(
     return scores
 
 
+CAPTION = (
+    'Lower rows: the first map of each neck, as the mean absolute deviation of its '
+    'channels from their means over the image, from low (blue) to high (red). Each map '
+    'has its own colour scale.'
+)
+
+
 def draw(
     task: str, method: str, seed: int, folder: Path, path: Path, scenes: int = 3
 ) -> None:
@@ -101,8 +113,6 @@ def draw(
     distilled = load_config(config_of(task, 'distilled', method))
     init_default_scope(distilled.default_scope)
     dataset = DATASETS.build(distilled.val_dataloader.dataset)
-    visualizer = VISUALIZERS.build(distilled.visualizer)
-    visualizer.dataset_meta = dataset.metainfo
     models = {}
     for name in ('student', 'distilled', 'teacher'):
         config = 'teacher' if name == 'teacher' else 'student'
@@ -111,34 +121,34 @@ def draw(
         load_strictly(
             models[name], load_checkpoint(weights)['state_dict'], str(weights)
         )
-    rows = []
-    for index in range(scenes):
-        rows += scene_rows(dataset[index], models, distilled, visualizer)
-    save_panels(rows, path)
+    pictures = [
+        scene_picture(dataset[index], models, distilled, dataset.metainfo)
+        for index in range(scenes)
+    ]
+    rows = [row for picture in pictures for row in picture.rows]
+    save_panels(rows, path, f'{pictures[0].caption}\n{CAPTION}')
 
 
-def scene_rows(
-    data: dict, models: dict[str, BaseModel], distilled: Config, visualizer
-) -> tuple[list[Panel], list[Panel]]:
-    """Return a row of predictions and below it a row of recorded maps."""
+def scene_picture(
+    data: dict, models: dict[str, BaseModel], distilled: Config, meta: dict
+) -> Picture:
+    """Return the predictions of all models and below them their recorded maps."""
     image = data['inputs'].flip(0).permute(1, 2, 0).contiguous().numpy()
-    truth = draw_sample(visualizer, image, data['data_samples'], truth=True)
-    predictions, maps = [('ground truth', truth)], [('input', image)]
+    scene = Scene(0, image, data['data_samples'], image.shape[:2])
+    predictions, maps = {}, [('input', fit(image))]
     for name, model in models.items():
         side = 'teacher' if name == 'teacher' else 'student'
         # Show the neck for methods without recorders of their own.
         recorders = distilled.model.get('recorders', {}).get(side) or {'neck': 'neck'}
         wire, path = next(iter(recorders.items()))
         with record(model, {wire: path}) as records:
-            [sample] = model.test_step(pseudo_collate([data]))
-        predictions.append((name, draw_sample(visualizer, image, sample)))
-        maps.append(
-            (
-                f'{side[0].upper()}: {path} ({name})',
-                draw_map(records[wire][0][0], image),
-            )
+            [predictions[LABELS[name]]] = model.test_step(pseudo_collate([data]))
+        drawn = draw_map(
+            records[wire][0][0], image, round(panel_scale(*image.shape[:2]))
         )
-    return predictions, maps
+        maps.append((f'{LABELS[name]}: {path}', drawn))
+    picture = draw_predictions(scene, predictions, meta)
+    return picture._replace(rows=[*picture.rows, maps])
 
 
 def report(
@@ -151,17 +161,14 @@ def report(
     for seed in seeds:
         table.add_column(f'seed {seed}', justify='right')
     table.add_column('mean ± std', justify='right')
-    labels = dict(
-        student='student alone', distilled='student distilled', teacher='teacher'
-    )
-    for name, label in labels.items():
+    for name, label in LABELS.items():
         values = scores[name]
         spread = f' ± {stdev(values):.1f}' if len(values) > 1 else ''
         cells = [f'{value:.1f}' for value in values]
         cells += [''] * (len(seeds) - len(values))
         table.add_row(label, *cells, f'{mean(values):.1f}{spread}')
     console.print(table)
-    result = {name: round(mean(scores[name]), 2) for name in labels}
+    result = {name: round(mean(scores[name]), 2) for name in LABELS}
     return dict(
         task=task,
         metric=metric,

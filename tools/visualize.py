@@ -4,7 +4,7 @@ Without a checkpoint, the student is as a training would initialise it.
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -80,12 +80,13 @@ def configure(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def build(cfg: Config, args: argparse.Namespace) -> tuple[Distiller, str]:
-    """Return the distiller with its weights, and a sentence about them."""
+def build(cfg: Config, args: argparse.Namespace) -> tuple[Distiller, str, str]:
+    """Return the distiller, and sentences about its weights and its connectors."""
     if cfg.get('data_preprocessor') is not None:
         # Where mmengine's Runner puts it, too.
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
     model = MODELS.build(cfg.model)
+    note = more = ''
     if args.checkpoint is None:
         model.init_weights()
         note = 'The student is as initialised, without any training.'
@@ -96,8 +97,10 @@ def build(cfg: Config, args: argparse.Namespace) -> tuple[Distiller, str]:
         load_strictly(target, state, repr(args.checkpoint), args.config)
         note = f'Student: {Path(args.checkpoint).name}.'
         if not is_whole and model.connectors:
-            note += ' The connectors are as initialised; the file has only the student.'
-    return model.to(get_device()).eval(), note
+            more = 'The connectors are untrained: the file has only the student.'
+    teacher = cfg.model.teacher.get('checkpoint')
+    note += f' Teacher: {Path(str(teacher)).name}.' if teacher else ''
+    return model.to(get_device()).eval(), note, more
 
 
 def dataset_of(cfg: Config, split: str) -> Any:
@@ -153,23 +156,21 @@ def step_of(model: Distiller, sample: Mapping[str, Any]) -> Step:
 
 
 def draw(
-    model: Distiller, dataset: Any, indices: Sequence[int], args: Any, note: str
+    model: Distiller, dataset: Any, index: int, args: argparse.Namespace, notes: tuple
 ) -> list[str]:
-    """Write all pictures and return their names."""
-    names = []
-    for index in indices:
-        sample = dataset[index]
-        name = Path(str(sample['data_samples'].metainfo.get('img_path', ''))).name
-        told = f'{note} Image {index} of the {args.split} split: {name}'
-        step = step_of(model, sample)
-        [pictures] = draw_step(model, step, args.what, dataset.metainfo, told)
-        if 'predictions' in args.what:
-            [predicted] = draw_models(model, step, dataset.metainfo, told)
-            pictures |= predicted
-        for name, picture in pictures.items():
-            save_picture(picture, args.out_dir / f'{index:06}_{name}.png')
-        names += pictures
-    return names
+    """Write the pictures of one image and return their names."""
+    weights, connectors = notes
+    sample = dataset[index]
+    path = Path(str(sample['data_samples'].metainfo.get('img_path', '')))
+    note = f'Image {index} of the {args.split} split: {path.name}. {weights}'
+    step, meta = step_of(model, sample), dataset.metainfo
+    [pictures] = draw_step(model, step, args.what, meta, f'{note} {connectors}')
+    if 'predictions' in args.what:
+        [predicted] = draw_models(model, step, meta, note)
+        pictures |= predicted
+    for name, picture in pictures.items():
+        save_picture(picture, args.out_dir / f'{index:06}_{name}.png')
+    return list(pictures)
 
 
 def main() -> None:
@@ -185,9 +186,13 @@ def main() -> None:
             f'--indices: the {args.split} split has {len(dataset)} images, counted '
             f'from 0, got {beyond}'
         )
-    model, note = build(cfg, args)
+    model, *notes = build(cfg, args)
     args.out_dir.mkdir(parents=True, exist_ok=True)
-    names = draw(model, dataset, indices, args, note)
+    names = [
+        name
+        for index in indices
+        for name in draw(model, dataset, index, args, tuple(notes))
+    ]
     print(f'{len(names)} pictures written into {args.out_dir}')
     for kind in args.what:
         if not any(name.startswith(kind) for name in names):

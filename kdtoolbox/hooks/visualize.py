@@ -89,11 +89,13 @@ class DistillationVisualizationHook(Hook):
         self._observer = None
         if self._seen is not None and 'predictions' in self.what:
             note = f'{_note(runner)} The predictions are made after the iteration.'
-            predicted = draw_models(model, self._seen, _meta(runner), note, self.images)
-            self._drawn += predicted
-        for pictures in self._drawn:
+            found = draw_models(model, self._seen, _meta(runner), note, self.images)
+            for pictures, predicted in zip(self._drawn, found, strict=True):
+                pictures |= predicted
+        for number, pictures in enumerate(self._drawn):
             for name, picture in pictures.items():
-                runner.visualizer.add_image(name, picture, runner.iter + 1)
+                place = f'{name}_{number}'
+                runner.visualizer.add_image(place, picture, runner.iter + 1)
         self._seen, self._drawn = None, []
 
     def _draw(self, runner: Runner, step: Step) -> None:

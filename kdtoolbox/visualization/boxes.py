@@ -121,7 +121,7 @@ def draw_marks(image: np.ndarray, marks: Sequence[Mark]) -> np.ndarray:
 def mark_panel(panel: np.ndarray, marks: Sequence[Mark], scale: float) -> np.ndarray:
     """Draw boxes on a panel (H, W, 3) that is ``scale`` times as large as its image.
 
-    A mark without text gets no label.
+    A mark without text gets no label, and neither does one without room for it.
     """
     canvas, font = to_rgb(panel), font_of(panel)
     draw = ImageDraw.Draw(canvas)
@@ -131,13 +131,17 @@ def mark_panel(panel: np.ndarray, marks: Sequence[Mark], scale: float) -> np.nda
         # A dark line outside keeps the box visible on a bright image.
         draw.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=(0, 0, 0), width=4)
         draw.rectangle(box, outline=mark.colour, width=2)
-    placed: list[Rectangle] = []
+    labels: list[tuple[Rectangle, Rectangle, Mark]] = []
     for box, mark in zip(boxes, marks, strict=True):
-        if not mark.text:
-            continue
+        places = [place for place, _, _ in labels]
         size = (font.getlength(mark.text) + 6, line_height(font))
-        place = _place(box, size, (canvas.width, canvas.height), placed, boxes)
-        placed.append(place)
+        place = _place(box, size, (canvas.width, canvas.height), places, boxes)
+        if mark.text and not any(_overlap(place, other) for other in places):
+            labels.append((place, box, mark))
+    # All lines first, so that none crosses a label.
+    for place, box, mark in labels:
+        _link(draw, place, box, mark.colour)
+    for place, _, mark in labels:
         draw.rectangle(place, fill=mark.colour, outline=(0, 0, 0))
         draw.text((place[0] + 3, place[1] + 1), mark.text, fill=(0, 0, 0), font=font)
     return np.asarray(canvas)
@@ -180,6 +184,22 @@ def _place(
         y = min(max(0, y), limits[1] - height - 1)
         places.append((x, y, x + width, y + height))
     return min(places, key=cost)
+
+
+def _link(
+    draw: ImageDraw.ImageDraw, label: Rectangle, box: Rectangle, colour: Colour
+) -> None:
+    """Draw a line from a label to its box, unless they touch."""
+    ends = []
+    for near, far in ((label, box), (box, label)):
+        center = [(far[axis] + far[axis + 2]) / 2 for axis in (0, 1)]
+        ends.append(
+            [min(max(center[i], near[i]), near[i + 2]) for i in (0, 1)],
+        )
+    (x1, y1), (x2, y2) = ends
+    if abs(x1 - x2) > 2 or abs(y1 - y2) > 2:
+        draw.line((x1, y1, x2, y2), fill=(0, 0, 0), width=3)
+        draw.line((x1, y1, x2, y2), fill=colour, width=1)
 
 
 def _overlap(a: Rectangle, b: Rectangle) -> float:

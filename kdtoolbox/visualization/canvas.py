@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-SMALLEST, LARGEST = 320, 720
+SMALLEST, LARGEST = 256, 720
 """Bounds of the longer side of a panel in pixels."""
 
 Colour = tuple[int, int, int]
@@ -22,7 +22,7 @@ def panel_scale(height: int, width: int) -> float:
 
     Example:
         >>> panel_scale(128, 128), panel_scale(400, 600), panel_scale(800, 1440)
-        (3, 1.0, 0.5)
+        (2, 1.0, 0.5)
     """
     longer = max(height, width)
     if longer < SMALLEST:

@@ -67,32 +67,25 @@ def draw_features(
     Returns:
         The rows and a caption, or None if the loss compares no maps.
     """
-    rows = [
-        _row(
-            {
-                f'student, {_described(level.student, level, scene)}': size(
-                    level.student
-                ),
-                f'teacher, {_described(level.teacher, level, scene)}': size(
-                    level.teacher
-                ),
-                **_difference(level),
-            },
-            scene,
-        )
-        for level in levels_of(distiller, step, name, scene)
-    ]
+    rows = []
+    for level in levels_of(distiller, step, name, scene):
+        sides = dict(student=level.student, teacher=level.teacher)
+        maps = {
+            f'{side}, {_described(features, level, scene)}': magnitude(features)
+            for side, features in sides.items()
+        }
+        rows.append(draw_row(maps | _difference(level), scene))
     if not rows:
         return None
     return Picture(
         rows,
-        f'{_named(distiller, name)} Colour: the mean over the channels of the absolute '
-        'value, and for the difference of |student - teacher|. All panels of a row '
-        'have one colour scale, which begins at 0.',
+        f'{loss_line(distiller, name)} Colour: the mean over the channels of the '
+        'absolute value, and for the difference of |student - teacher|. All panels of '
+        'a row have one colour scale, which begins at 0.',
     )
 
 
-def size(features: Tensor) -> Tensor:
+def magnitude(features: Tensor) -> Tensor:
     """Return the mean absolute value of the channels of a map (C, h, w), as (h, w)."""
     return features.abs().mean(0)
 
@@ -100,13 +93,22 @@ def size(features: Tensor) -> Tensor:
 def _difference(level: Level) -> dict[str, Tensor]:
     if level.student.shape != level.teacher.shape:
         return {}
-    values = size(level.student - level.teacher)
+    values = magnitude(level.student - level.teacher)
     return {f'difference, mean {values.mean():.3g}': values}
 
 
-def _row(maps: Mapping[str, Tensor], scene: Scene) -> list[Panel]:
-    """Return one panel per map, all on one colour scale, and the scale."""
-    top = max(float(values.max()) for values in maps.values())
+def draw_row(
+    maps: Mapping[str, Tensor], scene: Scene, top: float | None = None
+) -> list[Panel]:
+    """Return one panel per map, all on one colour scale, and the scale.
+
+    Args:
+        maps: Maps (h, w) of values that are not negative, by title.
+        scene: The image.
+        top: The value of the brightest colour; None for the largest value.
+    """
+    if top is None:
+        top = max(float(values.max()) for values in maps.values())
     panels = [
         (title, paint_map(values.numpy(), scene.image, top, scene.padded))
         for title, values in maps.items()
@@ -116,11 +118,18 @@ def _row(maps: Mapping[str, Tensor], scene: Scene) -> list[Panel]:
 
 def _described(features: Tensor, level: Level, scene: Scene) -> str:
     channels, height, width = features.shape
+    stride = stride_text(height, width, scene)
+    return f'level {level.number}: {stride}, {channels} channels'
+
+
+def stride_text(height: int, width: int, scene: Scene) -> str:
+    """Return the stride in pixels of a map with these sides, as text."""
     stride = max(scene.padded[0] / height, scene.padded[1] / width)
-    return f'level {level.number}: stride {stride:.3g}, {channels} channels'
+    return f'stride {stride:.3g}'
 
 
-def _named(distiller: Distiller, name: str) -> str:
+def loss_line(distiller: Distiller, name: str) -> str:
+    """Return a sentence about a loss: its name, its class and its wires."""
     ends = distiller.wiring.comparisons[name]
     kind = type(distiller.losses[name]).__name__
     return f'{name} ({kind}) compares {ends["student"]} with {ends["teacher"]}.'
@@ -146,26 +155,19 @@ def draw_channels(
     levels = levels_of(distiller, step, name, scene)
     rows = []
     for level, channel, divergence in largest_divergences(levels, loss.tau, CHANNELS):
-        pair = (level.student[channel], level.teacher[channel])
-        student, teacher = (_distribution(values, loss.tau) for values in pair)
-        place = f'level {level.number}, channel {channel}'
-        rows.append(
-            _row(
-                {
-                    f'student, {place}': student,
-                    f'teacher, {place}': teacher,
-                    f'|difference|, divergence {divergence:.3g}': (
-                        student - teacher
-                    ).abs(),
-                },
-                scene,
-            )
+        student, teacher = (
+            _distribution(side[channel], loss.tau)
+            for side in (level.student, level.teacher)
         )
+        place = f'level {level.number}, channel {channel}'
+        maps = {f'student, {place}': student, f'teacher, {place}': teacher}
+        maps[f'|difference|, divergence {divergence:.3g}'] = (student - teacher).abs()
+        rows.append(draw_row(maps, scene))
     if not rows:
         return None
     return Picture(
         rows,
-        f'{_named(distiller, name)} These are the {len(rows)} channels with the '
+        f'{loss_line(distiller, name)} These are the {len(rows)} channels with the '
         f'largest divergence, among all levels. Colour: the softmax over the positions '
         f'at temperature {loss.tau:g}, times the number of positions, so that 1 is a '
         'uniform distribution.',

@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from kdtoolbox.checkpoints.writing import write_whole
 from kdtoolbox.visualization.canvas import (
     font_of,
     line_height,
-    load_font,
     to_rgb,
     wrap,
     write_lines,
@@ -27,7 +26,8 @@ def compose(rows: Sequence[Sequence[Panel]], caption: str = '') -> np.ndarray:
     """Return one picture of panels in rows, with a caption below them.
 
     Args:
-        rows: The panels of each row, drawn at their own size.
+        rows: The panels of each row, drawn at their own size. The first panel sets
+            the size of the text.
         caption: Says what is shown. Lines end at line breaks and at the border.
 
     Returns:
@@ -38,9 +38,10 @@ def compose(rows: Sequence[Sequence[Panel]], caption: str = '') -> np.ndarray:
         >>> compose([[('a', panel), ('b', panel)]]).shape
         (139, 430, 3)
     """
-    strips = [_strip(row) for row in rows]
+    # The first panel is an image; others may be as wide as a row.
+    font = font_of(rows[0][0][1])
+    strips = [_strip(row, font) for row in rows]
     width = max(strip.width for strip in strips) + GAP
-    font = load_font(max(font_of(image).size for row in rows for _, image in row))
     lines = wrap(caption, font, width - 2 * GAP)
     top = sum(strip.height for strip in strips)
     picture = Image.new(
@@ -54,9 +55,8 @@ def compose(rows: Sequence[Sequence[Panel]], caption: str = '') -> np.ndarray:
     return np.asarray(picture)
 
 
-def _strip(row: Sequence[Panel]) -> Image.Image:
+def _strip(row: Sequence[Panel], font: ImageFont.FreeTypeFont) -> Image.Image:
     """Return one row with its titles; white space is above and left of each panel."""
-    font = load_font(max(font_of(image).size for _, image in row))
     titles = [wrap(title, font, image.shape[1]) for title, image in row]
     above = GAP + max(map(len, titles)) * line_height(font)
     width = sum(GAP + image.shape[1] for _, image in row)

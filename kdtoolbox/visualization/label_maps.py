@@ -6,9 +6,7 @@ import numpy as np
 from PIL import ImageDraw
 
 from kdtoolbox.visualization.canvas import (
-    Colour,
     fit,
-    font_of,
     line_height,
     load_font,
     to_rgb,
@@ -59,16 +57,17 @@ def draw_errors(
 
 
 def draw_legend(
-    width: int, names: Sequence[str], colours: Sequence[Colour]
+    width: int, size: int, names: Sequence[str], colours: Sequence[Sequence[int]]
 ) -> np.ndarray:
     """Return a white strip with a coloured square and a name for each class.
 
     Args:
         width: Width of the strip in pixels.
+        size: Size of the font in pixels.
         names: The names of the classes.
         colours: The RGB colour of each.
     """
-    font = font_of(np.empty((width // 3, width // 3)))
+    font = load_font(size)
     height = line_height(font) + 4
     places, x, y = [], 0, 0
     for name in names:
@@ -83,5 +82,5 @@ def draw_legend(
     for (x, y), name, colour in zip(places, names, colours, strict=True):
         square = (x, y + 2, x + height - 8, y + height - 6)
         draw.rectangle(square, fill=tuple(colour), outline=(0, 0, 0))
-        draw.text((x + height - 2, y), name, fill=(0, 0, 0), font=load_font(font.size))
+        draw.text((x + height - 2, y), name, fill=(0, 0, 0), font=font)
     return np.asarray(canvas)

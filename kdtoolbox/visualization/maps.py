@@ -60,7 +60,7 @@ def paint_map(
         >>> image = np.full((32, 32, 3), 100, np.uint8)
         >>> panel = paint_map(np.eye(2), image, top=1.0, padded=(32, 32))
         >>> panel.shape, bool(panel[0, 0].sum() > panel[0, -1].sum())
-        ((320, 320, 3), True)
+        ((256, 256, 3), True)
     """
     scale, panel = panel_scale(*image.shape[:2]), fit(image)
     height, width = (round(side * scale) for side in padded)

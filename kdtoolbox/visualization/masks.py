@@ -8,7 +8,7 @@ from kdtoolbox.losses import FGDLoss, FGFILoss, PGDClsLoss, PGDRegLoss
 from kdtoolbox.losses.detection.pgd_masks import teacher_masks
 from kdtoolbox.visualization.boxes import Mark, draw_marks, mark_panel, truth_marks
 from kdtoolbox.visualization.canvas import panel_scale
-from kdtoolbox.visualization.comparisons import Picture
+from kdtoolbox.visualization.comparisons import Picture, stride_text
 from kdtoolbox.visualization.grid import Panel
 from kdtoolbox.visualization.maps import paint_map
 from kdtoolbox.visualization.scenes import Scene
@@ -61,7 +61,7 @@ def draw_masks(
     marks = truth_marks(scene.sample.gt_instances, classes) if levels else []
     rows = [
         [
-            (f'ground truth, level {number}', draw_marks(scene.image, marks)),
+            (_title(number, masks, scene), draw_marks(scene.image, marks)),
             *(_panel(key, mask, scene, marks) for key, mask in masks.items()),
         ]
         for number, masks in enumerate(levels)
@@ -75,6 +75,11 @@ def draw_masks(
         'ground truth. Each panel has its own colour scale, from 0 to the number above '
         'it.',
     )
+
+
+def _title(number: int, masks: dict[str, Tensor], scene: Scene) -> str:
+    height, width = next(iter(masks.values())).shape[-2:]
+    return f'ground truth; level {number}: {stride_text(height, width, scene)}'
 
 
 def _panel(key: str, mask: Tensor, scene: Scene, marks: list[Mark]) -> Panel:

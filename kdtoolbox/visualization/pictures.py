@@ -9,6 +9,7 @@ import torch
 from kdtoolbox.distillers import Distiller
 from kdtoolbox.distillers.normalization import Renormalization
 from kdtoolbox.distillers.observing import Step
+from kdtoolbox.visualization.attention import draw_attention
 from kdtoolbox.visualization.comparisons import Picture, draw_channels, draw_features
 from kdtoolbox.visualization.grid import compose
 from kdtoolbox.visualization.masks import draw_masks
@@ -57,6 +58,8 @@ def draw_step(
                 found[f'masks_{name}'] = draw_masks(*read, classes)
             if 'channels' in kinds:
                 found[f'channels_{name}'] = draw_channels(*read)
+            if 'attention' in kinds:
+                found[f'attention_{name}'] = draw_attention(*read)
         drawn.append(_composed(found, note))
     return drawn
 

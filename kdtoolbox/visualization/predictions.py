@@ -17,7 +17,7 @@ from kdtoolbox.visualization.boxes import (
     predicted_marks,
     truth_marks,
 )
-from kdtoolbox.visualization.canvas import fit
+from kdtoolbox.visualization.canvas import fit, font_of
 from kdtoolbox.visualization.comparisons import Picture
 from kdtoolbox.visualization.grid import Panel
 from kdtoolbox.visualization.label_maps import draw_errors, draw_labels, draw_legend
@@ -26,11 +26,12 @@ from kdtoolbox.visualization.scenes import Scene
 BOXES = (
     'Green: a true prediction, of the right class and with an IoU of at least 0.5 with '
     'an object, once per object. Magenta: a false prediction. White: ground truth. '
-    'Labels: class and score; predictions with a score below 0.3 are left out.'
+    'Labels: class and score, where there is room. Shown are the 40 best predictions '
+    'with a score of at least 0.3.'
 )
 LABEL_MAPS = (
-    'Below: green pixels have the right class, magenta ones a wrong class, and black '
-    'ones are ignored.'
+    'Upper row: the classes, in the colours of the list. Lower row: green pixels have '
+    'the right class, magenta ones a wrong class, and black ones do not count.'
 )
 IGNORED = 255
 
@@ -41,7 +42,7 @@ def evaluating(model: BaseModel) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.no_grad(), torch.random.fork_rng():
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
             yield
     finally:
         for module, training in modes.items():
@@ -130,7 +131,10 @@ def _map_rows(
     named = [label for label in shown.tolist() if label < len(classes)]
     width = sum(panel.shape[1] for _, panel in first)
     legend = draw_legend(
-        width, [classes[i] for i in named], [tuple(palette[i]) for i in named]
+        width,
+        round(font_of(first[0][1]).size),
+        [classes[i] for i in named],
+        [palette[i] for i in named],
     )
     return [first, [('', legend)], second] if named else [first, second]
 
