@@ -1,73 +1,60 @@
 """Draw how similar the tokens of a transformer are to one of them."""
 
-from collections.abc import Sequence
-
 from torch import Tensor
 from torch.nn import functional
 
-from kdtoolbox.distillers import Distiller
+from kdtoolbox.distillers.building import SIDES
 from kdtoolbox.distillers.observing import Step
-from kdtoolbox.visualization.comparisons import (
-    Picture,
-    draw_row,
-    levels_of,
-    loss_line,
-)
-from kdtoolbox.visualization.scenes import Scene
+from kdtoolbox.visualization.comparisons import Picture, draw_row
+from kdtoolbox.visualization.scenes import Scene, map_of
 
 
-def similarity(tokens: Tensor, query: Sequence[int]) -> Tensor:
-    """Return the cosine similarity of each token of a map to one token.
+def similarity(tokens: Tensor) -> Tensor:
+    """Return the cosine similarity of each token to the token at the centre.
 
     Args:
         tokens: Map (C, h, w).
-        query: Row and column of the token.
 
     Returns:
         The similarities (h, w), from -1 to 1.
 
     Example:
         >>> import torch
-        >>> similarity(torch.tensor([[[1.0, 2.0, -1.0]]]), (0, 0))
-        tensor([[ 1.,  1., -1.]])
+        >>> similarity(torch.tensor([[[-1.0, 2.0, 1.0]]]))
+        tensor([[-1.,  1.,  1.]])
     """
-    row, column = query
+    row, column = (side // 2 for side in tokens.shape[1:])
     return functional.cosine_similarity(tokens, tokens[:, row, column, None, None], 0)
 
 
-def draw_attention(
-    distiller: Distiller, step: Step, name: str, scene: Scene
-) -> Picture | None:
-    """Draw the similarity of the tokens that a loss compares to the central token.
+def draw_attention(step: Step, name: str, scene: Scene) -> Picture | None:
+    """Draw the similarity of recorded tokens to the token at the centre of the image.
 
     Args:
-        distiller: The model.
-        step: Its step.
-        name: The name of the loss.
+        step: A step of a distiller.
+        name: The name of a recorder that student and teacher have.
         scene: The image.
 
     Returns:
-        The rows and a caption, or None if the loss compares no tokens.
+        The rows and a caption, or None if the recorder records no tokens (N, L, C).
     """
-    ends = distiller.wiring.comparisons[name]
+    wires = {side: step.wires[f'{side}.{name}'] for side in SIDES}
     rows = []
-    for level in levels_of(distiller, step, name, scene):
-        if step.wires[ends['student']][level.number].dim() != 3:
+    for number, pair in enumerate(zip(*wires.values(), strict=False)):
+        maps = [map_of(wire, scene, len(step.inputs)) for wire in pair]
+        if any(wire.dim() != 3 for wire in pair) or any(x is None for x in maps):
             continue
-        both = []
-        for tokens in (level.student, level.teacher):
-            center = [side // 2 for side in tokens.shape[1:]]
-            both.append(similarity(tokens, center).clamp(min=0))
-        maps = {
-            f'{side}, level {level.number}': values
-            for side, values in zip(('student', 'teacher'), both, strict=True)
+        values = {
+            f'{side}: block {number} of {name}': similarity(tokens).clamp(min=0)
+            for side, tokens in zip(SIDES, maps, strict=True)
+            if tokens is not None
         }
-        rows.append(draw_row(maps, scene, top=1.0))
+        rows.append(draw_row(values, scene, top=1.0))
     if not rows:
         return None
     return Picture(
         rows,
-        f'{loss_line(distiller, name)} Colour: the cosine similarity of each token to '
-        'the token at the centre of the image, below 0 drawn as 0. These are '
+        f'Tokens of the recorder {name}. Colour: the cosine similarity of each token '
+        'to the token at the centre of the image, below 0 drawn as 0. These are '
         'similarities of outputs, not the attention weights inside of a block.',
     )

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from kdtoolbox.distillers import Distiller
+from kdtoolbox.distillers.building import SIDES
 from kdtoolbox.distillers.normalization import Renormalization
 from kdtoolbox.distillers.observing import Step
 from kdtoolbox.visualization.attention import draw_attention
@@ -58,10 +59,16 @@ def draw_step(
                 found[f'masks_{name}'] = draw_masks(*read, classes)
             if 'channels' in kinds:
                 found[f'channels_{name}'] = draw_channels(*read)
-            if 'attention' in kinds:
-                found[f'attention_{name}'] = draw_attention(*read)
+        if 'attention' in kinds:
+            for name in _common_records(distiller):
+                found[f'attention_{name}'] = draw_attention(step, name, scene)
         drawn.append(_composed(found, note))
     return drawn
+
+
+def _common_records(distiller: Distiller) -> list[str]:
+    student, teacher = (distiller.recorders[side] for side in SIDES)
+    return [name for name in student if name in teacher]
 
 
 def draw_models(

@@ -145,11 +145,11 @@ def test_tokens_are_compared_with_the_central_one(toy: Toy) -> None:
     model = toy.build_distiller(toy.gfl())
     step = observed(toy, model)
     scene = scenes_of(step, model.data_preprocessor, most=1)[0]
-    assert draw_attention(model, step, 'loss_cwd', scene) is None
+    assert draw_attention(step, 'fpn', scene) is None
     tokens = torch.eye(16)[None].repeat(2, 1, 1)
     step.wires['student.fpn'], step.wires['teacher.fpn'] = [tokens], [tokens]
     grey = scene._replace(image=np.full_like(scene.image, 100))
-    picture = draw_attention(model, step, 'loss_cwd', grey)
+    picture = draw_attention(step, 'fpn', grey)
     [student, _, _] = panels(picture)
     bright = student.sum(2) > student[0, 0].sum()
     rows, columns = np.nonzero(bright)
