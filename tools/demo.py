@@ -148,7 +148,7 @@ def scene_picture(
         )
         maps.append((f'{LABELS[name]}: {path}', drawn))
     picture = draw_predictions(scene, predictions, meta)
-    return picture._replace(rows=[*picture.rows, maps])
+    return Picture([*picture.rows, maps], picture.caption)
 
 
 def report(

@@ -87,5 +87,5 @@ def _panel(key: str, mask: Tensor, scene: Scene, marks: list[Mark]) -> Panel:
     top = float(values.max())
     panel = paint_map(values.numpy(), scene.image, top, scene.padded)
     scale = panel_scale(*scene.image.shape[:2])
-    boxes = [mark._replace(text='') for mark in marks]
+    boxes = [Mark(mark.box, '', mark.colour) for mark in marks]
     return f'{key}, 0 to {top:.3g}', mark_panel(panel, boxes, scale)
