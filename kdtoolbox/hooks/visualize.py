@@ -57,7 +57,7 @@ class DistillationVisualizationHook(Hook):
         self.interval = interval
         self.images = images
         self.what = tuple(what)
-        self._observer: Observer | None = None
+        self._added: list[Observer] = []
         self._seen: Step | None = None
         self._drawn: list[Pictures] = []
 
@@ -77,16 +77,15 @@ class DistillationVisualizationHook(Hook):
     def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Observe the model's step if this iteration is due."""
         if is_main_process() and self.is_due(runner.iter):
-            self._observer = partial(self._draw, runner)
-            _distiller(runner).observers.append(self._observer)
+            self._added = [partial(self._draw, runner)]
+            _distiller(runner).observers += self._added
 
     def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Stop observing, draw predictions and hand all pictures to the visualizer."""
-        if self._observer is None:
+        if not self._added:
             return
         model = _distiller(runner)
-        model.observers.remove(self._observer)
-        self._observer = None
+        model.observers.remove(self._added.pop())
         if self._seen is not None and 'predictions' in self.what:
             note = f'{_note(runner)} The predictions are made after the iteration.'
             found = draw_models(model, self._seen, _meta(runner), note, self.images)

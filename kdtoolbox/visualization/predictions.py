@@ -81,13 +81,19 @@ def draw_predictions(
     Returns:
         The rows and a caption, or None if there are neither boxes nor label maps.
     """
-    classes = list(meta.get('classes') or ())
-    if 'gt_instances' in scene.sample:
-        return Picture([_box_row(scene, predictions, classes)], BOXES)
-    if 'gt_sem_seg' in scene.sample:
+    classes, sample = list(meta.get('classes') or ()), scene.sample
+    boxes = _with(predictions, 'pred_instances')
+    if boxes and 'gt_instances' in sample:
+        return Picture([_box_row(scene, boxes, classes)], BOXES)
+    maps = _with(predictions, 'pred_sem_seg')
+    if maps and 'gt_sem_seg' in sample:
         palette = meta.get('palette') or _grey_palette(len(classes))
-        return Picture(_map_rows(scene, predictions, classes, palette), LABEL_MAPS)
+        return Picture(_map_rows(scene, maps, classes, palette), LABEL_MAPS)
     return None
+
+
+def _with(predictions: Mapping[str, Any], field: str) -> dict[str, Any]:
+    return {name: sample for name, sample in predictions.items() if field in sample}
 
 
 def _box_row(

@@ -24,6 +24,7 @@ def test_observers_see_wires_connectors_and_losses_with_their_graph(toy: Toy) ->
     assert step.task_losses.keys() | step.losses.keys() == losses.keys()
     assert step.inputs is data['inputs']
     assert step.data_samples is data['data_samples']
+    assert step.targets is None
     for wire in ('student.fpn', 'aligned'):
         for gradient in torch.autograd.grad(
             step.losses['loss_cwd'], step.wires[wire], retain_graph=True
