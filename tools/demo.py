@@ -100,9 +100,9 @@ def evaluate(
 
 
 CAPTION = (
-    'Lower rows: the first map of each neck, as the mean absolute deviation of its '
-    'channels from their means over the image, from low (blue) to high (red). Each map '
-    'has its own colour scale.'
+    'Last row of each scene: the first recorded map of the module in the title, as the '
+    'mean absolute deviation of its channels from their means over the image, from low '
+    '(blue) to high (red). Each map has its own colour scale.'
 )
 
 

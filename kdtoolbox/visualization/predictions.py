@@ -30,7 +30,7 @@ BOXES = (
     'with a score of at least 0.3.'
 )
 LABEL_MAPS = (
-    'Upper row: the classes, in the colours of the list. Lower row: green pixels have '
+    'First row: the classes, in the colours of the list. Second row: green pixels have '
     'the right class, magenta ones a wrong class, and black ones do not count.'
 )
 IGNORED = 255
