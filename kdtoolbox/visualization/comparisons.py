@@ -11,7 +11,7 @@ from kdtoolbox.losses import CWDLoss
 from kdtoolbox.losses.features.cwd import channel_wise_divergence
 from kdtoolbox.visualization.grid import Panel
 from kdtoolbox.visualization.maps import colour_bar, paint_map
-from kdtoolbox.visualization.scenes import Scene, map_of
+from kdtoolbox.visualization.scenes import Scene, covered_by, map_of, strides_of
 
 CHANNELS = 4
 """Number of channels in the picture of CWD."""
@@ -109,10 +109,10 @@ def draw_row(
     """
     if top is None:
         top = max(float(values.max()) for values in maps.values())
-    panels = [
-        (title, paint_map(values.numpy(), scene.image, top, scene.padded))
-        for title, values in maps.items()
-    ]
+    panels = []
+    for title, values in maps.items():
+        covered = covered_by((values.shape[0], values.shape[1]), scene)
+        panels.append((title, paint_map(values.numpy(), scene.image, top, covered)))
     return [*panels, ('', colour_bar(panels[0][1], top))]
 
 
@@ -124,8 +124,7 @@ def _described(features: Tensor, level: Level, scene: Scene) -> str:
 
 def stride_text(height: int, width: int, scene: Scene) -> str:
     """Return the stride in pixels of a map with these sides, as text."""
-    stride = max(scene.padded[0] / height, scene.padded[1] / width)
-    return f'stride {stride:.3g}'
+    return f'stride {max(strides_of((height, width), scene.padded)):.3g}'
 
 
 def loss_line(distiller: Distiller, name: str) -> str:

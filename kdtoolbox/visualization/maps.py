@@ -43,7 +43,7 @@ def draw_map(feature: Tensor, image: np.ndarray, scale: int = 3) -> np.ndarray:
 
 
 def paint_map(
-    values: np.ndarray, image: np.ndarray, top: float, padded: tuple[int, int]
+    values: np.ndarray, image: np.ndarray, top: float, covered: tuple[int, int]
 ) -> np.ndarray:
     """Draw one value per cell over an image, each cell with sharp borders.
 
@@ -51,19 +51,19 @@ def paint_map(
         values: Map (h, w), not negative.
         image: RGB image (H, W, 3) of bytes, without padding; drawn in grey.
         top: The value of the brightest colour; 0 has the darkest.
-        padded: Height and width in pixels that the map covers, at least (H, W).
+        covered: Height and width in pixels that the map covers, at least (H, W).
 
     Returns:
         The panel, an RGB image.
 
     Example:
         >>> image = np.full((32, 32, 3), 100, np.uint8)
-        >>> panel = paint_map(np.eye(2), image, top=1.0, padded=(32, 32))
+        >>> panel = paint_map(np.eye(2), image, top=1.0, covered=(32, 32))
         >>> panel.shape, bool(panel[0, 0].sum() > panel[0, -1].sum())
         ((256, 256, 3), True)
     """
     scale, panel = panel_scale(*image.shape[:2]), fit(image)
-    height, width = (round(side * scale) for side in padded)
+    height, width = (round(side * scale) for side in covered)
     cells = cv2.resize(
         np.ascontiguousarray(values, dtype=np.float32),
         (width, height),

@@ -11,7 +11,7 @@ from kdtoolbox.visualization.canvas import panel_scale
 from kdtoolbox.visualization.comparisons import Picture, stride_text
 from kdtoolbox.visualization.grid import Panel
 from kdtoolbox.visualization.maps import paint_map
-from kdtoolbox.visualization.scenes import Scene
+from kdtoolbox.visualization.scenes import Scene, covered_by
 
 NAMES = ('foreground', 'background')
 
@@ -85,7 +85,8 @@ def _title(number: int, masks: dict[str, Tensor], scene: Scene) -> str:
 def _panel(key: str, mask: Tensor, scene: Scene, marks: list[Mark]) -> Panel:
     values = mask[scene.number].detach().float().cpu()
     top = float(values.max())
-    panel = paint_map(values.numpy(), scene.image, top, scene.padded)
+    covered = covered_by((values.shape[0], values.shape[1]), scene)
+    panel = paint_map(values.numpy(), scene.image, top, covered)
     scale = panel_scale(*scene.image.shape[:2])
     boxes = [Mark(mark.box, '', mark.colour) for mark in marks]
     return f'{key}, 0 to {top:.3g}', mark_panel(panel, boxes, scale)

@@ -1,5 +1,6 @@
 """Read single images out of a training step of a distillation."""
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,6 +53,38 @@ def _picture(image: Tensor, sample: Any) -> np.ndarray:
         # Bands other than red, green and blue: show their mean in grey.
         image = image.float().mean(0, keepdim=True).to(torch.uint8).expand(3, -1, -1)
     return image.permute(1, 2, 0)[:height, :width].contiguous().numpy()
+
+
+def strides_of(cells: tuple[int, int], pixels: tuple[int, int]) -> tuple[float, float]:
+    """Return the height and width in pixels of one cell of a map.
+
+    The last cells of a map often reach beyond the image, so that the strides are powers
+    of two; in other cases the map covers exactly the image.
+
+    Args:
+        cells: Height and width of the map.
+        pixels: Height and width of the batch's images.
+
+    Example:
+        >>> strides_of((7, 9), (832, 1088)), strides_of((6, 6), (64, 64))
+        ((128.0, 128.0), (10.666666666666666, 10.666666666666666))
+    """
+    exact = [side / count for count, side in zip(cells, pixels, strict=True)]
+    powers = [2.0 ** round(math.log2(stride)) for stride in exact]
+    reached = [
+        math.ceil(side / stride) for stride, side in zip(powers, pixels, strict=True)
+    ]
+    height, width = powers if tuple(reached) == tuple(cells) else exact
+    return height, width
+
+
+def covered_by(cells: tuple[int, int], scene: Scene) -> tuple[int, int]:
+    """Return the height and width in pixels that a map with these sides covers."""
+    strides = strides_of(cells, scene.padded)
+    height, width = (
+        round(count * stride) for count, stride in zip(cells, strides, strict=True)
+    )
+    return height, width
 
 
 def map_of(wire: Tensor, scene: Scene, batch: int) -> Tensor | None:

@@ -17,7 +17,7 @@ from kdtoolbox.visualization.comparisons import (
     levels_of,
 )
 from kdtoolbox.visualization.masks import draw_masks, masks_of
-from kdtoolbox.visualization.scenes import map_of, scenes_of
+from kdtoolbox.visualization.scenes import Scene, covered_by, map_of, scenes_of
 
 Toy = SimpleNamespace
 PAIR = dict(student='student.fpn', teacher='teacher.fpn')
@@ -85,6 +85,13 @@ def test_the_channels_are_those_with_the_largest_divergence(toy: Toy) -> None:
     level, channel, _ = every[0]
     title = picture.rows[0][0][0]
     assert title == f'student, level {level.number}, channel {channel}'
+
+
+def test_maps_that_reach_beyond_the_image_keep_their_stride() -> None:
+    scene = Scene(0, np.zeros((832, 1088, 3), np.uint8), None, (832, 1088))
+    assert covered_by((7, 9), scene) == (7 * 128, 9 * 128)
+    # Pooled to a fixed size: the cells share the image.
+    assert covered_by((6, 6), scene) == (832, 1088)
 
 
 def test_maps_of_other_batches_are_not_drawn(toy: Toy) -> None:
