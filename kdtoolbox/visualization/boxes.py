@@ -1,7 +1,6 @@
 """Compare predicted boxes with the ground truth, and draw boxes with labels."""
 
 from collections.abc import Sequence
-from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,13 +17,17 @@ from kdtoolbox.visualization.canvas import (
     panel_scale,
     to_rgb,
 )
+from kdtoolbox.visualization.label_places import (
+    Rectangle,
+    link_label,
+    overlap,
+    place_label,
+)
 
 TRUE, FALSE, TRUTH = (70, 225, 80), (255, 80, 225), (255, 255, 255)
 """Colours that also colour-blind readers tell apart."""
 
 LEAST_SCORE, LEAST_IOU, MOST_BOXES = 0.3, 0.5, 40
-
-Rectangle = tuple[float, float, float, float]
 
 
 class Mark(NamedTuple):
@@ -135,12 +138,12 @@ def mark_panel(panel: np.ndarray, marks: Sequence[Mark], scale: float) -> np.nda
     for box, mark in zip(boxes, marks, strict=True):
         places = [place for place, _, _ in labels]
         size = (font.getlength(mark.text) + 6, line_height(font))
-        place = _place(box, size, (canvas.width, canvas.height), places, boxes)
-        if mark.text and not any(_overlap(place, other) for other in places):
+        place = place_label(box, size, (canvas.width, canvas.height), places, boxes)
+        if mark.text and not any(overlap(place, other) for other in places):
             labels.append((place, box, mark))
     # All lines first, so that none crosses a label.
     for place, box, mark in labels:
-        _link(draw, place, box, mark.colour)
+        link_label(draw, place, box, mark.colour)
     for place, _, mark in labels:
         draw.rectangle(place, fill=mark.colour, outline=(0, 0, 0))
         draw.text((place[0] + 3, place[1] + 1), mark.text, fill=(0, 0, 0), font=font)
@@ -150,59 +153,3 @@ def mark_panel(panel: np.ndarray, marks: Sequence[Mark], scale: float) -> np.nda
 def _scaled(box: Rectangle, scale: float) -> Rectangle:
     x1, y1, x2, y2 = (round(side * scale) for side in box)
     return x1, y1, max(x1, x2), max(y1, y2)
-
-
-def _place(
-    box: Rectangle,
-    size: tuple[float, float],
-    limits: tuple[int, int],
-    placed: Sequence[Rectangle],
-    boxes: Sequence[Rectangle],
-) -> Rectangle:
-    """Return the place of a label near its box that hides the least.
-
-    Args:
-        box: The box of the label.
-        size: Width and height of the label.
-        limits: Width and height of the panel.
-        placed: The labels that are already there.
-        boxes: All boxes; what is in them should stay visible.
-    """
-    (x1, y1, x2, y2), (width, height) = box, size
-
-    def cost(place: Rectangle) -> float:
-        hidden = 10 * sum(_overlap(place, other) for other in placed)
-        hidden += max(_overlap(place, other) for other in boxes)
-        return hidden + abs(place[0] - x1) + 2 * abs(place[1] - y1 + height)
-
-    lefts = (x1, x2 - width, x2 + 1, x1 - width - 1)
-    steps = range(-2, 2 + int((y2 - y1) // height))
-    tops = [y2 + 1, *(y1 + step * height for step in steps)]
-    places = []
-    for x, y in product(lefts, tops):
-        x = min(max(0, x), limits[0] - width - 1)
-        y = min(max(0, y), limits[1] - height - 1)
-        places.append((x, y, x + width, y + height))
-    return min(places, key=cost)
-
-
-def _link(
-    draw: ImageDraw.ImageDraw, label: Rectangle, box: Rectangle, colour: Colour
-) -> None:
-    """Draw a line from a label to its box, unless they touch."""
-    ends = []
-    for near, far in ((label, box), (box, label)):
-        center = [(far[axis] + far[axis + 2]) / 2 for axis in (0, 1)]
-        ends.append(
-            [min(max(center[i], near[i]), near[i + 2]) for i in (0, 1)],
-        )
-    (x1, y1), (x2, y2) = ends
-    if abs(x1 - x2) > 2 or abs(y1 - y2) > 2:
-        draw.line((x1, y1, x2, y2), fill=(0, 0, 0), width=3)
-        draw.line((x1, y1, x2, y2), fill=colour, width=1)
-
-
-def _overlap(a: Rectangle, b: Rectangle) -> float:
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    return max(0.0, width) * max(0.0, height)

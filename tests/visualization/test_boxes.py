@@ -69,15 +69,15 @@ def test_boxes_are_scaled_with_small_images() -> None:
 
 def test_labels_do_not_overlap(monkeypatch) -> None:
     placed = []
-    place = boxes._place
+    place = boxes.place_label
     monkeypatch.setattr(
-        boxes, '_place', lambda *args: placed.append(place(*args)) or placed[-1]
+        boxes, 'place_label', lambda *args: placed.append(place(*args)) or placed[-1]
     )
     near = [(50.0 + 3 * i, 90.0, 110.0 + 3 * i, 170.0) for i in range(6)]
     draw_marks(IMAGE, [Mark(box, 'cat: 0.50', TRUE) for box in near])
     assert len(placed) == 6
     for a, b in combinations(placed, 2):
-        assert not boxes._overlap(a, b)
+        assert not boxes.overlap(a, b)
     for x1, y1, x2, y2 in placed:
         assert 0 <= x1 < x2 < 400
         assert 0 <= y1 < y2 < 300
