@@ -15,6 +15,14 @@ from mmengine.config import utils as config_utils
 
 _SUFFIXES = ('.py', '.json', '.yaml', '.yml')
 
+Report = Callable[[Exception], None]
+"""Gets the faults of a config one by one."""
+
+
+def refuse(fault: Exception) -> None:
+    """Raise a fault of a config: the `Report` that ends at the first one."""
+    raise fault
+
 
 def _enable_mmseg_inheritance() -> None:
     """Make ``_base_ = 'mmseg::...'`` work with the maintained fork of mmseg.

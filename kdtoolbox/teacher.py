@@ -97,6 +97,17 @@ def _check_model(model: Mapping[str, Any], where: str) -> None:
         check_keys({k: v for k, v in model.items() if k != 'type'}, kind, where)
 
 
+def check_trained(
+    checkpoint: str | None = None, allow_random: bool = False, **_: Any
+) -> None:
+    """Raise ValueError if a teacher has no weights and is not allowed to be random."""
+    if checkpoint is None and not allow_random:
+        raise ValueError(
+            'model.teacher.checkpoint is None: a teacher with random weights '
+            'teaches nothing. Name a path or URL, or set `allow_random=True`'
+        )
+
+
 class Teacher:
     """A frozen model that is hidden from the module that holds it.
 
@@ -126,11 +137,7 @@ class Teacher:
         allow_random: bool = False,
         trust_pickle: bool = False,
     ) -> None:
-        if checkpoint is None and not allow_random:
-            raise ValueError(
-                'model.teacher.checkpoint is None: a teacher with random weights '
-                'teaches nothing. Name a path or URL, or set `allow_random=True`'
-            )
+        check_trained(checkpoint, allow_random)
         where = 'model.teacher.config'
         self.model = build_model(config, where=where)
         self.classes: tuple[str, ...] | None = None

@@ -19,12 +19,12 @@ from kdtoolbox.hooks import (
     SeedHook,
     WholeUpdatesHook,
 )
+from kdtoolbox.inspection.recipe_checks import check_recipe
 from kdtoolbox.recorders import heed_hooks
 from kdtoolbox.runs.command_line import run_config, run_parser
 from kdtoolbox.runs.mixed_precision import use_mixed_precision
 from kdtoolbox.runs.optimizer_groups import group_as_student
 from kdtoolbox.runs.preflight import check_data
-from kdtoolbox.runs.recipe_checks import check_recipe
 from kdtoolbox.runs.rehearsal import rehearse
 from kdtoolbox.runs.sync_batch_norm import PortableRunner
 from kdtoolbox.runs.work_dir import enter_work_dir

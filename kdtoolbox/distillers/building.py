@@ -2,13 +2,13 @@
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
 from torch import Tensor, nn
 
-from kdtoolbox.configuration import check_keys
+from kdtoolbox.configuration import Report, check_keys, refuse
 from kdtoolbox.registry import MODELS
 
 SIDES = ('student', 'teacher')
@@ -53,6 +53,7 @@ def build_section(
     configs: Mapping[str, dict],
     where: str,
     wires_of: Callable[[type[nn.Module]], list[str]],
+    report: Report = refuse,
 ) -> tuple[nn.ModuleDict, Ends]:
     """Build the modules of a config section; return them and the wires they read.
 
@@ -63,6 +64,8 @@ def build_section(
         configs: For each name the config of a module with its wires.
         where: Config path of the section, for errors.
         wires_of: Returns, for the class of a module, the keys that name wires.
+        report: Gets all faults; what has one is not among the modules. By default the
+            first is raised.
 
     Raises:
         ValueError: If a config is no dict, a module cannot have a name, a type is not
@@ -70,55 +73,98 @@ def build_section(
         TypeError: If a module has no such argument, or the argument is text and has to
             be a number.
     """
-    if not isinstance(configs, Mapping):
-        raise ValueError(f'{where}: expected a dict of names, got {configs!r}')
     modules, wires = nn.ModuleDict(), {}
+    if not isinstance(configs, Mapping):
+        report(ValueError(f'{where}: expected a dict of names, got {configs!r}'))
+        return modules, wires
     for name, config in sorted(configs.items()):
-        _check_module_name(name, where)
+        faults = [*_entry_faults(name, config, where, wires_of)]
+        for fault in faults:
+            report(fault)
         if not isinstance(config, Mapping):
-            raise ValueError(
-                f'{where}.{name}: expected a dict with `type`, got {config!r}'
-            )
-        kind = find_class(config.get('type'), f'{where}.{name}')
-        keys = wires_of(kind)
+            wires[name] = {}
+            continue
+        keys = _wire_keys(config, wires_of)
         wires[name] = {key: config[key] for key in keys if key in config}
-        missing = [key for key in _required(kind, keys) if key not in config]
-        if missing:
-            raise ValueError(
-                f'{where}.{name}: {kind.__name__} reads the wires {keys}; name one as '
-                f'{" and one as ".join(map(repr, missing))}'
-            )
+        if faults:
+            continue
         arguments = {key: value for key, value in config.items() if key not in keys}
-        check_arguments(kind, arguments, f'{where}.{name}')
         # Without this scope a bare name is the task library's class.
         try:
             modules[name] = MODELS.build(dict(arguments, _scope_='kdtoolbox'))
-        except (TypeError, ValueError) as error:
-            raise type(error)(f'{where}.{name}: {error}') from error
+        except (KeyError, TypeError, ValueError) as error:
+            report(placed(error, f'{where}.{name}: '))
     return modules, wires
 
 
-def _check_module_name(name: str, where: str) -> None:
+def placed(error: Exception, place: str) -> Exception:
+    """Return an error with its config path before the message."""
+    # The text of a KeyError is in quotes.
+    text = error.args[0] if isinstance(error, KeyError) else error
+    kind = ValueError if isinstance(error, KeyError) else type(error)
+    placed = kind(f'{place}{text}')
+    placed.__cause__ = error
+    return placed
+
+
+def _wire_keys(
+    config: Mapping[str, Any], wires_of: Callable[[type[nn.Module]], list[str]]
+) -> list[str]:
+    """Return the keys of an entry that name wires; the usual ones without a type."""
+    try:
+        return wires_of(find_class(config.get('type'), ''))
+    except ValueError:
+        return ['input', 'like', *SIDES]
+
+
+def _entry_faults(
+    name: str,
+    config: Any,
+    where: str,
+    wires_of: Callable[[type[nn.Module]], list[str]],
+) -> Iterator[Exception]:
+    """Yield what is wrong with an entry of a section before it is built."""
+    place = f'{where}.{name}'
     if '.' in name or hasattr(nn.ModuleDict, name):
         other = name.replace('.', '_') if '.' in name else f'{name}_wire'
-        raise ValueError(
+        yield ValueError(
             f'{where}: {name!r} cannot be a name here'
             + (', only wires of recorders contain dots' if '.' in name else '')
             + f'; call it {other!r}'
         )
+    if not isinstance(config, Mapping):
+        yield ValueError(f'{place}: expected a dict with `type`, got {config!r}')
+        return
+    try:
+        kind = find_class(config.get('type'), place)
+    except ValueError as error:
+        yield error
+        return
+    keys = wires_of(kind)
+    missing = [key for key in _required(kind, keys) if key not in config]
+    if missing:
+        yield ValueError(
+            f'{place}: {kind.__name__} reads the wires {keys}; name one as '
+            f'{" and one as ".join(map(repr, missing))}'
+        )
+    arguments = {key: value for key, value in config.items() if key not in keys}
+    yield from argument_faults(kind, arguments, place)
 
 
-def check_arguments(
+def argument_faults(
     kind: type[nn.Module], arguments: Mapping[str, Any], where: str
-) -> None:
-    """Raise TypeError for unknown arguments and for numbers given as text."""
-    check_keys(arguments, kind, where)
+) -> Iterator[TypeError]:
+    """Yield a TypeError for unknown arguments and for each number given as text."""
+    try:
+        check_keys(arguments, kind, where)
+    except TypeError as error:
+        yield error
     hints = get_type_hints(kind.__init__)
     for key, value in arguments.items():
         hint = hints.get(key)
         kinds = {*(get_args(hint) or (hint,))} - {NoneType}
         if isinstance(value, str) and kinds and kinds <= {int, float, bool}:
-            raise TypeError(
+            yield TypeError(
                 f'{where}.{key}: expected a number, got the text {value!r}; write '
                 f'{key}={value} without quotes'
             )

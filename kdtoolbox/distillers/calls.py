@@ -42,6 +42,46 @@ def call(where: str, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         raise ValueError(message) from error
 
 
+def compare(
+    where: str,
+    loss: nn.Module,
+    ends: Mapping[str, str],
+    wires: Wires,
+    context: Mapping[str, Any],
+    seen: dict[str, Any],
+) -> dict[str, Tensor]:
+    """Return a loss summed over levels, by the end of its name: '' or '.<term>'.
+
+    Args:
+        where: Config path of the loss.
+        loss: The loss.
+        ends: The wire of each of its arguments.
+        wires: The wires of the step.
+        context: The arguments that are not wires.
+        seen: Receives the terms, level by level.
+
+    Raises:
+        ValueError: If the loss cannot compare its wires.
+    """
+    levels = {key: wires[wire] for key, wire in ends.items()}
+    read = {key: context[key] for key in context_of(loss) if key != 'level'}
+    check_counts(where, ends, levels)
+    if not getattr(loss, 'per_level', True):
+        terms = terms_of(call(where, loss, **levels, **read))
+        seen |= {where + key: term for key, term in terms.items()}
+        return terms
+    total: dict[str, Tensor] = {}
+    for level, tensors in enumerate(zip(*levels.values(), strict=True)):
+        if 'level' in context_of(loss):
+            read['level'] = level
+        arguments = dict(zip(levels, tensors, strict=True), **read)
+        value = call(f'{where}, level {level}', loss, **arguments)
+        for key, term in terms_of(value).items():
+            seen.setdefault(where + key, []).append(term)
+            total[key] = total[key] + term if key in total else term
+    return total
+
+
 def check_counts(where: str, ends: Mapping[str, str], levels: Wires) -> None:
     """Raise ValueError if the wires of a loss have different numbers of levels."""
     counts = {ends[key]: len(tensors) for key, tensors in levels.items()}

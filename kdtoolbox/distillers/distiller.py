@@ -93,7 +93,7 @@ class Distiller(BaseModel):
             self.add_module(name, part)
         self.init_student = init_student
         self.observers: list[Observer] = []
-        recorders = _check_sides(recorders or {side: {} for side in SIDES})
+        recorders = check_sides(recorders or {side: {} for side in SIDES})
         self.recorders = self.wiring.connect(self._models, recorders)
         self._to_teacher = Renormalization(
             self.data_preprocessor, self.teacher.model.data_preprocessor
@@ -149,7 +149,7 @@ class Distiller(BaseModel):
     def _losses(
         self, inputs: Tensor, data_samples: Sequence, seen: Seen
     ) -> dict[str, Any]:
-        _note_ignored_label(self.student, data_samples)
+        note_ignored_label(self.student, data_samples)
         needs_targets = self.wiring.reads_targets
         with (
             self.wiring.observe(self._models) as observed,
@@ -246,7 +246,8 @@ class Distiller(BaseModel):
         return self
 
 
-def _check_sides(recorders: Recorders) -> Recorders:
+def check_sides(recorders: Recorders) -> Recorders:
+    """Return the recorders; raise ValueError if they are not those of two sides."""
     if recorders.keys() != set(SIDES):
         raise ValueError(
             f'model.recorders: expected dict(student=..., teacher=...), got keys '
@@ -255,7 +256,7 @@ def _check_sides(recorders: Recorders) -> Recorders:
     return recorders
 
 
-def _note_ignored_label(student: Any, data_samples: Sequence) -> None:
+def note_ignored_label(student: Any, data_samples: Sequence) -> None:
     """Write the ignored label of a segmentor's head into its samples."""
     head: Any = getattr(student, 'decode_head', None)
     head = head[-1] if isinstance(head, nn.ModuleList) else head

@@ -1,9 +1,11 @@
 """Check the graph of wires, connectors and losses, and order its connectors."""
 
-from collections.abc import Iterable, Mapping
+import difflib
+from collections.abc import Collection, Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 
-from kdtoolbox.distillers.building import Ends, did_you_mean
+from kdtoolbox.configuration import Report, refuse
+from kdtoolbox.distillers.building import SIDES, Ends, did_you_mean
 
 
 def running_order(connections: Ends) -> list[str]:
@@ -34,33 +36,67 @@ def running_order(connections: Ends) -> list[str]:
 
 
 def check_wiring(
-    sides: Mapping[str, set[str]], connections: Ends, comparisons: Ends
+    sides: Mapping[str, set[str]],
+    connections: Ends,
+    comparisons: Ends,
+    report: Report = refuse,
 ) -> None:
-    """Raise ValueError for wires that do not exist or that nothing reads.
+    """Check that all wires exist and that something reads each connector.
 
     Args:
         sides: For each recorded wire and each wire of a source the models that it
             depends on.
         connections: For each connector the wires it reads.
         comparisons: For each loss the wires it reads.
+        report: Gets all faults. By default the first is raised.
+
+    Raises:
+        ValueError: If a wire does not exist, if nothing reads a connector, or if a loss
+            has no proper name or trains nothing.
     """
     sides = dict(sides)
-    for name in running_order(connections):
-        connection = connections[name]
-        where = f'model.connectors.{name}'
-        for key, wire in connection.items():
-            _check_wire(wire, sides, f'{where}.{key}')
-        sides[name] = {side for wire in connection.values() for side in sides[wire]}
+    unknown: list[str] = []
+    for name in _order_of(connections, report):
+        for key, wire in connections[name].items():
+            where = f'model.connectors.{name}.{key}'
+            _check_wire(wire, {*sides, *connections} - {name}, where, report, unknown)
+        read = [sides.get(wire, {*SIDES}) for wire in connections[name].values()]
+        sides[name] = {side for known in read for side in known} or {*SIDES}
     for name, comparison in comparisons.items():
         where = f'model.losses.{name}'
-        _check_loss_name(name)
+        for fault in _loss_name_faults(name):
+            report(fault)
         for key, wire in comparison.items():
-            _check_wire(wire, sides, f'{where}.{key}')
-        if 'student' not in sides[comparison['student']]:
-            raise ValueError(
-                f'{where}.student: {comparison["student"]!r} depends on the teacher '
-                'only, so the loss trains nothing; name a wire of the student'
+            _check_wire(wire, sides, f'{where}.{key}', report, unknown)
+        trained = comparison.get('student', '')
+        if 'student' not in sides.get(trained, SIDES):
+            report(
+                ValueError(
+                    f'{where}.student: {trained!r} depends on the teacher only, so the '
+                    'loss trains nothing; name a wire of the student'
+                )
             )
+    for name in _unread(connections, comparisons, unknown):
+        report(
+            ValueError(
+                f'model.connectors.{name}: nothing reads this wire, so the connector '
+                'trains nothing; name it in a loss or remove it'
+            )
+        )
+
+
+def _order_of(connections: Ends, report: Report) -> list[str]:
+    try:
+        return running_order(connections)
+    except ValueError as error:
+        report(error)
+        return sorted(connections)
+
+
+def _unread(
+    connections: Ends, comparisons: Ends, unknown: Collection[str]
+) -> Iterator[str]:
+    """Yield the connectors that nothing reads, or would read but for a typo."""
     read = {
         wire
         for section in (connections, comparisons)
@@ -68,26 +104,27 @@ def check_wiring(
         for wire in wires.values()
     }
     for name in connections:
-        if name not in read:
-            raise ValueError(
-                f'model.connectors.{name}: nothing reads this wire, so the connector '
-                'trains nothing; name it in a loss or remove it'
-            )
+        if name not in read and not difflib.get_close_matches(name, unknown, n=1):
+            yield name
 
 
-def _check_loss_name(name: str) -> None:
+def _loss_name_faults(name: str) -> Iterator[ValueError]:
     if 'loss' not in name:
-        raise ValueError(
+        yield ValueError(
             f'model.losses.{name}: mmengine sums only losses whose name contains '
             f"'loss'; call it 'loss_{name}'"
         )
     if name == 'loss':
-        raise ValueError(
+        yield ValueError(
             'model.losses.loss: mmengine logs the total under this name; choose '
             "another, such as 'loss_distill'"
         )
 
 
-def _check_wire(wire: str, wires: Iterable[str], where: str) -> None:
+def _check_wire(
+    wire: str, wires: Collection[str], where: str, report: Report, unknown: list[str]
+) -> None:
     if wire not in wires:
-        raise ValueError(f'{where}: no wire {wire!r}{did_you_mean(wire, wires)}')
+        unknown.append(wire)
+        hint = did_you_mean(wire, wires)
+        report(ValueError(f'{where}: no wire {wire!r}{hint}'))

@@ -16,10 +16,9 @@ from kdtoolbox.distillers.building import (
 )
 from kdtoolbox.distillers.calls import (
     call,
-    check_counts,
+    compare,
     context_of,
     tensors_among,
-    terms_of,
 )
 from kdtoolbox.distillers.finite import Seen
 from kdtoolbox.distillers.graph import check_wiring, running_order
@@ -160,7 +159,8 @@ class Wiring(nn.Module):
         distilled: dict[str, Tensor] = {}
         for name in self.losses:
             if name in active:
-                terms = self._compare(name, wires, context, seen)
+                where, ends = f'model.losses.{name}', self.comparisons[name]
+                terms = compare(where, self.losses[name], ends, wires, context, seen)
                 self.watch.see(name, terms.values())
                 distilled |= {name + key: term for key, term in terms.items()}
             else:
@@ -180,26 +180,3 @@ class Wiring(nn.Module):
         for parameter in self.parameters():
             zero = zero + 0 * parameter.sum()
         return zero
-
-    def _compare(
-        self, name: str, wires: Wires, context: Mapping[str, Any], seen: Seen
-    ) -> dict[str, Tensor]:
-        """Return a loss summed over levels, by the end of its name: '' or '.<term>'."""
-        where, loss = f'model.losses.{name}', self.losses[name]
-        levels = {key: wires[wire] for key, wire in self.comparisons[name].items()}
-        read = {key: context[key] for key in context_of(loss) if key != 'level'}
-        check_counts(where, self.comparisons[name], levels)
-        if not getattr(loss, 'per_level', True):
-            terms = terms_of(call(where, loss, **levels, **read))
-            seen |= {where + key: term for key, term in terms.items()}
-            return terms
-        total: dict[str, Tensor] = {}
-        for level, tensors in enumerate(zip(*levels.values(), strict=True)):
-            if 'level' in context_of(loss):
-                read['level'] = level
-            arguments = dict(zip(levels, tensors, strict=True), **read)
-            value = call(f'{where}, level {level}', loss, **arguments)
-            for key, term in terms_of(value).items():
-                seen.setdefault(where + key, []).append(term)
-                total[key] = total[key] + term if key in total else term
-        return total

@@ -24,7 +24,7 @@ def made_up_batch(model: Any, side: int | None = None) -> tuple[Tensor, list]:
     """
     weight = next(p for p in model.parameters() if p.dim() == 4)
     segments = hasattr(model, 'decode_head')
-    height, width = _size(model) if segments else (_SIDE, _SIDE)
+    height, width = usual_size(model)
     if side is not None:
         height = width = side
     images = torch.randn(2, _channels(model), height, width).to(weight)
@@ -43,9 +43,12 @@ def _channels(model: nn.Module) -> int:
     return weight.shape[1] // 4 if focused else weight.shape[1]
 
 
-def _size(student: Any) -> tuple[int, int]:
-    size = getattr(student.data_preprocessor, 'size', None) or (_SIDE, _SIDE)
-    height, width = (min(side, _LARGEST) for side in size)
+def usual_size(model: Any) -> tuple[int, int]:
+    """Return height and width in pixels: the crops of a segmentor, or 256 x 256."""
+    size = None
+    if hasattr(model, 'decode_head'):
+        size = getattr(model.data_preprocessor, 'size', None)
+    height, width = (min(side, _LARGEST) for side in size or (_SIDE, _SIDE))
     return height, width
 
 

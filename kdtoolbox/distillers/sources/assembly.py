@@ -1,22 +1,29 @@
 """Build the sources of a config and combine what they record and make."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from kdtoolbox.configuration import Report, refuse
 from kdtoolbox.distillers.building import (
     SIDES,
     Sides,
-    check_arguments,
+    argument_faults,
     did_you_mean,
     find_class,
+    placed,
 )
 from kdtoolbox.distillers.sources.source import Models, Recorders, Source
 from kdtoolbox.recorders import check_recorders
 from kdtoolbox.registry import MODELS
 
 
-def build_sources(configs: Sequence[dict]) -> list[Source]:
+def build_sources(configs: Sequence[dict], report: Report = refuse) -> list[Source]:
     """Build the sources of ``model.sources`` in their order.
+
+    Args:
+        configs: The configs of the sources.
+        report: Gets all faults; what has one is left out. By default the first is
+            raised.
 
     Raises:
         ValueError: If ``configs`` is no list, a type is not a source or occurs twice,
@@ -24,25 +31,45 @@ def build_sources(configs: Sequence[dict]) -> list[Source]:
         TypeError: If a source has an unknown argument.
     """
     if not isinstance(configs, list | tuple):
-        raise ValueError(
+        malformed = ValueError(
             f'model.sources: expected a list of dicts, got {configs!r}; write '
             "sources=[dict(type='RoIResponses')]; for none write []"
         )
+        report(malformed)
+        return []
     sources: list[Source] = []
+    places: dict[str, str] = {}
     for index, config in enumerate(configs):
         where = f'model.sources[{index}]'
-        kind = _source_class(config, where)
-        _check_place(kind, sources, where)
-        arguments = {k: v for k, v in config.items() if k not in ('type', '_scope_')}
-        check_arguments(kind, arguments, where)
         try:
-            source = kind(**arguments)
-        except (TypeError, ValueError) as error:
-            # The errors of a source's constructor begin with the key.
-            raise type(error)(f'{where}.{error}') from error
-        source.where = where
-        sources.append(source)
+            kind = _source_class(config, where)
+        except ValueError as error:
+            report(error)
+            continue
+        arguments = {k: v for k, v in config.items() if k not in ('type', '_scope_')}
+        faults: list[Exception] = [
+            *_place_faults(kind, places, where),
+            *argument_faults(kind, arguments, where),
+        ]
+        places.setdefault(kind.__name__, where)
+        for fault in faults:
+            report(fault)
+        if not faults:
+            sources += _built(kind, arguments, where, report)
     return sources
+
+
+def _built(
+    kind: type[Source], arguments: Mapping[str, Any], where: str, report: Report
+) -> list[Source]:
+    try:
+        source = kind(**arguments)
+    except (KeyError, TypeError, ValueError) as error:
+        # The errors of a source's constructor begin with the key.
+        report(placed(error, f'{where}.'))
+        return []
+    source.where = where
+    return [source]
 
 
 def _source_class(config: Any, where: str) -> type[Source]:
@@ -62,15 +89,16 @@ def _source_class(config: Any, where: str) -> type[Source]:
     return kind
 
 
-def _check_place(kind: type[Source], before: Iterable[Source], where: str) -> None:
-    places = {type(source).__name__: source.where for source in before}
+def _place_faults(
+    kind: type[Source], places: Mapping[str, str], where: str
+) -> Iterator[ValueError]:
     if kind.__name__ in places:
-        raise ValueError(
+        yield ValueError(
             f'{where}: {kind.__name__} occurs twice, also as {places[kind.__name__]}; '
             'remove one of them'
         )
     if kind.follows and kind.follows not in places:
-        raise ValueError(
+        yield ValueError(
             f'{where}: {kind.__name__} reads the wires of {kind.follows}; write '
             f"sources=[dict(type='{kind.follows}'), dict(type='{kind.__name__}', ...)]"
         )

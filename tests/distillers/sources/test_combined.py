@@ -12,7 +12,7 @@ from mmengine.optim import OptimWrapper
 
 from kdtoolbox.configuration import load_config
 from kdtoolbox.distillers import Source
-from kdtoolbox.runs.recipe_checks import check_recipe
+from kdtoolbox.inspection.recipe_checks import check_recipe
 from kdtoolbox.runs.rehearsal import rehearse
 from kdtoolbox.runs.student_config import student_config
 

@@ -5,7 +5,7 @@ import pytest
 from mmengine.config import Config
 
 from kdtoolbox.configuration import load_config
-from kdtoolbox.runs.recipe_checks import check_recipe
+from kdtoolbox.inspection.recipe_checks import check_recipe
 
 CWD = dict(type='CWDLoss', student='student.fpn', teacher='teacher.fpn')
 GFL = 'mmdet::gfl/gfl_r50_fpn_1x_coco.py'

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import Registry as MMEngineRegistry
 
 from kdtoolbox import registry
-from kdtoolbox.configuration import check_keys
+from kdtoolbox.configuration import Report, check_keys, refuse
 from kdtoolbox.teacher import Teacher
 
 _REGISTRIES = [
@@ -30,11 +30,12 @@ _SOURCES = {
 """The sources that replace the removed subclasses of `Distiller`."""
 
 
-def check_recipe(cfg: Config) -> None:
+def check_recipe(cfg: Config, report: Report = refuse) -> None:
     """Check that types have the right scope and that every key is known.
 
     Args:
         cfg: The config of a run. A plain config of mmdet or mmseg passes.
+        report: Gets all faults. By default the first is raised.
 
     Raises:
         ValueError: If a type of kdtoolbox lacks the scope ``kdtoolbox.``, if the model
@@ -42,29 +43,53 @@ def check_recipe(cfg: Config) -> None:
             beside ``student``, because ``_delete_=True`` is missing.
         TypeError: If a key of the model or of its teacher is unknown or missing.
     """
-    _check_removed((cfg.get('model') or {}).get('type'))
+    for fault in _faults_of(cfg):
+        report(fault)
+
+
+def _faults_of(cfg: Config) -> Iterator[Exception]:
+    model: Any = cfg.get('model') or {}
+    yield from _removed(model.get('type'))
     for place, kind in _types(cfg):
         if _needs_scope(kind):
-            raise ValueError(
+            yield ValueError(
                 f'{place}.type: {kind!r} is a type of kdtoolbox and not of '
                 f"{cfg.get('default_scope')}; add `kdtoolbox.`: type='kdtoolbox.{kind}'"
             )
-    model: Any = cfg.get('model') or {}
-    kind = _class_of(model.get('type'))
+    kind = class_of(scoped(model.get('type')))
     if kind is None:
         return
-    _check_deleted(model, kind)
-    check_keys({k: v for k, v in model.items() if k != 'type'}, kind, 'model')
-    check_keys(model.teacher, Teacher, 'model.teacher')
+    strays = {*_strays(model, kind)}
+    if strays:
+        yield ValueError(
+            f'model: {sorted(strays)} are keys of the student, inherited from its '
+            f'config; a {kind.__name__} keeps them under `student`. Add '
+            '`_delete_=True,` as the first line of `model = dict(...)`, with '
+            '`student=_base_.model`'
+        )
+    own = {k: v for k, v in model.items() if k not in {'type', *strays}}
+    try:
+        check_keys(own, kind, 'model')
+    except TypeError as error:
+        yield error
+    try:
+        check_keys(model.get('teacher', dict(config=None)), Teacher, 'model.teacher')
+    except TypeError as error:
+        yield error
 
 
-def _check_removed(kind: Any) -> None:
+def _removed(kind: Any) -> Iterator[ValueError]:
     name = kind.removeprefix('kdtoolbox.') if isinstance(kind, str) else ''
     if name in _SOURCES:
-        raise ValueError(
+        yield ValueError(
             f'model.type: kdtoolbox has no {name} any more; its wires come from '
             f"sources: write type='kdtoolbox.Distiller' and sources=[{_SOURCES[name]}]"
         )
+
+
+def scoped(kind: Any) -> Any:
+    """Return a type with the scope ``kdtoolbox.`` if it lacks it."""
+    return f'kdtoolbox.{kind}' if _needs_scope(kind) else kind
 
 
 def _types(cfg: Config) -> Iterator[tuple[str, Any]]:
@@ -96,8 +121,8 @@ def _needs_scope(kind: Any) -> bool:
     return False
 
 
-def _class_of(kind: Any) -> type | None:
-    """Return the class of ``model.type`` if kdtoolbox defines it."""
+def class_of(kind: Any) -> type | None:
+    """Return the class of a type of kdtoolbox with its scope; None for others."""
     if isinstance(kind, str):
         scope, _, name = kind.rpartition('.')
         registry.MODELS.import_from_location()
@@ -106,13 +131,9 @@ def _class_of(kind: Any) -> type | None:
     return kind if is_ours else None
 
 
-def _check_deleted(model: Mapping[str, Any], kind: type) -> None:
+def _strays(model: Mapping[str, Any], kind: type) -> list[str]:
+    """Return the keys of the student beside ``student``; none if all are typos."""
     known = {'type', '_scope_', *inspect.signature(kind).parameters}
     parts = [key for key in model if key not in known]
-    if any(not difflib.get_close_matches(key, known, n=1) for key in parts):
-        raise ValueError(
-            f'model: {sorted(parts)} are keys of the student, inherited from its '
-            f'config; a {kind.__name__} keeps them under `student`. Add '
-            '`_delete_=True,` as the first line of `model = dict(...)`, with '
-            '`student=_base_.model`'
-        )
+    typos = [key for key in parts if difflib.get_close_matches(key, known, n=1)]
+    return [] if len(typos) == len(parts) else parts

@@ -1,0 +1,214 @@
+"""Find everything that is wrong with a config, without weights and without data."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.model import BaseModel
+from mmengine.registry import DefaultScope
+
+from kdtoolbox.distillers import Distiller
+from kdtoolbox.inspection.batches import made_up_batch, usual_size
+from kdtoolbox.inspection.cures import (
+    Context,
+    connector_cure,
+    loss_cure,
+    type_cure,
+)
+from kdtoolbox.inspection.mending import mended
+from kdtoolbox.inspection.outline import Outline, outline
+from kdtoolbox.inspection.parts import Parts, build_parts, build_teacher
+from kdtoolbox.inspection.quiet import first_iteration
+from kdtoolbox.inspection.recipe_checks import check_recipe, class_of, scoped
+from kdtoolbox.inspection.record_cures import record_cure
+from kdtoolbox.inspection.reports import Fault, Faults
+from kdtoolbox.inspection.retrial import fault_behind
+from kdtoolbox.inspection.trial import Trial, try_parts
+from kdtoolbox.teacher import Teacher, build_model
+
+_SIDE = 256
+"""Height and width of the first images in pixels: larger ones take longer."""
+
+
+@dataclass
+class Examination:
+    """What a config describes, and what is wrong with it.
+
+    Attributes:
+        faults: All faults.
+        models: The models by side, or a single one as 'model'.
+        outlines: Their outlines.
+        parts: The parts of a distillation.
+        trial: What they made of images.
+    """
+
+    faults: Faults = field(default_factory=Faults)
+    models: dict[str, BaseModel] = field(default_factory=dict)
+    outlines: dict[str, Outline] = field(default_factory=dict)
+    parts: Parts | None = None
+    trial: Trial = field(default_factory=Trial)
+
+
+def find_faults(cfg: Config) -> list[Fault]:
+    """Return everything that is wrong with the model of a config.
+
+    Each part is built and tried on its own, so one fault hides no other. What fails
+    only because something else does is not listed. Files of weights are not read.
+
+    Args:
+        cfg: The config of a run, which stays unchanged.
+    """
+    return [*examine(cfg).faults]
+
+
+def examine(cfg: Config) -> Examination:
+    """Build and try all parts of a config; return them with their faults.
+
+    Args:
+        cfg: The config of a run, which stays unchanged.
+    """
+    found = Examination()
+    check_recipe(cfg, found.faults)
+    model = deepcopy(dict(cfg.get('model') or {}))
+    if 'data_preprocessor' in cfg:
+        model.setdefault('data_preprocessor', deepcopy(cfg.data_preprocessor))
+    with (
+        DefaultScope.overwrite_default_scope(cfg.get('default_scope')),
+        torch.random.fork_rng(),
+        first_iteration(),
+    ):
+        torch.manual_seed(0)
+        kind = class_of(scoped(model.get('type')))
+        if kind is None:
+            _examine_plain(cfg, model, found)
+        elif issubclass(kind, Distiller):
+            model = _meant(model, kind)
+            _examine_distiller(model, found)
+            _examine_mended(model, found)
+        else:
+            teacher = build_teacher(model.get('teacher'), found.faults)
+            found.models = dict(teacher=teacher.model) if teacher else {}
+            _outline(found)
+    for fault in found.faults:
+        found.faults.cure(fault, type_cure(fault.problem))
+    return found
+
+
+def _examine_plain(cfg: Config, model: dict, found: Examination) -> None:
+    if found.faults:
+        return
+    try:
+        whole = dict(model=model, default_scope=cfg.get('default_scope'))
+        found.models = dict(model=build_model(whole, where='model'))
+    except Exception as error:
+        found.faults(error, where='model')
+    _outline(found)
+
+
+def _meant(config: Any, target: Callable) -> Any:
+    """Return a config whose mistyped keys are renamed to those that were meant.
+
+    The typo is a fault already; all that is below the key is examined as well.
+    """
+    if not isinstance(config, Mapping):
+        return config
+    known = [key for key in inspect.signature(target).parameters if key not in config]
+    renamed = {}
+    for key, value in config.items():
+        given = key in inspect.signature(target).parameters or key == 'type'
+        close = [] if given else difflib.get_close_matches(key, known, n=1)
+        renamed[close[0] if close else key] = value
+    if 'teacher' in renamed:
+        renamed['teacher'] = _meant(renamed['teacher'], Teacher)
+    return renamed
+
+
+def _examine_distiller(model: dict, found: Examination) -> None:
+    found.parts = build_parts(model, found.faults)
+    found.models = found.parts.models
+    _outline(found)
+    if len(found.models) == 2:
+        _try(found, found.parts)
+    _add_cures(model, found, found.parts)
+
+
+def _examine_mended(model: dict, found: Examination) -> None:
+    """Examine the config without its typos, for the faults behind them."""
+    without = mended(model, found.faults)
+    if without is not None:
+        behind = Examination()
+        _examine_distiller(without, behind)
+        for fault in behind.faults:
+            found.faults.add(fault)
+
+
+def _outline(found: Examination) -> None:
+    for name, model in found.models.items():
+        for side in _sides(model):
+            found.outlines[name] = outline(model, side)
+            if found.outlines[name].error is None:
+                break
+
+
+def _sides(model: BaseModel) -> list[int | None]:
+    """Return the sides of images to try; None for the usual size of the model."""
+    return [_SIDE, None] if max(usual_size(model)) > _SIDE else [None]
+
+
+def _try(found: Examination, parts: Parts) -> None:
+    """Try all parts on small images, and on the usual ones if something fails."""
+    student: Any = parts.student
+    student.train()
+    for side in _sides(student):
+        torch.manual_seed(0)
+        tried = Faults()
+        try:
+            images, samples = made_up_batch(student, side)
+        except Exception as error:
+            found.trial.missed = f'no images for the student: {error}'
+            return
+        found.trial = try_parts(parts, images, samples, tried)
+        if not tried and not found.trial.missed:
+            return
+    for fault in tried:
+        found.faults.add(fault)
+
+
+def _add_cures(model: Mapping[str, Any], found: Examination, parts: Parts) -> None:
+    shapes = {
+        wire: [tuple(level.shape) for level in levels]
+        for wire, levels in found.trial.wires.items()
+    }
+    context = Context(model, parts, found.outlines, shapes)
+    for side, outlined in found.outlines.items():
+        for name, recorder in parts.named[side].items():
+            for fault in found.faults.of(f'model.recorders.{side}.{name}'):
+                told = (side, name, recorder, fault.problem)
+                cure = record_cure(*told, parts.models[side], outlined)
+                found.faults.cure(fault, cure)
+    for name, ends in parts.connections.items():
+        if name in parts.connectors and name not in shapes:
+            for fault in found.faults.of(f'model.connectors.{name}'):
+                if shapes.keys() >= {*ends.values()}:
+                    found.faults.cure(fault, connector_cure(name, context))
+    for name, ends in parts.comparisons.items():
+        if name in parts.losses and shapes.keys() >= {*ends.values()}:
+            for fault in found.faults.of(f'model.losses.{name}'):
+                if name not in found.trial.compared:
+                    cure = loss_cure(name, fault.problem, context)
+                    found.faults.cure(fault, cure)
+                    if cure:
+                        _try_again(name, context, found)
+
+
+def _try_again(name: str, context: Context, found: Examination) -> None:
+    """Try a loss with the shapes and arguments of its cure; it may fail once more."""
+    error = fault_behind(name, context, found.trial)
+    if error is not None:
+        cure = loss_cure(name, str(error), context)
+        found.faults(error, cure if 'boxes' in str(error) else '')

@@ -1,0 +1,218 @@
+"""Build the parts of a distillation one by one, and report those that fail."""
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mmengine.model import BaseModel
+from torch import nn
+
+from kdtoolbox.distillers.building import (
+    SIDES,
+    Ends,
+    Sides,
+    build_section,
+    connector_wires,
+    loss_wires,
+)
+from kdtoolbox.distillers.distiller import check_sides
+from kdtoolbox.distillers.graph import check_wiring
+from kdtoolbox.distillers.normalization import Renormalization
+from kdtoolbox.distillers.sources.assembly import build_sources, connect_sources
+from kdtoolbox.distillers.sources.source import Models, Source
+from kdtoolbox.inspection.quiet import make_finite
+from kdtoolbox.inspection.reports import Faults
+from kdtoolbox.recorders import Recorder, check_recorders
+from kdtoolbox.teacher import Teacher, build_model, check_trained
+
+
+@dataclass
+class Parts:
+    """What works of a distillation; what has a fault is left out.
+
+    Attributes:
+        student: The student, or None.
+        teacher: The teacher with random weights, or None.
+        sources: The sources of wires.
+        named: The recorders of the config, those with faults included.
+        recorders: The recorders, those of sources included.
+        connectors: The connectors by name.
+        connections: The wires that each connector reads; all connectors of the config.
+        losses: The losses by name.
+        comparisons: The wires that each loss reads; all losses of the config.
+    """
+
+    student: BaseModel | None = None
+    teacher: Teacher | None = None
+    sources: list[Source] = field(default_factory=list)
+    named: dict[str, dict[str, Recorder]] = field(default_factory=dict)
+    recorders: dict[str, dict[str, Recorder]] = field(default_factory=dict)
+    connectors: nn.ModuleDict = field(default_factory=nn.ModuleDict)
+    connections: Ends = field(default_factory=dict)
+    losses: nn.ModuleDict = field(default_factory=nn.ModuleDict)
+    comparisons: Ends = field(default_factory=dict)
+
+    @property
+    def models(self) -> dict[str, BaseModel]:
+        """The models that were built, by side."""
+        teacher = self.teacher.model if self.teacher is not None else None
+        both = dict(zip(SIDES, (self.student, teacher), strict=True))
+        return {side: model for side, model in both.items() if model is not None}
+
+
+def build_parts(model: Mapping[str, Any], faults: Faults) -> Parts:
+    """Build each part of a distillation on its own and check what belongs together.
+
+    Args:
+        model: The ``model`` of a config.
+        faults: Gets all faults.
+    """
+    parts = Parts()
+    parts.student = _build_student(model, faults)
+    parts.teacher = build_teacher(model.get('teacher'), faults)
+    parts.sources = build_sources(model.get('sources', ()), faults)
+    lost = len(faults.numbers('model.sources')) > 0
+    parts.connectors, parts.connections = build_section(
+        model.get('connectors') or {}, 'model.connectors', connector_wires, faults
+    )
+    parts.losses, parts.comparisons = build_section(
+        model.get('losses') or {}, 'model.losses', loss_wires, faults
+    )
+    parts.named = _recorders_of(model, faults)
+    parts.recorders = _working_recorders(parts, faults)
+    sections = (parts.connections, parts.comparisons)
+    read = {w for ends in sections for wires in ends.values() for w in wires.values()}
+    made, missed = _connect(parts, read, faults)
+    sides = made | {
+        f'{side}.{name}': {side} for side in SIDES for name in parts.named[side]
+    }
+    if lost or missed:
+        sides |= _unnamed(read, {*sides, *parts.connections})
+    check_wiring(sides, *sections, faults)
+    _check_normalization(parts, faults)
+    return parts
+
+
+def _attempt(build: Callable[[], Any], where: str, faults: Faults) -> Any:
+    """Return what a function builds, or None with a fault."""
+    try:
+        return build()
+    except Exception as error:
+        faults(error, where=where)
+        return None
+
+
+def _build_student(model: Mapping[str, Any], faults: Faults) -> BaseModel | None:
+    if 'student' not in model:
+        return None
+    preprocessor = model.get('data_preprocessor')
+    student = _attempt(
+        lambda: build_model(model['student'], preprocessor), 'model.student', faults
+    )
+    if student is not None:
+        make_finite(student)
+    return student
+
+
+def build_teacher(config: Any, faults: Faults) -> Teacher | None:
+    """Return a teacher with random, finite weights; None if it has a fault."""
+    if not isinstance(config, Mapping) or 'config' not in config:
+        return None
+    _attempt(lambda: check_trained(**config), 'model.teacher', faults)
+    teacher: Teacher | None = _attempt(
+        lambda: Teacher(config['config'], allow_random=True), 'model.teacher', faults
+    )
+    if teacher is not None:
+        # Only weights that learn are made finite, and these are random, too.
+        make_finite(teacher.model.requires_grad_(True))
+        teacher.model.requires_grad_(False)
+    return teacher
+
+
+def _recorders_of(
+    model: Mapping[str, Any], faults: Faults
+) -> dict[str, dict[str, Recorder]]:
+    given = model.get('recorders') or {side: {} for side in SIDES}
+    _attempt(lambda: check_sides(given), 'model.recorders', faults)
+    meant = {key: difflib.get_close_matches(key, SIDES, n=1) for key in given}
+    found: dict[str, dict[str, Recorder]] = {side: {} for side in SIDES}
+    for key, named in given.items():
+        for side in meant[key]:
+            found[side] |= named
+    return found
+
+
+def _working_recorders(parts: Parts, faults: Faults) -> dict[str, dict[str, Recorder]]:
+    """Return the recorders that match modules; the others become faults."""
+    working: dict[str, dict[str, Recorder]] = {side: {} for side in SIDES}
+    for side, model in parts.models.items():
+        for name, recorder in parts.named[side].items():
+            try:
+                check_recorders(model, {name: recorder}, f'model.recorders.{side}')
+                working[side][name] = recorder
+            except ValueError as error:
+                faults(error)
+    return working
+
+
+def _connect(parts: Parts, read: set[str], faults: Faults) -> tuple[Sides, bool]:
+    """Connect the sources one after another; leave out those that fail.
+
+    Returns:
+        The wires of the sources, and whether a source was left out.
+    """
+    if len(parts.models) < len(SIDES):
+        missed, parts.sources = bool(parts.sources), []
+        return {}, missed
+    models = Models(**parts.models)
+    own = parts.recorders
+    working: list[Source] = []
+    made: Sides = {}
+    for source in parts.sources:
+        names = {type(other).__name__ for other in working}
+        if source.follows and source.follows not in names:
+            continue
+        try:
+            complete, made_now = connect_sources([*working, source], models, own, read)
+        except Exception as error:
+            faults(error, _without(source, parts), source.where)
+            continue
+        parts.recorders = {side: dict(complete[side]) for side in SIDES}
+        made = dict(made_now)
+        working.append(source)
+    missed = len(working) < len(parts.sources)
+    parts.sources = working
+    return made, missed
+
+
+def _without(source: Source, parts: Parts) -> str:
+    """Return a distillation of features, which needs no source."""
+    path = features_of(*parts.models.values())
+    return (
+        f'{source.where} ({type(source).__name__}) needs this; features need no '
+        f"source: recorders=dict(student=dict(fpn='{path}'), "
+        f"teacher=dict(fpn='{path}')), losses=dict(loss_pkd=dict(type='PKDLoss', "
+        "student='student.fpn', teacher='teacher.fpn'))"
+    )
+
+
+def features_of(*models: BaseModel) -> str:
+    """Return the path of the features of models: 'neck', or else 'backbone'."""
+    necks = all(isinstance(getattr(m, 'neck', None), nn.Module) for m in models)
+    return 'neck' if necks else 'backbone'
+
+
+def _unnamed(read: set[str], known: set[str]) -> Sides:
+    """Return wires that a failed source may make: read, unknown, and no typos."""
+    return {
+        wire: set(SIDES)
+        for wire in read - known
+        if not difflib.get_close_matches(wire, known, n=1, cutoff=0.9)
+    }
+
+
+def _check_normalization(parts: Parts, faults: Faults) -> None:
+    if len(parts.models) == len(SIDES):
+        both = [model.data_preprocessor for model in parts.models.values()]
+        _attempt(lambda: Renormalization(*both), 'model.teacher', faults)

@@ -1,0 +1,170 @@
+"""Try a distillation part by part on made-up images."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from kdtoolbox.distillers.building import Ends, Wires
+from kdtoolbox.distillers.calls import call, compare, context_of
+from kdtoolbox.distillers.dense_targets import record_targets
+from kdtoolbox.distillers.distiller import note_ignored_label
+from kdtoolbox.distillers.graph import running_order
+from kdtoolbox.distillers.normalization import Renormalization
+from kdtoolbox.distillers.sources.source import Models
+from kdtoolbox.inspection.parts import Parts
+from kdtoolbox.inspection.reports import Faults
+from kdtoolbox.recorders import Recorder, Records, record
+
+
+@dataclass
+class Trial:
+    """What one forward of both models has made.
+
+    Attributes:
+        wires: The wires that were made, those of connectors included.
+        compared: The losses that were computed.
+        context: What losses read besides wires.
+        missed: Why the models made no wires, if they failed for a reason that random
+            weights and images may explain.
+    """
+
+    wires: Wires = field(default_factory=dict)
+    compared: list[str] = field(default_factory=list)
+    context: dict[str, Any] = field(default_factory=dict)
+    missed: str = ''
+
+
+class ModelFailure(Exception):  # noqa: N818 - it is no fault of the config
+    """A model cannot process the made-up images."""
+
+
+def try_parts(parts: Parts, images: Tensor, samples: list, faults: Faults) -> Trial:
+    """Run both models, all connectors and all losses that work so far.
+
+    What reads a wire that was not made is not tried: it is no fault of its own.
+
+    Args:
+        parts: The parts; both models were built.
+        images: Images (N, C, H, W) for the student.
+        samples: Their samples.
+        faults: Gets all faults.
+    """
+    trial = Trial()
+    try:
+        trial.wires, trial.context = _run_models(parts, images, samples, faults)
+    except ModelFailure as failure:
+        trial.missed = str(failure)
+        return trial
+    for name in _order(parts.connections):
+        where, ends = f'model.connectors.{name}', parts.connections[name]
+        if _ready(name, parts.connectors, ends, trial.wires):
+            inputs = [trial.wires[wire] for wire in ends.values()]
+            try:
+                trial.wires[name] = call(where, parts.connectors[name], *inputs)
+            except ValueError as error:
+                faults(error)
+    for name, ends in parts.comparisons.items():
+        if _ready(name, parts.losses, ends, trial.wires):
+            where, loss = f'model.losses.{name}', parts.losses[name]
+            if not {*context_of(loss)} <= {'level', *trial.context}:
+                continue
+            try:
+                compare(where, loss, ends, trial.wires, trial.context, {})
+                trial.compared.append(name)
+            except ValueError as error:
+                faults(error)
+    return trial
+
+
+def _ready(name: str, built: Any, ends: dict[str, str], wires: Wires) -> bool:
+    return name in built and all(wire in wires for wire in ends.values())
+
+
+def _order(connections: Ends) -> list[str]:
+    try:
+        return running_order(connections)
+    except ValueError:
+        return []
+
+
+def _run_models(
+    parts: Parts, images: Tensor, samples: list, faults: Faults
+) -> tuple[Wires, dict[str, Any]]:
+    """Return the wires of records and sources, and the context of the batch.
+
+    Raises:
+        ModelFailure: If a model fails.
+    """
+    teacher: Any = parts.teacher
+    student: Any = parts.student
+    models = Models(student, teacher.model)
+    note_ignored_label(student, samples)
+    wanted = [
+        parts.comparisons[name]
+        for name, loss in parts.losses.items()
+        if 'targets' in context_of(loss)
+    ]
+
+    def observe_teacher(recorders: dict[str, Recorder]) -> Records:
+        both = (student.data_preprocessor, teacher.model.data_preprocessor)
+        inputs = Renormalization(*both)(images, samples)
+        return teacher.observe(recorders, inputs, samples)
+
+    def observe_student(recorders: dict[str, Recorder]) -> Records:
+        where = 'model.recorders.student'
+        with record(student, recorders, require_grad=True, where=where) as records:
+            student(images, samples, mode='loss')
+        return records
+
+    with ExitStack() as stack:
+        observed = [stack.enter_context(some.observe(models)) for some in parts.sources]
+        targets = stack.enter_context(record_targets(student, bool(wanted)))
+        runs = dict(teacher=observe_teacher, student=observe_student)
+        wires = {
+            f'{side}.{name}': levels
+            for side, run in runs.items()
+            for name, levels in _records(side, run, parts, faults).items()
+        }
+    for source, found in zip(parts.sources, observed, strict=True):
+        try:
+            wires |= source.make_wires(models, wires, found)
+        except Exception as error:
+            faults(error, where=source.where)
+    context: dict[str, Any] = dict(
+        data_samples=samples, batch_input_shape=tuple(images.shape[-2:])
+    )
+    if wanted:
+        try:
+            context['targets'] = targets.read(samples)
+        except ValueError as error:
+            if any(_reachable(ends, wires, parts) for ends in wanted):
+                faults(error)
+    return wires, context
+
+
+def _reachable(ends: dict[str, str], wires: Wires, parts: Parts) -> bool:
+    return {*ends.values()} <= {*wires, *parts.connections}
+
+
+def _records(
+    side: str, run: Callable[[dict], Records], parts: Parts, faults: Faults
+) -> Records:
+    """Run a model again without each recorder that fails, and return the records."""
+    recorders = dict(parts.recorders[side])
+    while True:
+        try:
+            return run(recorders)
+        except Exception as error:
+            failed = [
+                name
+                for name in recorders
+                if str(error).startswith(f'model.recorders.{side}.{name}:')
+            ]
+            if not failed:
+                told = ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
+                raise ModelFailure(f'the {side} failed: {told}') from error
+            faults(error)
+            del recorders[failed[0]]
