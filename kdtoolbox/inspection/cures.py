@@ -3,7 +3,8 @@
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Any
 
 from mmengine.registry import MODELS
@@ -28,12 +29,21 @@ class Context:
         parts: Its parts.
         outlines: The outlines of both models, by side.
         shapes: The shapes of each wire that was made.
+        advised: The name of each connector that a cure has made.
     """
 
     model: Mapping[str, Any]
     parts: Parts
     outlines: Mapping[str, Outline]
     shapes: Mapping[str, Sequence[Shape]]
+    advised: dict[str, str] = field(default_factory=dict)
+
+    def name(self, kind: str, connector: str) -> str:
+        """Return a free name for a connector: the same one for the same connector."""
+        taken = {*(self.model.get('connectors') or {}), *self.advised.values()}
+        names = (f'{kind}_{i}' if i > 1 else kind for i in count(1))
+        free = next(name for name in names if name not in taken)
+        return self.advised.setdefault(connector, free)
 
 
 def loss_cure(name: str, problem: str, context: Context) -> str:
@@ -59,8 +69,8 @@ def loss_cure(name: str, problem: str, context: Context) -> str:
         return ''
     counts = _classes_of(context)
     if counts and all(
-        {shape[1] for shape in shapes} == {count}
-        for shapes, count in zip((student, teacher), counts, strict=True)
+        {shape[1] for shape in shapes} == {number}
+        for shapes, number in zip((student, teacher), counts, strict=True)
     ):
         path = features_of(*context.parts.models.values())
         return (
@@ -76,7 +86,7 @@ def type_cure(problem: str) -> str:
     """Return the type of mmdet or mmseg that was meant by an unknown one, or ''.
 
     Example:
-        >>> type_cure('model.student: KeyError: GLF is not in the mmdet::model registry')
+        >>> type_cure('model: KeyError: GLF is not in the mmdet::model registry')
         "did you mean type='GFL'?"
     """
     found = re.search(r'(\w+) is not in the (\w+)::model registry', problem)
@@ -97,22 +107,15 @@ def _classes_of(context: Context) -> list[int]:
     return counts if all(counts) and len({*counts}) > 1 else []
 
 
-def _free_name(name: str, context: Context) -> str:
-    taken = context.model.get('connectors') or {}
-    return name if name not in taken else f'{name}_2'
-
-
 def _maps_from_tokens(
     name: str, wires: Sequence[str], of_student: bool, context: Context
 ) -> str:
     """Return a connector that makes maps of the wire with tokens (N, L, C)."""
-    made = _free_name('maps', context)
     side = 'student' if of_student else 'teacher'
     source, like = wires if of_student else wires[::-1]
-    return (
-        f"connectors=dict({made}=dict(type='TokenConnector', input='{source}', "
-        f"like='{like}'))\nlosses=dict({name}=dict({side}='{made}'))"
-    )
+    connector = f"dict(type='TokenConnector', input='{source}', like='{like}')"
+    made = context.name('maps', connector)
+    return f"connectors=dict({made}={connector})\nlosses=dict({name}=dict({side}='{made}'))"
 
 
 def _same_levels(
@@ -184,20 +187,18 @@ def _aligned(
         own = (context.model.get('connectors') or {}).get(wire, {})
         if own.get('type') == 'ConvConnector' and len(student) == len(widths[1]):
             return [f'connectors=dict({wire}=dict(out_channels={widths[1][0]}))']
-        made = _free_name('aligned', context)
         inside = widths[0][0] if len({*widths[0]}) == 1 else widths[0]
-        connectors.append(
-            f"{made}=dict(type='ConvConnector', input='{wire}', in_channels={inside}, "
+        connector = (
+            f"dict(type='ConvConnector', input='{wire}', in_channels={inside}, "
             f'out_channels={widths[1][0]})'
         )
-        wire = made
+        wire = context.name('aligned', connector)
+        connectors.append(f'{wire}={connector}')
     sizes = [[shape[2:] for shape in shapes] for shapes in (student, teacher)]
     if sizes[0] != sizes[1] and 'size' not in free:
-        made = _free_name('resized', context)
-        connectors.append(
-            f"{made}=dict(type='ResizeConnector', input='{wire}', like='{wires[1]}')"
-        )
-        wire = made
+        connector = f"dict(type='ResizeConnector', input='{wire}', like='{wires[1]}')"
+        wire = context.name('resized', connector)
+        connectors.append(f'{wire}={connector}')
     if not connectors:
         return []
     return [
@@ -256,12 +257,10 @@ def connector_cure(name: str, context: Context) -> str:
     if not shapes or any(len(shape) < 3 for shape in shapes):
         return ''
     if {len(shape) for shape in shapes} == {3} and config['type'] != 'TokenConnector':
-        made = _free_name('maps', context)
         source = context.parts.connections[name]['input']
-        return (
-            f"connectors=dict({made}=dict(type='TokenConnector', input='{source}'), "
-            f"{name}=dict(input='{made}'))"
-        )
+        connector = f"dict(type='TokenConnector', input='{source}')"
+        made = context.name('maps', connector)
+        return f"connectors=dict({made}={connector}, {name}=dict(input='{made}'))"
     widths = [shape[1] for shape in shapes]
     channels = widths[0] if len({*widths}) == 1 else widths
     right = dict(in_channels=channels, channels=channels, num_levels=len(shapes))

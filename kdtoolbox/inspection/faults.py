@@ -88,8 +88,9 @@ def examine(cfg: Config) -> Examination:
             _examine_plain(cfg, model, found)
         elif issubclass(kind, Distiller):
             model = _meant(model, kind)
-            _examine_distiller(model, found)
-            _examine_mended(model, found)
+            advised: dict[str, str] = {}
+            _examine_distiller(model, found, advised)
+            _examine_mended(model, found, advised)
         else:
             teacher = build_teacher(model.get('teacher'), found.faults)
             found.models = dict(teacher=teacher.model) if teacher else {}
@@ -128,21 +129,23 @@ def _meant(config: Any, target: Callable) -> Any:
     return renamed
 
 
-def _examine_distiller(model: dict, found: Examination) -> None:
+def _examine_distiller(
+    model: dict, found: Examination, advised: dict[str, str]
+) -> None:
     found.parts = build_parts(model, found.faults)
     found.models = found.parts.models
     _outline(found)
     if len(found.models) == 2:
         _try(found, found.parts)
-    _add_cures(model, found, found.parts)
+    _add_cures(model, found, found.parts, advised)
 
 
-def _examine_mended(model: dict, found: Examination) -> None:
+def _examine_mended(model: dict, found: Examination, advised: dict[str, str]) -> None:
     """Examine the config without its typos, for the faults behind them."""
     without = mended(model, found.faults)
     if without is not None:
         behind = Examination()
-        _examine_distiller(without, behind)
+        _examine_distiller(without, behind, advised)
         for fault in behind.faults:
             found.faults.add(fault)
 
@@ -179,12 +182,17 @@ def _try(found: Examination, parts: Parts) -> None:
         found.faults.add(fault)
 
 
-def _add_cures(model: Mapping[str, Any], found: Examination, parts: Parts) -> None:
+def _add_cures(
+    model: Mapping[str, Any],
+    found: Examination,
+    parts: Parts,
+    advised: dict[str, str],
+) -> None:
     shapes = {
         wire: [tuple(level.shape) for level in levels]
         for wire, levels in found.trial.wires.items()
     }
-    context = Context(model, parts, found.outlines, shapes)
+    context = Context(model, parts, found.outlines, shapes, advised)
     for side, outlined in found.outlines.items():
         for name, recorder in parts.named[side].items():
             for fault in found.faults.of(f'model.recorders.{side}.{name}'):
