@@ -28,6 +28,8 @@ from kdtoolbox.datasets.inspection import check_dataset, leaves
 from kdtoolbox.datasets.label_maps import set_ignored_by_heads
 from kdtoolbox.datasets.pipelines import transforms_of
 from kdtoolbox.datasets.sample_faults import SampleFaults
+from kdtoolbox.runs.brief_errors import add_traceback, brief_errors
+from kdtoolbox.runs.command_line import merge_options
 
 Findings = dict[str, list[str]]
 KINDS = dict(
@@ -53,14 +55,21 @@ def parse_args() -> argparse.Namespace:
         metavar='KEY=VALUE',
         help='override config entries, as in train_dataloader.dataset.data_root=data',
     )
+    add_traceback(parser)
     return parser.parse_args()
 
 
 def main() -> int:
     args = parse_args()
+    with brief_errors(args.traceback):
+        return check(args)
+
+
+def check(args: argparse.Namespace) -> int:
+    """Print the faults of a data set; return 1 if there are some."""
     console = Console()
     cfg = load_config(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
+    merge_options(cfg, args.cfg_options or {})
     init_default_scope(cfg.get('default_scope') or 'mmengine')
     set_ignored_by_heads(ignored_by_heads(cfg))
     where = f'{args.split}_dataloader.dataset'

@@ -13,6 +13,7 @@ from kdtoolbox.checkpoints.student_export import (
 )
 from kdtoolbox.checkpoints.weights import load_strictly
 from kdtoolbox.configuration import load_config, resolve_paths
+from kdtoolbox.runs.brief_errors import add_traceback, brief_errors
 from kdtoolbox.runs.student_config import student_config, write_student_config
 from kdtoolbox.teacher import build_model
 
@@ -30,6 +31,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--overwrite', action='store_true', help='replace existing files of OUT'
     )
+    add_traceback(parser)
     args = parser.parse_args()
     args.out = Path(args.out)
     if args.out.suffix == '.py':
@@ -47,6 +49,12 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    with brief_errors(args.traceback):
+        export(args)
+
+
+def export(args: argparse.Namespace) -> None:
+    """Write the student and, with a config, its own config."""
     if args.config is None:
         export_student(args.checkpoint, args.out)
         print(f'student of {args.checkpoint} written to {args.out}')

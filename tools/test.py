@@ -15,6 +15,7 @@ from mmengine.registry import METRICS
 from mmengine.runner import Runner
 
 from kdtoolbox.checkpoints.weights import load_checkpoint, load_strictly
+from kdtoolbox.runs.brief_errors import brief_errors
 from kdtoolbox.runs.command_line import run_config, run_parser
 from kdtoolbox.runs.student_config import student_config
 from kdtoolbox.runs.sync_batch_norm import PortableRunner
@@ -117,6 +118,13 @@ class TestRunner(PortableRunner):
 
 def main() -> None:
     args = parse_args()
+    with brief_errors(args.traceback):
+        runner = prepare(args)
+    test(runner, args.show_dir)
+
+
+def prepare(args: argparse.Namespace) -> Runner:
+    """Return a runner with the weights of the checkpoint."""
     cfg = configure(args)
     state = load_checkpoint(args.checkpoint)['state_dict']
     runner = TestRunner.from_cfg(cfg)
@@ -129,7 +137,7 @@ def main() -> None:
         runner.test_evaluator.metrics.append(
             METRICS.build(dict(type=dump, out_file_path=args.out))
         )
-    test(runner, args.show_dir)
+    return runner
 
 
 def test(runner: Runner, folder: str | None) -> None:

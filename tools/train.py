@@ -21,6 +21,7 @@ from kdtoolbox.hooks import (
 )
 from kdtoolbox.inspection.recipe_checks import check_recipe
 from kdtoolbox.recorders import heed_hooks
+from kdtoolbox.runs.brief_errors import all_faults, brief_errors
 from kdtoolbox.runs.command_line import run_config, run_parser
 from kdtoolbox.runs.mixed_precision import use_mixed_precision
 from kdtoolbox.runs.optimizer_groups import group_as_student
@@ -108,23 +109,27 @@ def prepare(args: argparse.Namespace) -> Runner:
     if args.launcher != 'none':
         end_with_parent()
     cfg = configure(args)
-    check_recipe(cfg)
+    with all_faults(cfg):
+        check_recipe(cfg)
     lock_work_dir(cfg)
     enter_work_dir(cfg, args.resume)
     seed_samples(cfg)
     if 'student' in cfg.model:
         group_as_student(cfg)
-    runner = PortableRunner.from_cfg(cfg)
-    add_hooks(runner, args.resume_partly)
-    if isinstance(bare(runner), Distiller):
-        rehearse(bare(runner))
+    with all_faults(cfg):
+        runner = PortableRunner.from_cfg(cfg)
+        add_hooks(runner, args.resume_partly)
+        if isinstance(bare(runner), Distiller):
+            rehearse(bare(runner))
     check_data(runner)
     return runner
 
 
 def main() -> None:
+    args = parse_args()
     try:
-        runner = prepare(parse_args())
+        with brief_errors(args.traceback):
+            runner = prepare(args)
         try:
             runner.train()
         except NonFiniteError as error:

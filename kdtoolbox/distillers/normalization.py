@@ -35,7 +35,7 @@ class Renormalization:
         mean_teacher, std_teacher = _statistics(teacher)
         if len(mean_student) > 1:
             _check_channels(len(mean_student), len(mean_teacher))
-        self.flip = _swaps_channels(student) != _swaps_channels(teacher)
+        self.flip = swaps_channels(student) != swaps_channels(teacher)
         if self.flip and len(mean_student) == COLOURS:
             mean_student, std_student = mean_student.flip(0), std_student.flip(0)
         self.scale = std_student / std_teacher
@@ -94,7 +94,8 @@ def _check_channels(student: int, teacher: int) -> None:
         )
 
 
-def _swaps_channels(preprocessor: nn.Module) -> bool:
+def swaps_channels(preprocessor: nn.Module) -> bool:
+    """Return whether a preprocessor swaps BGR and RGB."""
     # mmseg 1.2 names it without the underscore.
     return bool(
         getattr(preprocessor, '_channel_conversion', False)

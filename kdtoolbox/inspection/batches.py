@@ -27,12 +27,12 @@ def made_up_batch(model: Any, side: int | None = None) -> tuple[Tensor, list]:
     height, width = usual_size(model)
     if side is not None:
         height = width = side
-    images = torch.randn(2, _channels(model), height, width).to(weight)
+    images = torch.randn(2, image_channels(model), height, width).to(weight)
     make = _segmented if segments else _detected
     return images, [make(model, (height, width), weight.device) for _ in range(2)]
 
 
-def _channels(model: nn.Module) -> int:
+def image_channels(model: nn.Module) -> int:
     """Return the channels of the images that a model reads."""
     # The first convolution reads the images; behind a Focus, which YOLOX has, it reads
     # the four pixels of each cell at once.

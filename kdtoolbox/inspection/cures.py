@@ -83,12 +83,7 @@ def loss_cure(name: str, problem: str, context: Context) -> str:
 
 
 def type_cure(problem: str) -> str:
-    """Return the type of mmdet or mmseg that was meant by an unknown one, or ''.
-
-    Example:
-        >>> type_cure('model: KeyError: GLF is not in the mmdet::model registry')
-        "did you mean type='GFL'?"
-    """
+    """Return the type of mmdet or mmseg that was meant by an unknown one, or ''."""
     found = re.search(r'(\w+) is not in the (\w+)::model registry', problem)
     if found is None or found[2] not in MODELS.children:
         return ''
@@ -115,7 +110,8 @@ def _maps_from_tokens(
     source, like = wires if of_student else wires[::-1]
     connector = f"dict(type='TokenConnector', input='{source}', like='{like}')"
     made = context.name('maps', connector)
-    return f"connectors=dict({made}={connector})\nlosses=dict({name}=dict({side}='{made}'))"
+    read = f"losses=dict({name}=dict({side}='{made}'))"
+    return f'connectors=dict({made}={connector})\n{read}'
 
 
 def _same_levels(

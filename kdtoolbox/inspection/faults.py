@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -81,7 +82,10 @@ def examine(cfg: Config) -> Examination:
         DefaultScope.overwrite_default_scope(cfg.get('default_scope')),
         torch.random.fork_rng(),
         first_iteration(),
+        warnings.catch_warnings(),
     ):
+        # A training gives them again.
+        warnings.simplefilter('ignore')
         torch.manual_seed(0)
         kind = class_of(scoped(model.get('type')))
         if kind is None:

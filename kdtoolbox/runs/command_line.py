@@ -17,6 +17,7 @@ from torch import distributed
 from kdtoolbox.checkpoints.reading import use_safe_loaders
 from kdtoolbox.checkpoints.writing import use_whole_files
 from kdtoolbox.configuration import load_config, resolve_paths
+from kdtoolbox.runs.brief_errors import add_traceback
 
 _VARIABLES = {
     'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
@@ -46,6 +47,7 @@ def run_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument(
         '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none'
     )
+    add_traceback(parser)
     # torch >= 2 launchers pass the dash, older ones the underscore.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
     return parser
@@ -61,11 +63,8 @@ def run_config(args: argparse.Namespace, need_teacher: bool = True) -> Config:
     use_safe_loaders()
     use_whole_files()
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    cfg = load_config(args.config)
+    cfg = read_config(args.config, args.cfg_options, need_teacher)
     cfg.launcher = args.launcher
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
-    resolve_paths(cfg, need_teacher)
     if args.launcher != 'none' and get_device() == 'cpu':
         _distribute_on_cpu(cfg)
     if args.launcher != 'none':
@@ -73,6 +72,58 @@ def run_config(args: argparse.Namespace, need_teacher: bool = True) -> Config:
     stem = Path(args.config.rpartition('::')[2]).stem
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'./work_dirs/{stem}'
     return cfg
+
+
+def read_config(
+    source: str, options: dict | None = None, need_teacher: bool = True
+) -> Config:
+    """Read a config, override entries and make the paths of both models absolute.
+
+    Args:
+        source: A file or ``package::path``.
+        options: The entries of ``--cfg-options``.
+        need_teacher: Whether the files of the teacher have to exist.
+
+    Raises:
+        ValueError: If a file does not exist, or an option is for an entry of a list
+            that the list does not have.
+    """
+    cfg = load_config(source)
+    merge_options(cfg, options or {})
+    resolve_paths(cfg, need_teacher)
+    return cfg
+
+
+def merge_options(cfg: Config, options: dict) -> None:
+    """Override entries of a config, in place.
+
+    Raises:
+        ValueError: If an option is for an entry of a list that the list does not have.
+
+    Example:
+        >>> cfg = Config(dict(model=dict(sources=[dict(type='CrossHead')])))
+        >>> merge_options(cfg, {'model.sources.1.stage': 2})
+        Traceback (most recent call last):
+        ValueError: --cfg-options model.sources.1.stage: model.sources has 1 entry, \
+counted from 0; use model.sources.0
+    """
+    for option in options:
+        value, place = cfg, ''
+        for part in option.split('.'):
+            if isinstance(value, list) and part.isdigit() and int(part) >= len(value):
+                count = f'{len(value)} {"entry" if len(value) == 1 else "entries"}'
+                last = f'{place}.{len(value) - 1}'
+                hint = f'use {last}' if value else f'write {place}=[dict(...)] first'
+                raise ValueError(
+                    f'--cfg-options {option}: {place} has {count}, counted from 0; '
+                    f'{hint}'
+                )
+            try:
+                value = value[int(part) if isinstance(value, list) else part]
+            except (KeyError, TypeError, ValueError):
+                break
+            place = f'{place}.{part}'.strip('.')
+    cfg.merge_from_dict(options)
 
 
 def _start_processes(cfg: Config) -> None:
