@@ -37,8 +37,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--find',
         metavar='PATTERN',
-        help='show the modules of any depth whose path contains PATTERN or matches it, '
-        "as in 'backbone.layer*.conv2'",
+        help='show the modules of any depth whose path contains PATTERN, which may be '
+        "a glob: 'layer[34].*.conv2'",
     )
     add_traceback(parser)
     parser.add_argument(
@@ -72,7 +72,9 @@ def table_of(title: str, *columns: str) -> Table:
     return Table(*columns, title=Text(title), title_justify='left')
 
 
-def show_modules(found: Examination, args: argparse.Namespace) -> Iterable[Table]:
+def show_modules(
+    found: Examination, args: argparse.Namespace
+) -> Iterable[Table | Text]:
     """Yield the module tree of each model."""
     for name, outline in found.outlines.items():
         kind, side = type(found.models[name]).__name__, max(outline.image)
@@ -93,7 +95,7 @@ def show_modules(found: Examination, args: argparse.Namespace) -> Iterable[Table
                 column(maps),
                 column(strides),
             )
-        yield table
+        yield table if table.row_count else Text(f'{name}: no module {args.find!r}')
 
 
 def show_wires(found: Examination) -> Iterable[Table]:

@@ -47,9 +47,8 @@ def _corrections(fault: Fault) -> Iterable[tuple[str, Any]]:
         match = re.fullmatch(pattern, fault.problem)
         if match:
             yield key.format(match[1]), _value(match[2], 'number' in pattern)
-    # Of the cures of records only the first line is certain to be one of them.
     place = fault.problem.partition(': ')[0].removeprefix('model.')
-    match = _RECORDED.match(fault.cure)
+    match = _RECORDED.fullmatch(fault.cure)
     if match and place.startswith('recorders.') and 'gradient' not in fault.problem:
         yield place, match[1]
 

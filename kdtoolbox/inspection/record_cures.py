@@ -12,6 +12,9 @@ from kdtoolbox.recorders import Recorder, find_modules
 _SHOWN = 4
 """Number of paths that a cure lists."""
 
+_ALIKE = 0.75
+"""How alike a typo and its correction are at least, from 0 to 1."""
+
 
 def record_cure(
     side: str,
@@ -70,7 +73,7 @@ def _line(side: str, name: str, paths: Sequence[str]) -> str:
 def _nearest(path: str, outline: Outline) -> str:
     """Return the nearest path that can be recorded, or ''."""
     names = [name for name in outline.layers if name and _usable(name, outline)]
-    close = difflib.get_close_matches(path, names, n=1, cutoff=0.4)
+    close = difflib.get_close_matches(path, names, n=1, cutoff=_ALIKE)
     if not close:
         return ''
     [found] = close
@@ -105,13 +108,18 @@ def _inside(path: str, outline: Outline) -> list[str]:
     below = [
         name
         for name in dict.fromkeys(reversed(outline.order))
-        if name.startswith(f'{path}.') and outline.layers[name].outputs
+        if name.startswith(f'{path}.') and _has_features(name, outline)
     ]
     # What runs last is nearest to the output of the module.
     outermost = [
         name for name in below if not any(name.startswith(f'{o}.') for o in below)
     ]
     return outermost[:_SHOWN]
+
+
+def _has_features(path: str, outline: Outline) -> bool:
+    """Return whether a module returns maps or tokens; a loss returns numbers."""
+    return any(len(value.shape) > 2 for value in outline.layers[path].outputs)
 
 
 def _later(path: str, model: nn.Module, outline: Outline) -> Iterator[str]:

@@ -44,7 +44,7 @@ def module_rows(
     Args:
         found: The outline of the model.
         depth: Number of components of the longest paths.
-        pattern: A glob or a part of the paths; `depth` then does not count.
+        pattern: A part of the paths, or a glob for one; `depth` then does not count.
     """
     return [
         _row(path, layer, found)
@@ -56,7 +56,7 @@ def module_rows(
 def _wanted(path: str, depth: int, pattern: str | None) -> bool:
     if pattern is None:
         return path.count('.') < depth
-    return pattern in path or fnmatchcase(path, pattern)
+    return fnmatchcase(path, f'*{pattern}*')
 
 
 def _row(path: str, layer: Layer, found: Outline) -> ModuleRow:
