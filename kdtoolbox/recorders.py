@@ -174,6 +174,7 @@ class _Observer:
             not isinstance(spec, Mapping)
             or not {'source'} <= spec.keys() <= {'source', 'what'}
             or spec.get('what', 'output') not in ('output', 'input')
+            or not isinstance(spec['source'], str)
         ):
             raise ValueError(
                 f'{where}: expected a module path or dict(source=path, what="output" '

@@ -85,7 +85,9 @@ def build_section(
             wires[name] = {}
             continue
         keys = _wire_keys(config, wires_of)
-        wires[name] = {key: config[key] for key in keys if key in config}
+        wires[name] = {
+            key: config[key] for key in keys if isinstance(config.get(key), str)
+        }
         if faults:
             continue
         arguments = {key: value for key, value in config.items() if key not in keys}
@@ -147,6 +149,12 @@ def _entry_faults(
             f'{place}: {kind.__name__} reads the wires {keys}; name one as '
             f'{" and one as ".join(map(repr, missing))}'
         )
+    for key in keys:
+        if not isinstance(config.get(key, ''), str):
+            yield ValueError(
+                f"{place}.{key}: expected the name of a wire, such as 'student.fpn', "
+                f'got {config[key]!r}'
+            )
     arguments = {key: value for key, value in config.items() if key not in keys}
     yield from argument_faults(kind, arguments, place)
 

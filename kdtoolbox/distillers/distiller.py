@@ -144,7 +144,7 @@ class Distiller(BaseModel):
             seen |= _own(task_losses) | {
                 f'model.losses.{key}': zeros[key] for key in zeros
             }
-            return _merge(task_losses, zeros)
+            return merge(task_losses, zeros)
 
     def _losses(
         self, inputs: Tensor, data_samples: Sequence, seen: Seen
@@ -182,7 +182,7 @@ class Distiller(BaseModel):
             made = {name: seen[f'model.connectors.{name}'] for name in self.connectors}
             own = (wires | made, task_losses, losses, found_targets)
             observer(Step(inputs, data_samples, *own))
-        return _merge(task_losses, losses)
+        return merge(task_losses, losses)
 
     def _observe_student(
         self, inputs: Tensor, data_samples: Sequence
@@ -248,11 +248,18 @@ class Distiller(BaseModel):
 
 def check_sides(recorders: Recorders) -> Recorders:
     """Return the recorders; raise ValueError if they are not those of two sides."""
-    if recorders.keys() != set(SIDES):
+    if not isinstance(recorders, Mapping) or recorders.keys() != set(SIDES):
+        is_dict = isinstance(recorders, Mapping)
         raise ValueError(
-            f'model.recorders: expected dict(student=..., teacher=...), got keys '
-            f'{sorted(recorders)}'
+            'model.recorders: expected dict(student=..., teacher=...), got '
+            + (f'keys {sorted(recorders)}' if is_dict else repr(recorders))
         )
+    for side, named in recorders.items():
+        if not isinstance(named, Mapping):
+            raise ValueError(
+                f'model.recorders.{side}: expected paths by name, such as '
+                f"dict(fpn='neck'), got {named!r}; for none write dict()"
+            )
     return recorders
 
 
@@ -265,7 +272,8 @@ def note_ignored_label(student: Any, data_samples: Sequence) -> None:
             sample.set_metainfo(dict(ignore_index=head.ignore_index))
 
 
-def _merge(task: Mapping[str, Any], distilled: Mapping[str, Tensor]) -> dict[str, Any]:
+def merge(task: Mapping[str, Any], distilled: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return all losses; raise ValueError if two have one name."""
     clash = task.keys() & distilled.keys()
     if clash:
         raise ValueError(

@@ -179,7 +179,10 @@ def _aligned(
     widths = [[shape[1] for shape in shapes] for shapes in (student, teacher)]
     if widths[0] != widths[1] and 'channels' not in free:
         if len({*widths[1]}) > 1:
-            return [f'the teacher has levels of {widths[1]} channels: record one level']
+            return [
+                f'the teacher has levels of {widths[1]} channels: record one level per '
+                'wire, with a ConvConnector and a loss for each'
+            ]
         own = (context.model.get('connectors') or {}).get(wire, {})
         if own.get('type') == 'ConvConnector' and len(student) == len(widths[1]):
             return [f'connectors=dict({wire}=dict(out_channels={widths[1][0]}))']

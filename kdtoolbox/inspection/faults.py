@@ -13,8 +13,12 @@ from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
 
-from kdtoolbox.distillers import Distiller
-from kdtoolbox.inspection.batches import made_up_batch, usual_size
+from kdtoolbox.distillers import Distiller, TokenTrainer
+from kdtoolbox.inspection.batches import (
+    image_channels,
+    made_up_batch,
+    usual_size,
+)
 from kdtoolbox.inspection.cures import (
     Context,
     connector_cure,
@@ -87,7 +91,7 @@ def examine(cfg: Config) -> Examination:
         # A training gives them again.
         warnings.simplefilter('ignore')
         torch.manual_seed(0)
-        kind = class_of(scoped(model.get('type')))
+        kind = _kind_of(model.get('type'))
         if kind is None:
             _examine_plain(cfg, model, found)
         elif issubclass(kind, Distiller):
@@ -102,6 +106,14 @@ def examine(cfg: Config) -> Examination:
     for fault in found.faults:
         found.faults.cure(fault, type_cure(fault.problem))
     return found
+
+
+def _kind_of(name: Any) -> type | None:
+    """Return the class of kdtoolbox that a type means, without scope or with a typo."""
+    if isinstance(name, str) and name.startswith('kdtoolbox.'):
+        known = [f'kdtoolbox.{kind.__name__}' for kind in (Distiller, TokenTrainer)]
+        [name] = difflib.get_close_matches(name, known, n=1) or [name]
+    return class_of(scoped(name))
 
 
 def _examine_plain(cfg: Config, model: dict, found: Examination) -> None:
@@ -184,6 +196,20 @@ def _try(found: Examination, parts: Parts) -> None:
             return
     for fault in tried:
         found.faults.add(fault)
+    if found.trial.missed:
+        _compare_images(found)
+
+
+def _compare_images(found: Examination) -> None:
+    """Report models that read images of different channels, if one has failed."""
+    student, teacher = (image_channels(model) for model in found.models.values())
+    if student != teacher:
+        told = (
+            f'model.teacher: it reads images of {teacher} channels and the student '
+            f'{student}; both get the same images: take a teacher that was trained on '
+            f'{student} channels'
+        )
+        found.faults(ValueError(told))
 
 
 def _add_cures(

@@ -77,9 +77,11 @@ def build_parts(model: Mapping[str, Any], faults: Faults) -> Parts:
         model.get('connectors') or {}, 'model.connectors', connector_wires, faults
     )
     parts.losses, parts.comparisons = build_section(
-        model.get('losses') or {}, 'model.losses', loss_wires, faults
+        model.get('losses', {}), 'model.losses', loss_wires, faults
     )
+    known = len(faults)
     parts.named = _recorders_of(model, faults)
+    lost = lost or len(faults) > known
     parts.recorders = _working_recorders(parts, faults)
     sections = (parts.connections, parts.comparisons)
     read = {w for ends in sections for wires in ends.values() for w in wires.values()}
@@ -135,11 +137,11 @@ def _recorders_of(
 ) -> dict[str, dict[str, Recorder]]:
     given = model.get('recorders') or {side: {} for side in SIDES}
     _attempt(lambda: check_sides(given), 'model.recorders', faults)
-    meant = {key: difflib.get_close_matches(key, SIDES, n=1) for key in given}
     found: dict[str, dict[str, Recorder]] = {side: {} for side in SIDES}
-    for key, named in given.items():
-        for side in meant[key]:
-            found[side] |= named
+    if isinstance(given, Mapping):
+        for key, named in given.items():
+            for side in difflib.get_close_matches(key, SIDES, n=1):
+                found[side] |= named if isinstance(named, Mapping) else {}
     return found
 
 

@@ -10,6 +10,7 @@ from mmengine.registry import Registry as MMEngineRegistry
 
 from kdtoolbox import registry
 from kdtoolbox.configuration import Report, check_keys, refuse
+from kdtoolbox.distillers.building import did_you_mean
 from kdtoolbox.teacher import Teacher
 
 _REGISTRIES = [
@@ -49,7 +50,8 @@ def check_recipe(cfg: Config, report: Report = refuse) -> None:
 
 def _faults_of(cfg: Config) -> Iterator[Exception]:
     model: Any = cfg.get('model') or {}
-    yield from _removed(model.get('type'))
+    removed = [*_removed(model.get('type'))]
+    yield from removed or _unknown(model.get('type'))
     for place, kind in _types(cfg):
         if _needs_scope(kind):
             yield ValueError(
@@ -72,10 +74,30 @@ def _faults_of(cfg: Config) -> Iterator[Exception]:
         check_keys(own, kind, 'model')
     except TypeError as error:
         yield error
+    yield from _teacher_faults(model.get('teacher', dict(config=None)))
+
+
+def _teacher_faults(teacher: Any) -> Iterator[Exception]:
+    if not isinstance(teacher, Mapping):
+        yield TypeError(
+            'model.teacher: expected dict(config=..., checkpoint=...), got '
+            f'{teacher!r}; write teacher=dict(config={teacher!r}, checkpoint=...)'
+        )
+        return
     try:
-        check_keys(model.get('teacher', dict(config=None)), Teacher, 'model.teacher')
+        check_keys(teacher, Teacher, 'model.teacher')
     except TypeError as error:
         yield error
+
+
+def _unknown(kind: Any) -> Iterator[ValueError]:
+    is_ours = isinstance(kind, str) and kind.startswith('kdtoolbox.')
+    if is_ours and class_of(kind) is None:
+        known = [f'kdtoolbox.{name}' for name in registry.MODELS.module_dict]
+        yield ValueError(
+            f'model.type: kdtoolbox has no {kind.partition(".")[2]!r}'
+            f'{did_you_mean(kind, known)}'
+        )
 
 
 def _removed(kind: Any) -> Iterator[ValueError]:

@@ -34,7 +34,9 @@ def record_cure(
         model: The model of this side.
         outline: Its outline.
     """
-    path = recorder['source'] if isinstance(recorder, Mapping) else recorder
+    path = recorder.get('source') if isinstance(recorder, Mapping) else recorder
+    if not isinstance(path, str):
+        return ''
     try:
         modules = [*find_modules(model, path, '')]
     except ValueError:

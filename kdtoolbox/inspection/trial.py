@@ -10,7 +10,7 @@ from torch import Tensor
 from kdtoolbox.distillers.building import Ends, Wires
 from kdtoolbox.distillers.calls import call, compare, context_of
 from kdtoolbox.distillers.dense_targets import record_targets
-from kdtoolbox.distillers.distiller import note_ignored_label
+from kdtoolbox.distillers.distiller import merge, note_ignored_label
 from kdtoolbox.distillers.graph import running_order
 from kdtoolbox.distillers.normalization import Renormalization
 from kdtoolbox.distillers.sources.source import Models
@@ -27,6 +27,7 @@ class Trial:
         wires: The wires that were made, those of connectors included.
         compared: The losses that were computed.
         context: What losses read besides wires.
+        task_losses: The student's own losses.
         missed: Why the models made no wires, if they failed for a reason that random
             weights and images may explain.
     """
@@ -34,6 +35,7 @@ class Trial:
     wires: Wires = field(default_factory=dict)
     compared: list[str] = field(default_factory=list)
     context: dict[str, Any] = field(default_factory=dict)
+    task_losses: dict[str, Any] = field(default_factory=dict)
     missed: str = ''
 
 
@@ -54,7 +56,7 @@ def try_parts(parts: Parts, images: Tensor, samples: list, faults: Faults) -> Tr
     """
     trial = Trial()
     try:
-        trial.wires, trial.context = _run_models(parts, images, samples, faults)
+        _run_models(trial, parts, images, samples, faults)
     except ModelFailure as failure:
         trial.missed = str(failure)
         return trial
@@ -72,8 +74,9 @@ def try_parts(parts: Parts, images: Tensor, samples: list, faults: Faults) -> Tr
             if not {*context_of(loss)} <= {'level', *trial.context}:
                 continue
             try:
-                compare(where, loss, ends, trial.wires, trial.context, {})
+                terms = compare(where, loss, ends, trial.wires, trial.context, {})
                 trial.compared.append(name)
+                merge(trial.task_losses, {name + key: terms[key] for key in terms})
             except ValueError as error:
                 faults(error)
     return trial
@@ -91,9 +94,9 @@ def _order(connections: Ends) -> list[str]:
 
 
 def _run_models(
-    parts: Parts, images: Tensor, samples: list, faults: Faults
-) -> tuple[Wires, dict[str, Any]]:
-    """Return the wires of records and sources, and the context of the batch.
+    trial: Trial, parts: Parts, images: Tensor, samples: list, faults: Faults
+) -> None:
+    """Add the wires of records and sources, and what losses read besides wires.
 
     Raises:
         ModelFailure: If a model fails.
@@ -116,33 +119,31 @@ def _run_models(
     def observe_student(recorders: dict[str, Recorder]) -> Records:
         where = 'model.recorders.student'
         with record(student, recorders, require_grad=True, where=where) as records:
-            student(images, samples, mode='loss')
+            trial.task_losses = student(images, samples, mode='loss')
         return records
 
     with ExitStack() as stack:
         observed = [stack.enter_context(some.observe(models)) for some in parts.sources]
         targets = stack.enter_context(record_targets(student, bool(wanted)))
         runs = dict(teacher=observe_teacher, student=observe_student)
-        wires = {
+        trial.wires = {
             f'{side}.{name}': levels
             for side, run in runs.items()
             for name, levels in _records(side, run, parts, faults).items()
         }
     for source, found in zip(parts.sources, observed, strict=True):
         try:
-            wires |= source.make_wires(models, wires, found)
+            trial.wires |= source.make_wires(models, trial.wires, found)
         except Exception as error:
             faults(error, where=source.where)
-    context: dict[str, Any] = dict(
-        data_samples=samples, batch_input_shape=tuple(images.shape[-2:])
-    )
+    size = tuple(images.shape[-2:])
+    trial.context = dict(data_samples=samples, batch_input_shape=size)
     if wanted:
         try:
-            context['targets'] = targets.read(samples)
+            trial.context['targets'] = targets.read(samples)
         except ValueError as error:
-            if any(_reachable(ends, wires, parts) for ends in wanted):
+            if any(_reachable(ends, trial.wires, parts) for ends in wanted):
                 faults(error)
-    return wires, context
 
 
 def _reachable(ends: dict[str, str], wires: Wires, parts: Parts) -> bool:

@@ -76,13 +76,16 @@ def safe_loaders(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def call_tool(name: str, *arguments: Any) -> None:
-    """Run a tool in this process."""
+    """Run a tool in this process; raise the error whose message it prints."""
     command = [name, *map(str, arguments)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, 'argv', command)
         # The tools set it for the rest of the process.
         patch.setitem(os.environ, 'LOCAL_RANK', '0')
-        runpy.run_path(str(ROOT / 'tools' / name), run_name='__main__')
+        try:
+            runpy.run_path(str(ROOT / 'tools' / name), run_name='__main__')
+        except SystemExit as ended:
+            raise ended.__context__ from None
 
 
 def teach(path: Path, tools: SimpleNamespace) -> None:

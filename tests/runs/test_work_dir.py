@@ -1,3 +1,4 @@
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -125,7 +126,7 @@ def test_a_setting_that_can_lose_the_only_checkpoint_is_refused(tmp_path: Path) 
 
 
 def test_the_training_tool_looks_at_the_work_dir_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     recipe = tmp_path / 'recipe.py'
     recipe.write_text("model = dict(type='None')\ndefault_scope = 'mmdet'\n")
@@ -140,8 +141,9 @@ def test_the_training_tool_looks_at_the_work_dir_first(
         for options in ([], ['--resume']):
             monkeypatch.setattr(sys, 'argv', [*command, *options])
             reason = r'epoch_1\.pth.* is damaged' if options else 'would overwrite'
-            with pytest.raises(ValueError, match=reason):
+            with pytest.raises(SystemExit, match='^2$'):
                 runpy.run_path(str(tool), run_name='__main__')
+            assert re.search(reason, capsys.readouterr().err)
     finally:
         register_backend('local', LocalBackend, force=True, prefixes='')
     left = {path.name for path in (tmp_path / 'run').iterdir()}

@@ -60,7 +60,7 @@ def check(
         path.write_text(config if isinstance(config, str) else text)
         command = [str(PATH), str(path), '--split', 'val', '--workers', str(workers)]
         monkeypatch.setattr(sys, 'argv', command)
-        return tool.main(), capsys.readouterr().out
+        return tool.check(tool.parse_args()), capsys.readouterr().out
 
     yield run
     DefaultScope._instance_dict.clear()
