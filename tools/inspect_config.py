@@ -61,8 +61,6 @@ def shape_of(shape: tuple[int, ...] | None) -> str:
 def column(values: Iterable[object]) -> str:
     """Return values as lines of one cell, cut after a few."""
     lines = ['-' if value is None else str(value) for value in values]
-    if len({*lines}) == 1:
-        return lines[0]
     if len(lines) > LEVELS:
         lines[LEVELS:] = ['...']
     return '\n'.join(lines)
@@ -85,15 +83,17 @@ def show_modules(
         for row in module_rows(outline, args.depth, args.find):
             short = row.path if args.find else row.path.rpartition('.')[2]
             indent = '' if args.find else '  ' * row.path.count('.')
-            maps = [shape[1] if len(shape) == 4 else None for shape in row.outputs]
-            strides = [None if s is None else f'{s:g}' for s in row.strides]
+            shapes, strides = row.outputs, row.strides
+            if len({*shapes}) == 1:
+                shapes, strides = shapes[:1], strides[:1]
+            maps = [shape[1] if len(shape) == 4 else None for shape in shapes]
             table.add_row(
                 Text(indent + short),
                 row.kind,
                 str(row.calls or '-'),
-                column(shape_of(shape) for shape in row.outputs),
+                column(shape_of(shape) for shape in shapes),
                 column(maps),
-                column(strides),
+                column(None if s is None else f'{s:g}' for s in strides),
             )
         yield table if table.row_count else Text(f'{name}: no module {args.find!r}')
 

@@ -104,9 +104,7 @@ def placed(error: Exception, place: str) -> Exception:
     # The text of a KeyError is in quotes.
     text = error.args[0] if isinstance(error, KeyError) else error
     kind = ValueError if isinstance(error, KeyError) else type(error)
-    placed = kind(f'{place}{text}')
-    placed.__cause__ = error
-    return placed
+    return kind(f'{place}{text}')
 
 
 def _wire_keys(

@@ -50,6 +50,7 @@ class Examination:
         outlines: Their outlines.
         parts: The parts of a distillation.
         trial: What they made of images.
+        tried: The faults that only the images have shown.
     """
 
     faults: Faults = field(default_factory=Faults)
@@ -57,6 +58,7 @@ class Examination:
     outlines: dict[str, Outline] = field(default_factory=dict)
     parts: Parts | None = None
     trial: Trial = field(default_factory=Trial)
+    tried: Faults = field(default_factory=Faults)
 
 
 def find_faults(cfg: Config) -> list[Fault]:
@@ -185,16 +187,16 @@ def _try(found: Examination, parts: Parts) -> None:
     student.train()
     for side in _sides(student):
         torch.manual_seed(0)
-        tried = Faults()
+        found.tried = Faults()
         try:
             images, samples = made_up_batch(student, side)
         except Exception as error:
             found.trial.missed = f'no images for the student: {error}'
             return
-        found.trial = try_parts(parts, images, samples, tried)
-        if not tried and not found.trial.missed:
+        found.trial = try_parts(parts, images, samples, found.tried)
+        if not found.tried and not found.trial.missed:
             return
-    for fault in tried:
+    for fault in found.tried:
         found.faults.add(fault)
     if found.trial.missed:
         _compare_images(found)
@@ -231,12 +233,12 @@ def _add_cures(
                 found.faults.cure(fault, cure)
     for name, ends in parts.connections.items():
         if name in parts.connectors and name not in shapes:
-            for fault in found.faults.of(f'model.connectors.{name}'):
+            for fault in found.tried.of(f'model.connectors.{name}'):
                 if shapes.keys() >= {*ends.values()}:
                     found.faults.cure(fault, connector_cure(name, context))
     for name, ends in parts.comparisons.items():
         if name in parts.losses and shapes.keys() >= {*ends.values()}:
-            for fault in found.faults.of(f'model.losses.{name}'):
+            for fault in found.tried.of(f'model.losses.{name}'):
                 if name not in found.trial.compared:
                     cure = loss_cure(name, fault.problem, context)
                     found.faults.cure(fault, cure)

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 
-from kdtoolbox.inspection.faults import find_faults
 from kdtoolbox.inspection.reports import Fault, message_of
 
 STATUS = 2
@@ -75,6 +74,9 @@ def all_faults(cfg: Config) -> Iterator[None]:
 
 
 def _faults_of(cfg: Config) -> list[Fault]:
+    # The import takes a while, and few runs need it.
+    from kdtoolbox.inspection.faults import find_faults
+
     try:
         return find_faults(cfg)
     except Exception:

@@ -291,6 +291,47 @@ CASES: dict[str, Any] = {
         detection(toy, teacher=dict(config=toy.gfl())),
         [('model.teacher.checkpoint is None', '')],
     ),
+    'a name of the student': lambda toy: (
+        detection(toy, losses=dict(loss_cls=CWD)),
+        [(r"the student already has losses named .'loss_cls'", '')],
+    ),
+    'a teacher of other images': lambda toy: (
+        detection(
+            toy,
+            changed(
+                toy.gfl(),
+                backbone=dict(in_channels=1),
+                data_preprocessor=dict(mean=[1.0], std=[1.0], bgr_to_rgb=False),
+            ),
+        ),
+        [('model.teacher: it reads images of 1 channels and the student 3', '')],
+    ),
+    'a mistyped type of the model': lambda toy: (
+        detection(toy, type='kdtoolbox.Distiler', losses=dict(cwd=CWD)),
+        [("did you mean 'kdtoolbox.Distiller'", ''), ("call it 'loss_cwd'", '')],
+    ),
+    'parts of wrong kinds': lambda toy: (
+        detection(
+            toy,
+            recorders=dict(student=dict(fpn=['neck']), teacher='neck'),
+            losses=dict(loss_a=dict(CWD, student=1), loss_b='CWDLoss'),
+        ),
+        [
+            (r'losses\.loss_a\.student: expected the name of a wire', ''),
+            (r'losses\.loss_b: expected a dict', ''),
+            (r'recorders\.teacher: expected paths by name', ''),
+            (r'recorders\.student\.fpn: expected a module path', ''),
+        ],
+    ),
+    'a teacher that is a path': lambda toy: (
+        Config(
+            dict(
+                default_scope='mmdet',
+                model=toy.distiller(toy.gfl()) | dict(teacher='a'),
+            )
+        ),
+        [(r"model\.teacher: .*write teacher=dict\(config='a', checkpoint=...", '')],
+    ),
     'a circle': lambda toy: (
         detection(
             toy,
@@ -305,6 +346,10 @@ CASES: dict[str, Any] = {
     'two at once in one loss': lambda toy: (
         detection(toy, losses=dict(loss_cwd=dict(CWD, tau='4', student='student.fnp'))),
         [(r'loss_cwd\.tau', ''), (r'loss_cwd\.student: no wire', '')],
+    ),
+    'a name and a shape of one loss': lambda toy: (
+        detection(toy, wide(toy), losses=dict(cwd=CWD)),
+        [(r"call it 'loss_cwd'", ''), (r'losses\.cwd, level 0', 'ConvConnector')],
     ),
     'two behind one another': lambda toy: (
         segmentation(toy, losses=dict(loss_fgd=dict(FGD, channels=64))),

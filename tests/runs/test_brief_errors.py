@@ -72,7 +72,7 @@ def test_a_search_that_fails_leaves_the_error(
     def fail(cfg: Config) -> None:
         raise RuntimeError('a bug')
 
-    monkeypatch.setattr('kdtoolbox.runs.brief_errors.find_faults', fail)
+    monkeypatch.setattr('kdtoolbox.inspection.faults.find_faults', fail)
     told = '^1 fault:\n1. mine$'
     with pytest.raises(FaultyConfig, match=told), all_faults(broken(toy)):
         raise ValueError('mine')
@@ -81,6 +81,6 @@ def test_a_search_that_fails_leaves_the_error(
 def test_nothing_is_built_again_if_nothing_fails(
     toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr('kdtoolbox.runs.brief_errors.find_faults', None)
+    monkeypatch.setattr('kdtoolbox.inspection.faults.find_faults', None)
     with brief_errors(), all_faults(broken(toy)):
         pass
