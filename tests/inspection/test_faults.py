@@ -404,6 +404,45 @@ def test_all_faults_are_found_at_once(toy: Toy, name: str) -> None:
     assert torch.equal(torch.get_rng_state(), drawn)
 
 
+def pasted(cfg: Config, faults: list[Fault]) -> Config:
+    """Return a config with the lines of all cures below its model."""
+    cfg = deepcopy(cfg)
+    for line in '\n'.join(fault.cure for fault in faults).splitlines():
+        [text] = re.findall(r'(?:recorders|connectors|losses)=dict.*', line)
+        change = Config.fromstring(f'model = dict(\n    {text}\n)', '.py')
+        cfg.merge_from_dict(change.to_dict())
+    return cfg
+
+
+MENDED = [
+    'typo in a layer',
+    'a ModuleList is recorded',
+    'a module that is never called',
+    'channels differ',
+    'channels differ level by level',
+    'sizes differ',
+    'levels differ',
+    'tokens against a map',
+    'FGD on a segmentor',
+    'a frozen layer',
+    'overwritten in place',
+    'arguments of a loss',
+    'arguments of a connector',
+    'two behind one another',
+]
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize('name', MENDED)
+def test_the_lines_to_paste_mend_the_config(toy: Toy, name: str) -> None:
+    cfg, _ = CASES[name](toy)
+    cfg = pasted(cfg, find_faults(cfg))
+    if name == 'a frozen layer':
+        # The teacher's layer is another one now.
+        cfg = pasted(cfg, find_faults(cfg))
+    assert not [str(fault) for fault in find_faults(cfg)]
+
+
 @pytest.mark.parametrize('task', ['gfl', 'faster_rcnn', 'segmentor'])
 def test_a_right_config_has_no_fault(toy: Toy, task: str) -> None:
     model = toy.distiller(getattr(toy, task)())
