@@ -19,20 +19,14 @@ from kdtoolbox.inspection.batches import (
     made_up_batch,
     usual_size,
 )
-from kdtoolbox.inspection.cures import (
-    Context,
-    connector_cure,
-    loss_cure,
-    type_cure,
-)
+from kdtoolbox.inspection.context import Context
+from kdtoolbox.inspection.cures import add_cures, type_cure
 from kdtoolbox.inspection.mending import mended
 from kdtoolbox.inspection.outline import Outline, outline
 from kdtoolbox.inspection.parts import Parts, build_parts, build_teacher
 from kdtoolbox.inspection.quiet import first_iteration
 from kdtoolbox.inspection.recipe_checks import check_recipe, class_of, scoped
-from kdtoolbox.inspection.record_cures import record_cure
 from kdtoolbox.inspection.reports import Fault, Faults
-from kdtoolbox.inspection.retrial import fault_behind
 from kdtoolbox.inspection.trial import Trial, try_parts
 from kdtoolbox.teacher import Teacher, build_model
 
@@ -155,7 +149,12 @@ def _examine_distiller(
     _outline(found)
     if len(found.models) == 2:
         _try(found, found.parts)
-    _add_cures(model, found, found.parts, advised)
+    shapes = {
+        wire: [tuple(level.shape) for level in levels]
+        for wire, levels in found.trial.wires.items()
+    }
+    context = Context(model, found.parts, found.outlines, shapes, advised)
+    add_cures(context, found.trial, found.tried, found.faults)
 
 
 def _examine_mended(model: dict, found: Examination, advised: dict[str, str]) -> None:
@@ -212,43 +211,3 @@ def _compare_images(found: Examination) -> None:
             f'{student} channels'
         )
         found.faults(ValueError(told))
-
-
-def _add_cures(
-    model: Mapping[str, Any],
-    found: Examination,
-    parts: Parts,
-    advised: dict[str, str],
-) -> None:
-    shapes = {
-        wire: [tuple(level.shape) for level in levels]
-        for wire, levels in found.trial.wires.items()
-    }
-    context = Context(model, parts, found.outlines, shapes, advised)
-    for side, outlined in found.outlines.items():
-        for name, recorder in parts.named[side].items():
-            for fault in found.faults.of(f'model.recorders.{side}.{name}'):
-                told = (side, name, recorder, fault.problem)
-                cure = record_cure(*told, parts.models[side], outlined)
-                found.faults.cure(fault, cure)
-    for name, ends in parts.connections.items():
-        if name in parts.connectors and name not in shapes:
-            for fault in found.tried.of(f'model.connectors.{name}'):
-                if shapes.keys() >= {*ends.values()}:
-                    found.faults.cure(fault, connector_cure(name, context))
-    for name, ends in parts.comparisons.items():
-        if name in parts.losses and shapes.keys() >= {*ends.values()}:
-            for fault in found.tried.of(f'model.losses.{name}'):
-                if name not in found.trial.compared:
-                    cure = loss_cure(name, fault.problem, context)
-                    found.faults.cure(fault, cure)
-                    if cure:
-                        _try_again(name, context, found)
-
-
-def _try_again(name: str, context: Context, found: Examination) -> None:
-    """Try a loss with the shapes and arguments of its cure; it may fail once more."""
-    error = fault_behind(name, context, found.trial)
-    if error is not None:
-        cure = loss_cure(name, str(error), context)
-        found.faults(error, cure if 'boxes' in str(error) else '')

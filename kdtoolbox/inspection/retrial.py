@@ -5,7 +5,8 @@ from torch import Tensor
 
 from kdtoolbox.distillers.building import build_section, loss_wires
 from kdtoolbox.distillers.calls import compare
-from kdtoolbox.inspection.cures import Context, right_arguments
+from kdtoolbox.inspection.context import Context
+from kdtoolbox.inspection.loss_cures import right_arguments
 from kdtoolbox.inspection.trial import Trial
 from kdtoolbox.losses.inputs import SAME_CLASSES, SAME_HEADS
 
