@@ -13,7 +13,7 @@ FLOORS = (
     {'inspection', 'visualization'},
     {'recipes'},
     {'runs'},
-    {'hooks'},
+    {'diagnosis', 'hooks'},
 )
 """The folders and top modules of the package: each imports only from lower floors."""
 

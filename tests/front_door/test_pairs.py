@@ -181,7 +181,7 @@ def test_a_new_recipe_fits_and_trains(
     new = ['--student', student, '--teacher', teacher, '--method', method]
     run(home, 'new_config.py', *new, '-o', recipe)
     assert recipe.read_text().count('\n') <= 30
-    # INSPECT
+    run(home, 'inspect_config.py', recipe)
     run(home, 'train.py', recipe, '--cfg-options', *shrink(recipe, home))
     work_dir = home / 'work_dirs' / recipe.stem
     [log] = work_dir.glob('[0-9]*/vis_data/[0-9]*.json')

@@ -1,0 +1,1 @@
+"""Measure on a few batches whether a distillation can help."""
