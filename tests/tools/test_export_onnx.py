@@ -209,8 +209,7 @@ def test_what_cannot_be_written_is_told_at_once(
     with pytest.raises(ValueError, match='a FasterRCNN is neither .* with mmdeploy'):
         run_here(toy.faster_rcnn(), tmp_path)
     deformed = toy.gfl()
-    stages = dict(dcn=dict(type='DCN'), stage_with_dcn=(False, False, False, True))
-    deformed['model']['backbone'] |= stages
+    deformed['model']['bbox_head']['conv_cfg'] = dict(type='DCN', deform_groups=1)
     with pytest.raises(ValueError, match='torch cannot export this GFL.* mmdeploy'):
         run_here(deformed, tmp_path)
     (tmp_path / 'a.onnx').write_text('mine')
