@@ -6,6 +6,7 @@ images.
 """
 
 import argparse
+import warnings
 from pathlib import Path
 
 from mmengine.registry import MODELS, init_default_scope
@@ -13,6 +14,8 @@ from rich.console import Console
 
 from kdtoolbox.checkpoints.writing import write_whole
 from kdtoolbox.configuration import load_config, resolve_paths
+from kdtoolbox.recipes.catalogue import print_methods
+from kdtoolbox.runs.brief_errors import add_traceback, all_faults, brief_errors
 from kdtoolbox.runs.pair_arguments import (
     add_pair_arguments,
     check_pair,
@@ -33,6 +36,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--list', action='store_true', help='show each method in one line'
     )
+    add_traceback(parser)
     args = parser.parse_args()
     if not args.list:
         check_pair(parser, args)
@@ -64,7 +68,8 @@ def check(path: Path) -> None:
     resolve_paths(cfg)
     init_default_scope(cfg.get('default_scope') or 'mmengine')
     cfg.model.teacher.update(checkpoint=None, allow_random=True)
-    rehearse(MODELS.build(cfg.model))
+    with all_faults(cfg):
+        rehearse(MODELS.build(cfg.model))
 
 
 def write_checked(text: str, path: Path) -> None:
@@ -86,13 +91,15 @@ def write_checked(text: str, path: Path) -> None:
 def main() -> None:
     args = parse_args()
     if args.list:
-        from kdtoolbox.recipes.catalogue import print_methods
-
-        print_methods(console)
+        # A table of one line per method needs this many columns.
+        print_methods(Console(width=max(console.width, 160)))
         return
-    path = output_of(args)
-    text = recipe_of(args, path.parent)
-    write_checked(text, path)
+    with brief_errors(args.traceback):
+        path = output_of(args)
+        # The libraries warn of their own code while they build models.
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            write_checked(recipe_of(args, path.parent), path)
     console.print(f'{path} written; see it with: tools/inspect_config.py {path}')
 
 

@@ -1,4 +1,7 @@
-"""Train a distillation, or a model alone with a plain config of mmdet or mmseg."""
+"""Train a distillation, or a model alone with a plain config of mmdet or mmseg.
+
+Without a config, --student, --teacher and --method make a recipe in the work dir.
+"""
 
 import argparse
 
@@ -25,6 +28,11 @@ from kdtoolbox.runs.brief_errors import all_faults, brief_errors
 from kdtoolbox.runs.command_line import run_config, run_parser
 from kdtoolbox.runs.mixed_precision import use_mixed_precision
 from kdtoolbox.runs.optimizer_groups import group_as_student
+from kdtoolbox.runs.pair_arguments import (
+    add_pair_arguments,
+    check_pair,
+    recipe_in_work_dir,
+)
 from kdtoolbox.runs.preflight import check_data
 from kdtoolbox.runs.rehearsal import rehearse
 from kdtoolbox.runs.sync_batch_norm import PortableRunner
@@ -33,7 +41,8 @@ from kdtoolbox.runs.work_dir_lock import end_with_parent, lock_work_dir, unlock_
 
 
 def parse_args() -> argparse.Namespace:
-    parser = run_parser(__doc__)
+    parser = run_parser(__doc__, need_config=False)
+    add_pair_arguments(parser)
     parser.add_argument(
         '--amp', action='store_true', help='train in automatic mixed precision'
     )
@@ -55,7 +64,9 @@ def parse_args() -> argparse.Namespace:
         help='resume with a changed recipe: restore the parts that fit and start the '
         'others from the beginning',
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    check_pair(parser, args, args.config)
+    return args
 
 
 def configure(args: argparse.Namespace) -> Config:
@@ -108,6 +119,8 @@ def prepare(args: argparse.Namespace) -> Runner:
     """Return a runner that has passed all checks and has not started."""
     if args.launcher != 'none':
         end_with_parent()
+    if args.config is None:
+        args.config, args.work_dir = recipe_in_work_dir(args)
     cfg = configure(args)
     with all_faults(cfg):
         check_recipe(cfg)

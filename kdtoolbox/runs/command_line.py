@@ -30,10 +30,21 @@ _VARIABLES = {
 """Variables with the rank, the number of processes, and the rank on the machine."""
 
 
-def run_parser(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser with the flags that every run has."""
+def run_parser(
+    description: str | None, need_config: bool = True
+) -> argparse.ArgumentParser:
+    """Return a parser with the flags that every run has.
+
+    Args:
+        description: What the tool does.
+        need_config: Whether the config has to be given.
+    """
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument('config', help='config file or package::path')
+    parser.add_argument(
+        'config',
+        nargs=None if need_config else '?',
+        help='config file or package::path',
+    )
     parser.add_argument(
         '--work-dir', help='folder for logs and results; ./work_dirs/<config stem>'
     )

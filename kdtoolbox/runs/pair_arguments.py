@@ -27,10 +27,21 @@ def add_pair_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def check_pair(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """End with a usage message if a flag is missing."""
-    needed = ('student', 'teacher', 'method')
-    missing = [f'--{name}' for name in needed if not getattr(args, name)]
+_FLAGS = ('student', 'teacher', 'method', 'teacher_checkpoint', 'at')
+
+
+def check_pair(
+    parser: argparse.ArgumentParser,
+    args: argparse.Namespace,
+    config: str | None = None,
+) -> None:
+    """End with a usage message unless there is either a config or a whole pair."""
+    given = [f'--{name}'.replace('_', '-') for name in _FLAGS if getattr(args, name)]
+    if config is not None:
+        if given:
+            parser.error(f'give a config or {" ".join(given)}, not both')
+        return
+    missing = [f'--{name}' for name in _FLAGS[:3] if not getattr(args, name)]
     if missing:
         parser.error(
             f'{" and ".join(missing)} missing; new_config.py --list shows the methods'

@@ -6,10 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from door import knock
 from shrinking import shrink
 
 from kdtoolbox.configuration import load_config
+from kdtoolbox.teacher import build_model
 
 DET, SEG = 'mmdet::', 'mmseg::'
 DILATED = 'own/deeplabv3_stride16.py'
@@ -195,4 +197,28 @@ def test_a_new_recipe_fits_and_trains(
             terms = [v for key, v in step.items() if key.partition('.')[0] == name]
             assert sum(map(abs, terms)) > 0, f'{name} is 0'
     assert list(work_dir.glob('student_*.pth'))
+    shutil.rmtree(work_dir)
+
+
+def test_train_makes_a_recipe_by_itself_and_resumes_it(home: Path) -> None:
+    student, teacher = (
+        f'{DET}retinanet/retinanet_{depth}_fpn_1x_coco.py' for depth in ('r18', 'r50')
+    )
+    pair = ['--student', student, '--teacher', teacher, '--method', 'pkd']
+    pair += ['--teacher-checkpoint', 'teacher.pth']
+    weights = build_model(teacher).state_dict()
+    torch.save(dict(state_dict=weights), home / 'teacher.pth')
+    run(home, 'new_config.py', *pair, '-o', 'recipes/pair.py')
+    changes = shrink(home / 'recipes/pair.py', home)
+    changes = [change for change in changes if 'model.teacher' not in change]
+    run(home, 'train.py', *pair, '--cfg-options', *changes)
+    work_dir = (
+        home / 'work_dirs/pkd_retinanet_r50_fpn_1x_coco_retinanet_r18_fpn_1x_coco'
+    )
+    [recipe] = work_dir.glob('recipe/*.py')
+    assert load_config(recipe).model.losses.loss_pkd.type == 'PKDLoss'
+    assert (work_dir / 'student_epoch_1.pth').is_file()
+    changes.append('train_cfg.max_epochs=2')
+    run(home, 'train.py', *pair, '--resume', '--cfg-options', *changes)
+    assert (work_dir / 'student_epoch_2.pth').is_file()
     shutil.rmtree(work_dir)
