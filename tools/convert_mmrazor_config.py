@@ -8,7 +8,6 @@ import argparse
 import ast
 from collections.abc import Iterator, Mapping, Sequence
 from inspect import signature
-from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,14 @@ from mmrazor_types import name_of
 from kdtoolbox.checkpoints.writing import write_whole
 from kdtoolbox.configuration import load_config
 from kdtoolbox.distillers.wiring import Wiring
+from kdtoolbox.recipes.code import code_of
+from kdtoolbox.runs.brief_errors import add_traceback, brief_errors
 
 # What mmengine, mmdet and mmseg read from the top level of a config. Other names are
 # variables of the file, such as `teacher_ckpt`.
 KEYS = {*signature(Runner.__init__).parameters} - {'self', 'cfg', 'model', 'work_dir'}
 KEYS |= {'find_unused_parameters', 'model_wrapper_cfg', 'auto_scale_lr'}
 KEYS |= {'test_pipeline', 'tta_model', 'tta_pipeline', 'custom_imports'}
-
-WIDTH = 88
 
 
 def parse_args() -> argparse.Namespace:
@@ -42,6 +41,7 @@ def parse_args() -> argparse.Namespace:
         help='size of the logits that a KLDivergence compares in training',
     )
     parser.add_argument('--overwrite', action='store_true', help='replace OUT')
+    add_traceback(parser)
     args = parser.parse_args()
     if args.out.suffix != '.py':
         parser.error(f'OUT must end in .py, got {args.out}')
@@ -94,43 +94,6 @@ def _check_leftovers(value: Any, where: str) -> None:
         raise ValueError(f'{where}: {value!r} has no equal; remove this part')
 
 
-def code_of(value: Any, indent: int = 0, used: int = 0) -> str:
-    """Return Python code for a value, broken into short lines where necessary."""
-    line, parts = line_of(value), parts_of(value)
-    if not parts or indent + used + len(line) < WIDTH:
-        return line
-    inner = indent + 4
-    rows = [
-        ' ' * inner + name + code_of(item, inner, len(name)) + ','
-        for name, item in parts
-    ]
-    opening, closing = brackets_of(value)
-    return '\n'.join([opening, *rows, ' ' * indent + closing])
-
-
-def line_of(value: Any) -> str:
-    parts = parts_of(value)
-    if parts is None:
-        return repr(value)
-    items = [name + line_of(item) for name, item in parts]
-    comma = ',' if isinstance(value, tuple) and len(value) == 1 else ''
-    return f'{", ".join(items)}{comma}'.join(brackets_of(value))
-
-
-def parts_of(value: Any) -> list[tuple[str, Any]] | None:
-    if isinstance(value, dict):
-        words = brackets_of(value)[0] == 'dict('
-        return [(f'{k}=' if words else f'{k!r}: ', v) for k, v in value.items()]
-    return [('', item) for item in value] if isinstance(value, list | tuple) else None
-
-
-def brackets_of(value: Any) -> tuple[str, str]:
-    if isinstance(value, dict):
-        words = all(str(key).isidentifier() and not iskeyword(key) for key in value)
-        return ('dict(', ')') if words else ('{', '}')
-    return ('[', ']') if isinstance(value, list) else ('(', ')')
-
-
 def convert_file(source: Path, map_size: Sequence[int] | None) -> str:
     cfg = load_config(source).to_dict()
     if 'distiller' not in cfg.get('model', {}):
@@ -148,7 +111,7 @@ def convert_file(source: Path, map_size: Sequence[int] | None) -> str:
     inherited = f'_base_ = {code_of(bases)}\n' if bases else ''
     base = Config.fromstring(inherited, '.py').to_dict()
     own = dict(top_level(cfg, base), model=replaced(model, base.get('model')))
-    lines = [f'{key} = {code_of(own[key], used=len(key) + 3)}' for key in own]
+    lines = [f'{key} = {code_of(own[key], lead=len(key) + 3)}' for key in own]
     return '\n'.join(
         [f'# Converted from {source.name} of mmrazor.', inherited, *lines, '']
     )
@@ -156,7 +119,8 @@ def convert_file(source: Path, map_size: Sequence[int] | None) -> str:
 
 def main() -> None:
     args = parse_args()
-    text = convert_file(args.source, args.map_size)
+    with brief_errors(args.traceback):
+        text = convert_file(args.source, args.map_size)
     with write_whole(args.out) as file:
         file.write(text.encode())
     print(f'{args.source} converted to {args.out}')

@@ -13,7 +13,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from kdtoolbox.runs.recipe_checks import check_recipe
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import MMLogger
@@ -40,6 +39,8 @@ from kdtoolbox.diagnosis.suggestions import (
     suggest_weights,
 )
 from kdtoolbox.distillers import Distiller
+from kdtoolbox.inspection.recipe_checks import check_recipe
+from kdtoolbox.runs.brief_errors import all_faults, brief_errors
 from kdtoolbox.runs.command_line import run_config, run_parser
 from kdtoolbox.runs.preflight import check_heads
 from kdtoolbox.runs.rehearsal import rehearse
@@ -121,7 +122,6 @@ def case_of(cfg: Config, model: Distiller, batches: int) -> Case:
         check_dataset(leaf, where)
         check_heads(model, leaf, where)
         check_ignored(model, leaf, where)
-    rehearse(model)
     images = sum(len(batch['inputs']) for batch in train)
     val, metainfo = some_val_batches(cfg.get('val_dataloader'), images, seed)
     hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
@@ -145,18 +145,26 @@ def write(path: str, found: Measurements, findings: list[Finding], **more: Any) 
         file.write((json.dumps(content, indent=1) + '\n').encode())
 
 
+def measure(args: argparse.Namespace) -> Measurements:
+    cfg = run_config(args)
+    with all_faults(cfg):
+        check_recipe(cfg)
+        init_default_scope(cfg.get('default_scope') or 'mmengine')
+        set_random_seed((cfg.get('randomness') or {}).get('seed') or 0)
+        model = build(cfg, args.checkpoint)
+        rehearse(model)
+    found = examine(case_of(cfg, model, args.batches))
+    found.trained = args.checkpoint is not None
+    return found
+
+
 def main() -> int:
     args = parse_args()
     # Deprecations inside of the libraries tell a user nothing.
     warnings.filterwarnings('ignore', module='mmcv|mmdet|mmengine|mmseg|torch')
     MMLogger.get_instance('doctor', log_level=logging.WARNING)
-    cfg = run_config(args)
-    check_recipe(cfg)
-    init_default_scope(cfg.get('default_scope') or 'mmengine')
-    set_random_seed((cfg.get('randomness') or {}).get('seed') or 0)
-    model = build(cfg, args.checkpoint)
-    found = examine(case_of(cfg, model, args.batches))
-    found.trained = args.checkpoint is not None
+    with brief_errors(args.traceback):
+        found = measure(args)
     findings = find(found)
     console = Console()
     print_report(found, findings, console)

@@ -24,6 +24,7 @@ from kdtoolbox.checkpoints.weights import load_checkpoint, load_strictly
 from kdtoolbox.checkpoints.writing import write_whole
 from kdtoolbox.configuration import load_config, resolve_paths
 from kdtoolbox.distillers.normalization import Renormalization
+from kdtoolbox.runs.brief_errors import add_traceback, brief_errors
 from kdtoolbox.runs.student_config import student_config
 from kdtoolbox.teacher import build_model
 
@@ -50,6 +51,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--opset', type=int, help="opset; by default torch's own")
     parser.add_argument('--overwrite', action='store_true', help='replace OUT')
+    add_traceback(parser)
     args = parser.parse_args()
     if args.out.suffix != '.onnx':
         parser.error(f'OUT must end in .onnx, got {args.out}')
@@ -133,8 +135,7 @@ def difference(network: Network, session: Any, images: Tensor) -> float:
 
 
 @torch.no_grad()
-def main() -> None:
-    args = parse_args()
+def export(args: argparse.Namespace) -> None:
     try:
         import onnxruntime
         import onnxscript  # noqa: F401 - torch.onnx needs it
@@ -170,6 +171,12 @@ def main() -> None:
     print(f'{args.out}: {len(content) / 1e6:.1f} MB')
     for value in [*session.get_inputs(), *session.get_outputs()]:
         print(f'  {value.name} {value.shape}')
+
+
+def main() -> None:
+    args = parse_args()
+    with brief_errors(args.traceback):
+        export(args)
 
 
 if __name__ == '__main__':

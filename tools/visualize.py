@@ -20,6 +20,7 @@ from kdtoolbox.checkpoints.weights import load_checkpoint, load_strictly
 from kdtoolbox.configuration import load_config, resolve_paths
 from kdtoolbox.distillers import Distiller
 from kdtoolbox.distillers.observing import Step
+from kdtoolbox.runs.brief_errors import add_traceback, brief_errors
 from kdtoolbox.visualization import (
     KINDS,
     draw_models,
@@ -54,6 +55,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE'
     )
+    add_traceback(parser)
     args = parser.parse_args()
     if args.out_dir.exists() and (
         not args.out_dir.is_dir() or any(args.out_dir.iterdir())
@@ -173,8 +175,7 @@ def draw(
     return list(pictures)
 
 
-def main() -> None:
-    args = parse_args()
+def draw_all(args: argparse.Namespace) -> None:
     use_safe_loaders()
     cfg = configure(args)
     set_random_seed((cfg.get('randomness') or {}).get('seed') or 0)
@@ -197,6 +198,12 @@ def main() -> None:
     for kind in args.what:
         if not any(name.startswith(kind) for name in names):
             print(f'no {kind}: this recipe has nothing of that kind to draw')
+
+
+def main() -> None:
+    args = parse_args()
+    with brief_errors(args.traceback):
+        draw_all(args)
 
 
 if __name__ == '__main__':

@@ -1,5 +1,7 @@
 """Configs in the format of mmrazor, converted and trained for a step."""
 
+import contextlib
+import io
 import os
 import pprint
 import runpy
@@ -87,7 +89,12 @@ def convert(source: Path, *options: str) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(TOOL.parent))
         patch.setattr(sys, 'argv', ['convert', str(source), str(out), *options])
-        runpy.run_path(str(TOOL), run_name='__main__')
+        with contextlib.redirect_stderr(io.StringIO()) as told:
+            try:
+                runpy.run_path(str(TOOL), run_name='__main__')
+            except SystemExit as ended:
+                assert ended.code == 2
+                raise ValueError(told.getvalue()) from ended
     return out
 
 
