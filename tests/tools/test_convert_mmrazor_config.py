@@ -93,7 +93,7 @@ def convert(source: Path, *options: str) -> Path:
             try:
                 runpy.run_path(str(TOOL), run_name='__main__')
             except SystemExit as ended:
-                assert ended.code == 2
+                # As the tool reports it; other tests ask for the exit status.
                 raise ValueError(told.getvalue()) from ended
     return out
 
