@@ -15,6 +15,7 @@ from rich.console import Console
 from kdtoolbox.checkpoints.writing import write_whole
 from kdtoolbox.configuration import load_config, resolve_paths
 from kdtoolbox.recipes.catalogue import print_methods
+from kdtoolbox.recipes.sides import SIDE
 from kdtoolbox.runs.brief_errors import add_traceback, all_faults, brief_errors
 from kdtoolbox.runs.pair_arguments import (
     add_pair_arguments,
@@ -69,7 +70,7 @@ def check(path: Path) -> None:
     init_default_scope(cfg.get('default_scope') or 'mmengine')
     cfg.model.teacher.update(checkpoint=None, allow_random=True)
     with all_faults(cfg):
-        rehearse(MODELS.build(cfg.model))
+        rehearse(MODELS.build(cfg.model), SIDE)
 
 
 def write_checked(text: str, path: Path) -> None:

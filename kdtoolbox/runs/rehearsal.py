@@ -11,7 +11,7 @@ from kdtoolbox.inspection.batches import made_up_batch
 from kdtoolbox.inspection.quiet import first_iteration, make_finite
 
 
-def rehearse(model: Distiller) -> None:
+def rehearse(model: Distiller, side: int | None = None) -> None:
     """Compute all losses once on a copy of the model, to find misfits at the start.
 
     This checks records, connectors and losses against the shapes, levels and classes
@@ -21,6 +21,7 @@ def rehearse(model: Distiller) -> None:
 
     Args:
         model: The distiller, without a DDP wrapper.
+        side: Height and width of the images in pixels; None for a usual size.
 
     Raises:
         ValueError: If a record, a connector or a loss does not work. The message begins
@@ -31,7 +32,7 @@ def rehearse(model: Distiller) -> None:
         try:
             copy = deepcopy(model).train()
             make_finite(copy)
-            images, samples = made_up_batch(copy.student)
+            images, samples = made_up_batch(copy.student, side)
             copy.loss(images, samples)
         except Exception as error:
             # Our own errors begin with a config path. An overflow proves

@@ -62,7 +62,7 @@ PAIRS = [
         SEG + 'segformer/segformer_mit-b2_8xb1-160k_cityscapes-1024x1024.py',
     ),
     ('skd', DILATED, SEG + 'pspnet/pspnet_r50-d8_4xb2-80k_cityscapes-512x1024.py'),
-    ('fitnet', SEG + 'upernet/upernet_r18_4xb4-80k_ade20k-512x512.py', ADE_SWIN),
+    ('fitnet', SEG + 'upernet/upernet_r50_4xb4-80k_ade20k-512x512.py', ADE_SWIN),
     (
         'mask_queries',
         SEG + 'mask2former/mask2former_r50_8xb2-90k_cityscapes-512x1024.py',
@@ -83,7 +83,7 @@ PAIRS = [
     (
         'reviewkd',
         DET + 'retinanet/retinanet_r18_fpn_1x_coco.py',
-        DET + 'swin/retinanet_swin-t-p4-w7_fpn_1x_coco.py',
+        DET + 'pvt/retinanet_pvt-t_fpn_1x_coco.py',
     ),
     (
         'defeat',
@@ -107,7 +107,7 @@ PAIRS = [
     ),
     (
         'vid',
-        SEG + 'convnext/convnext-tiny_upernet_8xb2-amp-160k_ade20k-512x512.py',
+        SEG + 'hrnet/fcn_hr18s_4xb4-80k_ade20k-512x512.py',
         ADE_SWIN,
     ),
     (
