@@ -1,9 +1,6 @@
 """Find everything that is wrong with a config, without weights and without data."""
 
-import difflib
-import inspect
 import warnings
-from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +10,7 @@ from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
 
-from kdtoolbox.distillers import Distiller, TokenTrainer
+from kdtoolbox.distillers import Distiller
 from kdtoolbox.inspection.batches import (
     image_channels,
     made_up_batch,
@@ -21,14 +18,15 @@ from kdtoolbox.inspection.batches import (
 )
 from kdtoolbox.inspection.context import Context
 from kdtoolbox.inspection.cures import add_cures, type_cure
-from kdtoolbox.inspection.mending import mended
+from kdtoolbox.inspection.mending import kind_of, meant, mended
+from kdtoolbox.inspection.models import attempt
 from kdtoolbox.inspection.outline import Outline, outline
-from kdtoolbox.inspection.parts import Parts, build_parts, build_teacher
+from kdtoolbox.inspection.parts import Parts, build_parts
 from kdtoolbox.inspection.quiet import first_iteration
-from kdtoolbox.inspection.recipe_checks import check_recipe, class_of, scoped
+from kdtoolbox.inspection.recipe_checks import check_recipe
 from kdtoolbox.inspection.reports import Fault, Faults
 from kdtoolbox.inspection.trial import Trial, try_parts
-from kdtoolbox.teacher import Teacher, build_model
+from kdtoolbox.teacher import build_model
 
 _SIDE = 256
 """Height and width of the first images in pixels: larger ones take longer."""
@@ -87,29 +85,32 @@ def examine(cfg: Config) -> Examination:
         # A training gives them again.
         warnings.simplefilter('ignore')
         torch.manual_seed(0)
-        kind = _kind_of(model.get('type'))
+        kind = kind_of(model.get('type'))
         if kind is None:
             _examine_plain(cfg, model, found)
         elif issubclass(kind, Distiller):
-            model = _meant(model, kind)
+            model = meant(model, kind)
             advised: dict[str, str] = {}
             _examine_distiller(model, found, advised)
             _examine_mended(model, found, advised)
         else:
-            teacher = build_teacher(model.get('teacher'), found.faults)
-            found.models = dict(teacher=teacher.model) if teacher else {}
-            _outline(found)
+            _examine_trainer(model, kind, found)
     for fault in found.faults:
         found.faults.cure(fault, type_cure(fault.problem))
     return found
 
 
-def _kind_of(name: Any) -> type | None:
-    """Return the class of kdtoolbox that a type means, without scope or with a typo."""
-    if isinstance(name, str) and name.startswith('kdtoolbox.'):
-        known = [f'kdtoolbox.{kind.__name__}' for kind in (Distiller, TokenTrainer)]
-        [name] = difflib.get_close_matches(name, known, n=1) or [name]
-    return class_of(scoped(name))
+def _examine_trainer(model: dict, kind: type, found: Examination) -> None:
+    """Examine a model around a teacher alone."""
+    if found.faults:
+        return
+    random = dict(config=model['teacher']['config'], allow_random=True)
+    arguments = {key: model[key] for key in model if key != 'type'}
+    built = attempt(
+        lambda: kind(**dict(arguments, teacher=random)), 'model', found.faults
+    )
+    found.models = dict(teacher=built.teacher.model) if built is not None else {}
+    _outline(found)
 
 
 def _examine_plain(cfg: Config, model: dict, found: Examination) -> None:
@@ -121,24 +122,6 @@ def _examine_plain(cfg: Config, model: dict, found: Examination) -> None:
     except Exception as error:
         found.faults(error, where='model')
     _outline(found)
-
-
-def _meant(config: Any, target: Callable) -> Any:
-    """Return a config whose mistyped keys are renamed to those that were meant.
-
-    The typo is a fault already; all that is below the key is examined as well.
-    """
-    if not isinstance(config, Mapping):
-        return config
-    known = [key for key in inspect.signature(target).parameters if key not in config]
-    renamed = {}
-    for key, value in config.items():
-        given = key in inspect.signature(target).parameters or key == 'type'
-        close = [] if given else difflib.get_close_matches(key, known, n=1)
-        renamed[close[0] if close else key] = value
-    if 'teacher' in renamed:
-        renamed['teacher'] = _meant(renamed['teacher'], Teacher)
-    return renamed
 
 
 def _examine_distiller(

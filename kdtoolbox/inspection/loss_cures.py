@@ -8,7 +8,7 @@ from kdtoolbox.datasets.head_labels import class_heads
 from kdtoolbox.distillers.building import find_class
 from kdtoolbox.inspection.context import Context, Shape
 from kdtoolbox.inspection.level_cures import same_levels
-from kdtoolbox.inspection.parts import features_of
+from kdtoolbox.inspection.models import features_of
 from kdtoolbox.losses.examples import Sizes, examples_of
 
 

@@ -1,12 +1,17 @@
 """Correct what a config certainly meant, so that faults behind a typo are found."""
 
+import difflib
+import inspect
 import re
 from ast import literal_eval
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from typing import Any
 
+from kdtoolbox.distillers import Distiller, TokenTrainer
+from kdtoolbox.inspection.recipe_checks import class_of, scoped
 from kdtoolbox.inspection.reports import Fault
+from kdtoolbox.teacher import Teacher
 
 _MEANT = {
     r"model\.(\S+): no wire '.*'; did you mean '(.+)'\?": '{}',
@@ -69,3 +74,29 @@ def _set(config: Any, path: str, value: Any) -> None:
     if isinstance(config, dict):
         known = config.get(key)
         config[key] = dict(known, source=value) if isinstance(known, dict) else value
+
+
+def meant(config: Any, target: Callable) -> Any:
+    """Return a config whose mistyped keys are renamed to those that were meant.
+
+    The typo is a fault already; all that is below the key is examined as well.
+    """
+    if not isinstance(config, Mapping):
+        return config
+    known = [key for key in inspect.signature(target).parameters if key not in config]
+    renamed = {}
+    for key, value in config.items():
+        given = key in inspect.signature(target).parameters or key == 'type'
+        close = [] if given else difflib.get_close_matches(key, known, n=1)
+        renamed[close[0] if close else key] = value
+    if 'teacher' in renamed:
+        renamed['teacher'] = meant(renamed['teacher'], Teacher)
+    return renamed
+
+
+def kind_of(name: Any) -> type | None:
+    """Return the class of kdtoolbox that a type means, without scope or with a typo."""
+    if isinstance(name, str) and name.startswith('kdtoolbox.'):
+        known = [f'kdtoolbox.{kind.__name__}' for kind in (Distiller, TokenTrainer)]
+        [name] = difflib.get_close_matches(name, known, n=1) or [name]
+    return class_of(scoped(name))

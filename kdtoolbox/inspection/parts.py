@@ -1,7 +1,7 @@
 """Build the parts of a distillation one by one, and report those that fail."""
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,13 +18,18 @@ from kdtoolbox.distillers.building import (
 )
 from kdtoolbox.distillers.distiller import check_sides
 from kdtoolbox.distillers.graph import check_wiring
-from kdtoolbox.distillers.normalization import Renormalization
 from kdtoolbox.distillers.sources.assembly import build_sources, connect_sources
 from kdtoolbox.distillers.sources.source import Models, Source
-from kdtoolbox.inspection.quiet import make_finite
+from kdtoolbox.inspection.models import (
+    attempt,
+    build_student,
+    build_teacher,
+    check_images,
+    features_of,
+)
 from kdtoolbox.inspection.reports import Faults
 from kdtoolbox.recorders import Recorder, check_recorders
-from kdtoolbox.teacher import Teacher, build_model, check_trained
+from kdtoolbox.teacher import Teacher
 
 
 @dataclass
@@ -69,7 +74,7 @@ def build_parts(model: Mapping[str, Any], faults: Faults) -> Parts:
         faults: Gets all faults.
     """
     parts = Parts()
-    parts.student = _build_student(model, faults)
+    parts.student = build_student(model, faults)
     parts.teacher = build_teacher(model.get('teacher'), faults)
     parts.sources = build_sources(model.get('sources', ()), faults)
     lost = len(faults.numbers('model.sources')) > 0
@@ -92,51 +97,15 @@ def build_parts(model: Mapping[str, Any], faults: Faults) -> Parts:
     if lost or missed:
         sides |= _unnamed(read, {*sides, *parts.connections})
     check_wiring(sides, *sections, faults)
-    _check_normalization(parts, faults)
+    check_images(parts.models, faults)
     return parts
-
-
-def _attempt(build: Callable[[], Any], where: str, faults: Faults) -> Any:
-    """Return what a function builds, or None with a fault."""
-    try:
-        return build()
-    except Exception as error:
-        faults(error, where=where)
-        return None
-
-
-def _build_student(model: Mapping[str, Any], faults: Faults) -> BaseModel | None:
-    if 'student' not in model:
-        return None
-    preprocessor = model.get('data_preprocessor')
-    student = _attempt(
-        lambda: build_model(model['student'], preprocessor), 'model.student', faults
-    )
-    if student is not None:
-        make_finite(student)
-    return student
-
-
-def build_teacher(config: Any, faults: Faults) -> Teacher | None:
-    """Return a teacher with random, finite weights; None if it has a fault."""
-    if not isinstance(config, Mapping) or 'config' not in config:
-        return None
-    _attempt(lambda: check_trained(**config), 'model.teacher', faults)
-    teacher: Teacher | None = _attempt(
-        lambda: Teacher(config['config'], allow_random=True), 'model.teacher', faults
-    )
-    if teacher is not None:
-        # Only weights that learn are made finite, and these are random, too.
-        make_finite(teacher.model.requires_grad_(True))
-        teacher.model.requires_grad_(False)
-    return teacher
 
 
 def _recorders_of(
     model: Mapping[str, Any], faults: Faults
 ) -> dict[str, dict[str, Recorder]]:
     given = model.get('recorders') or {side: {} for side in SIDES}
-    _attempt(lambda: check_sides(given), 'model.recorders', faults)
+    attempt(lambda: check_sides(given), 'model.recorders', faults)
     found: dict[str, dict[str, Recorder]] = {side: {} for side in SIDES}
     if isinstance(given, Mapping):
         for key, named in given.items():
@@ -199,12 +168,6 @@ def _without(source: Source, parts: Parts) -> str:
     )
 
 
-def features_of(*models: BaseModel) -> str:
-    """Return the path of the features of models: 'neck', or else 'backbone'."""
-    necks = all(isinstance(getattr(m, 'neck', None), nn.Module) for m in models)
-    return 'neck' if necks else 'backbone'
-
-
 def _unnamed(read: set[str], known: set[str]) -> Sides:
     """Return wires that a failed source may make: read, unknown, and no typos."""
     return {
@@ -212,9 +175,3 @@ def _unnamed(read: set[str], known: set[str]) -> Sides:
         for wire in read - known
         if not difflib.get_close_matches(wire, known, n=1, cutoff=0.9)
     }
-
-
-def _check_normalization(parts: Parts, faults: Faults) -> None:
-    if len(parts.models) == len(SIDES):
-        both = [model.data_preprocessor for model in parts.models.values()]
-        _attempt(lambda: Renormalization(*both), 'model.teacher', faults)

@@ -12,8 +12,8 @@ from kdtoolbox.distillers.building import SIDES
 from kdtoolbox.distillers.normalization import swaps_channels
 from kdtoolbox.inspection.batches import image_channels
 from kdtoolbox.inspection.faults import Examination
+from kdtoolbox.inspection.models import features_of
 from kdtoolbox.inspection.outline import Layer, Outline
-from kdtoolbox.inspection.parts import features_of
 
 _NO_HEADS = ('data_preprocessor', 'backbone', 'neck')
 

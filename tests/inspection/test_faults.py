@@ -150,6 +150,10 @@ CASES: dict[str, Any] = {
             )
         ],
     ),
+    'levels of one size': lambda toy: (
+        detection(toy, recorders=records('backbone.layer1.*', 'backbone.layer1')),
+        [('has 2 levels, teacher.fpn has 1', 'record the same levels on both sides')],
+    ),
     'tokens against a map': lambda toy: (
         segmentation(
             toy,
@@ -462,6 +466,18 @@ def test_a_plain_config_gives_one_model(toy: Toy) -> None:
     [fault] = find_faults(Config(wrong))
     assert fault.problem.startswith('model: KeyError: FPNN')
     assert fault.cure == "did you mean type='FPN'?"
+
+
+def test_a_token_trainer_has_a_teacher_alone(toy: Toy) -> None:
+    teacher = dict(config=toy.gfl(), checkpoint='not_read.pth')
+    sizes = dict(channels=8, num_levels=3, num_tokens=2)
+    model = dict(sizes, type='kdtoolbox.TokenTrainer', teacher=teacher)
+    found = examine(Config(dict(default_scope='mmdet', model=model)))
+    assert not [*found.faults]
+    assert {*found.models} == {'teacher'}
+    wrong = Config(dict(default_scope='mmdet', model=dict(model, source='nek')))
+    [fault] = find_faults(wrong)
+    assert fault.problem.startswith("model.source: GFL has no module 'nek'")
 
 
 def test_a_student_that_fails_on_made_up_images_is_no_fault(
