@@ -2,17 +2,22 @@
 
 import argparse
 import sys
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from mmengine.config import Config
-from mmengine.dist import is_main_process
+from mmengine.dist import is_distributed, is_main_process
+from torch import distributed
 
 from kdtoolbox.inspection.reports import Fault, message_of
 
 STATUS = 2
 """The exit status of a tool whose config, flags or files have a fault."""
+
+PATIENCE = 60
+"""Seconds that the other processes leave the main process to list all faults."""
 
 _ERRORS = (KeyError, TypeError, ValueError)
 """What the checks raise. Any other error is a bug and keeps its traceback."""
@@ -57,7 +62,7 @@ def all_faults(cfg: Config) -> Iterator[None]:
     """Replace the first error in the block by one that lists all faults of a config.
 
     Nothing is built a second time unless the block fails. Only the main process looks
-    for the other faults.
+    for the other faults. It leaves the process group, so the run has to end then.
 
     Args:
         cfg: The config of the run.
@@ -69,7 +74,12 @@ def all_faults(cfg: Config) -> Iterator[None]:
         yield
     except _ERRORS as error:
         if not is_main_process():
+            # A launcher ends all processes as soon as one has ended.
+            time.sleep(PATIENCE)
             raise
+        if is_distributed():
+            # The losses of a model would wait for the other processes.
+            distributed.destroy_process_group()
         raise FaultyConfig(listed(_with(error, _faults_of(cfg)))) from error
 
 

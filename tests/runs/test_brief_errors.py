@@ -5,7 +5,13 @@ from types import SimpleNamespace
 import pytest
 from mmengine.config import Config
 
-from kdtoolbox.runs.brief_errors import STATUS, FaultyConfig, all_faults, brief_errors
+from kdtoolbox.runs.brief_errors import (
+    PATIENCE,
+    STATUS,
+    FaultyConfig,
+    all_faults,
+    brief_errors,
+)
 
 Toy = SimpleNamespace
 
@@ -62,8 +68,11 @@ def test_other_processes_keep_their_own_error(
     toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr('kdtoolbox.runs.brief_errors.is_main_process', lambda: False)
+    waited: list[int] = []
+    monkeypatch.setattr('kdtoolbox.runs.brief_errors.time.sleep', waited.append)
     with pytest.raises(ValueError, match='^mine$'), all_faults(broken(toy)):
         raise ValueError('mine')
+    assert waited == [PATIENCE]
 
 
 def test_a_search_that_fails_leaves_the_error(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
@@ -177,6 +178,25 @@ def test_the_training_tells_the_same_before_it_starts(tmp_path: Path) -> None:
     assert traced.returncode == 2
     assert traced.stderr.endswith(TOLD)
     assert 'Traceback (most recent call last)' in traced.stderr
+
+
+@pytest.mark.e2e
+def test_one_of_two_processes_lists_all_faults(tmp_path: Path) -> None:
+    config = tmp_path / 'broken.py'
+    config.write_text(BROKEN)
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        port = str(probe.getsockname()[1])
+    launched = subprocess.run(
+        ['bash', 'tools/dist_train.sh', config, '2', '--work-dir', tmp_path / 'run'],
+        cwd=ROOT,
+        env=dict(os.environ, OMP_NUM_THREADS='1', PYTHON=sys.executable, PORT=port),
+        capture_output=True,
+        text=True,
+    )
+    assert launched.returncode != 0
+    assert launched.stderr.count(TOLD) == 1
+    assert launched.stderr.count('shows the code') == 1
 
 
 @pytest.mark.e2e
