@@ -97,10 +97,13 @@ def _faults_of(cfg: Config) -> list[Fault]:
 def _with(error: Exception, faults: list[Fault]) -> list[Fault]:
     """Return the faults, with the error at the front if it is not one of them."""
     first = Fault(_told(error))
-    place = first.problem.partition(': ')[0]
-    if any(fault.problem.startswith(place) for fault in faults):
-        return faults
-    return [first, *faults]
+    known = {_place(fault) for fault in faults}
+    return faults if _place(first) in known else [first, *faults]
+
+
+def _place(fault: Fault) -> str:
+    """Return the config path of a fault, without the level of a wire."""
+    return fault.problem.partition(': ')[0].partition(', ')[0]
 
 
 def listed(faults: Sequence[Fault]) -> str:

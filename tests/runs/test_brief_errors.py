@@ -62,6 +62,9 @@ def test_an_error_that_is_no_fault_of_the_models_comes_first(toy: Toy) -> None:
     with pytest.raises(FaultyConfig) as caught, all_faults(broken(toy)):
         raise ValueError("the checkpoint 'a.pth' does not fit GFL")
     assert str(caught.value).startswith("6 faults:\n1. the checkpoint 'a.pth' does not")
+    with pytest.raises(FaultyConfig) as caught, all_faults(broken(toy)):
+        raise ValueError('model.losses: another fault')
+    assert str(caught.value).startswith('6 faults:\n1. model.losses: another fault')
 
 
 def test_other_processes_keep_their_own_error(
