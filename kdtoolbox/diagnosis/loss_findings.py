@@ -98,8 +98,8 @@ def _share(name: str, report: LossReport) -> Iterator[Finding]:
     if SMALLEST_SHARE <= share <= LARGEST_SHARE:
         return
     severity, degree, advice = _degree(share)
-    # The least change that leaves both with a part in the gradient.
-    aim = LARGEST_SHARE if share > LARGEST_SHARE else SMALLEST_SHARE
+    # The least change after which both losses count.
+    aim = LARGEST_SHARE if share > LARGEST_SHARE else 1 - LARGEST_SHARE
     weight = suggest_weight(report, aim)
     yield Finding(
         severity,

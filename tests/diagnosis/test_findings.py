@@ -97,7 +97,7 @@ def test_nothing_is_wrong_with_a_healthy_run() -> None:
             losses(own=0.001),
             'warning',
             'weight of loss_cwd is far too small',
-            'loss_weight=20.2',
+            'loss_weight=222`',
         ),
         (
             losses(cosines={PLACE: -0.5}),
@@ -146,8 +146,8 @@ def test_each_fault_is_named_with_its_line(
 
 def test_the_suggested_weight_of_a_small_loss_is_larger() -> None:
     [finding] = find(healthy(**losses(own=0.001)))
-    # A share of 1 % needs 1/99 of the task's gradient; the loss has 1/1000 at weight 2.
-    assert f'loss_weight={2 * 1000 / 99:.3g}`' in finding.mend
+    # A share of 10 % needs 1/9 of the task's gradient; the loss has 1/1000 at weight 2.
+    assert f'loss_weight={2 * 1000 / 9:.3g}` gives it 10%' in finding.mend
 
 
 def test_equal_records_on_one_level_alone_are_fine() -> None:
