@@ -122,6 +122,7 @@ def case_of(cfg: Config, model: Distiller, batches: int) -> Case:
         check_dataset(leaf, where)
         check_heads(model, leaf, where)
         check_ignored(model, leaf, where)
+    rehearse(model)
     images = sum(len(batch['inputs']) for batch in train)
     val, metainfo = some_val_batches(cfg.get('val_dataloader'), images, seed)
     hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
@@ -137,6 +138,17 @@ def case_of(cfg: Config, model: Distiller, batches: int) -> Case:
     )
 
 
+def prepare(args: argparse.Namespace) -> Case:
+    """Return a case that has passed the checks of a training."""
+    cfg = run_config(args)
+    with all_faults(cfg):
+        check_recipe(cfg)
+        init_default_scope(cfg.get('default_scope') or 'mmengine')
+        set_random_seed((cfg.get('randomness') or {}).get('seed') or 0)
+        model = build(cfg, args.checkpoint)
+    return case_of(cfg, model, args.batches)
+
+
 def write(path: str, found: Measurements, findings: list[Finding], **more: Any) -> None:
     content = dict(
         findings=[asdict(finding) for finding in findings], **asdict(found), **more
@@ -145,26 +157,15 @@ def write(path: str, found: Measurements, findings: list[Finding], **more: Any) 
         file.write((json.dumps(content, indent=1) + '\n').encode())
 
 
-def measure(args: argparse.Namespace) -> Measurements:
-    cfg = run_config(args)
-    with all_faults(cfg):
-        check_recipe(cfg)
-        init_default_scope(cfg.get('default_scope') or 'mmengine')
-        set_random_seed((cfg.get('randomness') or {}).get('seed') or 0)
-        model = build(cfg, args.checkpoint)
-        rehearse(model)
-    found = examine(case_of(cfg, model, args.batches))
-    found.trained = args.checkpoint is not None
-    return found
-
-
 def main() -> int:
     args = parse_args()
     # Deprecations inside of the libraries tell a user nothing.
     warnings.filterwarnings('ignore', module='mmcv|mmdet|mmengine|mmseg|torch')
     MMLogger.get_instance('doctor', log_level=logging.WARNING)
     with brief_errors(args.traceback):
-        found = measure(args)
+        case = prepare(args)
+    found = examine(case)
+    found.trained = args.checkpoint is not None
     findings = find(found)
     console = Console()
     print_report(found, findings, console)
