@@ -95,7 +95,8 @@ def _gap(scores: Scores, broken: bool) -> Iterator[Finding]:
         'take a stronger teacher as `model.teacher.config` and '
         '`model.teacher.checkpoint`'
     )
-    if gap < -SLIGHT_GAP * scores.student:
+    # Two models that know nothing differ by chance.
+    if -gap > max(SLIGHT_GAP * scores.student, CHANCE_SCORE * scores.perfect):
         yield Finding(
             'serious',
             'The teacher is worse than the student',

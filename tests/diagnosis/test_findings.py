@@ -164,6 +164,14 @@ def test_a_broken_teacher_is_also_worse_than_a_trained_student() -> None:
     assert 'worse' in found[1].problem
 
 
+def test_an_untrained_student_is_not_better_than_a_broken_teacher() -> None:
+    found = find(
+        healthy(task_losses=TaskLosses(2.1, 2.0), scores=scores(0.5, 0.8, 0.6))
+    )
+    assert len(found) == 1
+    assert 'broken' in found[0].problem
+
+
 def test_names_in_another_style_are_equal() -> None:
     same = Classes(('Traffic Light', 'car'), ('traffic_light', 'Car'))
     assert not same.differ
