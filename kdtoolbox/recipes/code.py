@@ -20,7 +20,7 @@ class Expression(str):
 def code_of(
     value: Any, indent: int = 0, density: int = 0, lead: int = 0, broken: bool = False
 ) -> str:
-    """Return the code of a value: on one line if it fits, else an item per line.
+    """Return the code of a value, in one line if it fits, else as ruff breaks it.
 
     Args:
         value: Dicts, lists, tuples and plain values.
@@ -42,6 +42,9 @@ def code_of(
     if not broken and indent + lead + len(text) < _WIDTH:
         return text
     opening, closing = _brackets(value)
+    inside = text[len(opening) : -len(closing)]
+    if not broken and indent + 4 + len(inside) <= _WIDTH:
+        return f'{opening}\n{" " * (indent + 4)}{inside}\n{" " * indent}{closing}'
     if density == 2 and not broken:
         lines = [line for item in _items(value) for line in _wrapped(*item, indent + 4)]
     else:
