@@ -183,6 +183,8 @@ def test_a_new_recipe_fits_and_trains(
     new = ['--student', student, '--teacher', teacher, '--method', method]
     run(home, 'new_config.py', *new, '-o', recipe)
     assert recipe.read_text().count('\n') <= 30
+    kept = load_config(student).get('custom_hooks') or []
+    assert [hook for hook in kept if hook not in load_config(recipe).custom_hooks] == []
     run(home, 'inspect_config.py', recipe)
     run(home, 'train.py', recipe, '--cfg-options', *shrink(recipe, home))
     work_dir = home / 'work_dirs' / recipe.stem
