@@ -1,6 +1,7 @@
 """Compare a teacher with its own architecture at random weights."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
@@ -33,18 +34,23 @@ def random_twin(config: str | dict, device: torch.device) -> BaseModel:
     return model.requires_grad_(False).to(device).eval()
 
 
-def settle_statistics(model: BaseModel, batch: Any) -> None:
-    """Set the statistics of batch norms to those of one batch.
+@contextmanager
+def batch_statistics(model: BaseModel) -> Iterator[None]:
+    """Let batch norms use the statistics of each batch, and keep their mean afterwards.
 
-    At their start, mean 0 and variance 1, the activations of a deep network explode.
+    With other statistics the activations of a deep network with random weights explode,
+    and its loss is no level of chance.
     """
     for module in model.modules():
         if getattr(module, 'running_mean', None) is not None:
+            module.reset_running_stats()
             module.train()
-            module.momentum = 1.0
-    with torch.no_grad():
-        task_loss(model, batch)
-    model.eval()
+            # The mean over all batches.
+            module.momentum = None
+    try:
+        yield
+    finally:
+        model.eval()
 
 
 def task_loss(model: BaseModel, batch: Any) -> float:
@@ -62,15 +68,14 @@ def compare_losses(
 ) -> TaskLosses:
     """Return the mean task losses of a teacher and of its random twin.
 
-    The twin's batch norms get the statistics of the first batch.
+    Afterwards the batch norms of the twin have the statistics of the batches.
     """
     try:
-        settle_statistics(twin, batches[0])
-        values = [
-            [task_loss(model, batch) for batch in batches] for model in (teacher, twin)
-        ]
+        of_teacher = [task_loss(teacher, batch) for batch in batches]
+        with batch_statistics(twin):
+            of_twin = [task_loss(twin, batch) for batch in batches]
     except Exception as error:
         # Whatever stops a foreign teacher here, such as other labels, is reported.
         return TaskLosses(fault=f'{type(error).__name__}: {error}')
-    of_teacher, of_twin = (sum(each) / len(each) for each in values)
-    return TaskLosses(of_teacher, of_twin)
+    count = len(batches)
+    return TaskLosses(sum(of_teacher) / count, sum(of_twin) / count)

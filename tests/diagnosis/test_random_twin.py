@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from kdtoolbox.diagnosis.random_twin import (
+    batch_statistics,
     compare_losses,
     random_twin,
-    settle_statistics,
     task_loss,
 )
 
@@ -31,7 +31,8 @@ def test_the_twin_is_random_but_the_same_each_time(toy: SimpleNamespace) -> None
 
 def test_statistics_are_those_of_the_batch(toy: SimpleNamespace) -> None:
     twin = random_twin(toy.segmentor(), CPU)
-    settle_statistics(twin, toy.seg_data())
+    with batch_statistics(twin):
+        task_loss(twin, toy.seg_data())
     assert not any(module.training for module in twin.modules())
     seen: list[torch.Tensor] = []
 
@@ -49,7 +50,9 @@ def test_statistics_of_sync_bn_on_a_cpu(toy: SimpleNamespace) -> None:
     config = toy.segmentor()
     for part in ('backbone', 'decode_head', 'auxiliary_head'):
         config['model'][part]['norm_cfg'] = dict(type='SyncBN')
-    settle_statistics(random_twin(config, CPU), toy.seg_data())
+    twin = random_twin(config, CPU)
+    with batch_statistics(twin):
+        assert task_loss(twin, toy.seg_data()) > 0
 
 
 @pytest.mark.parametrize('task', ['det', 'seg'])
@@ -72,15 +75,28 @@ def test_a_trained_teacher_is_below_its_twin(task: str, toy: SimpleNamespace) ->
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    settle_statistics(teacher.eval(), data)
+    with batch_statistics(teacher.eval()):
+        task_loss(teacher, data)
     found = compare_losses(teacher, random_twin(config, CPU), [data])
     assert not found.fault
     assert found.teacher < 0.9 * found.random
     assert not found.at_chance(0.9)
 
     twins: list[Any] = [random_twin(config, CPU) for _ in range(2)]
-    settle_statistics(twins[0], data)
+    with batch_statistics(twins[0]):
+        task_loss(twins[0], data)
     assert compare_losses(*twins, [data]).at_chance(0.9)
+
+
+def test_the_level_of_chance_of_a_deep_network_is_finite_and_low(
+    toy: SimpleNamespace,
+) -> None:
+    twin = random_twin(toy.gfl(base=16, norm_eval=False), CPU)
+    teacher = random_twin(toy.gfl(base=16), CPU)
+    batches = [toy.det_data(seed=seed) for seed in (0, 50)]
+    found = compare_losses(teacher, twin, batches)
+    # An untrained detector begins with about 1 to 2 of each of its losses.
+    assert 0.5 < found.random < 6
 
 
 def test_a_teacher_for_other_labels_is_reported(toy: SimpleNamespace) -> None:
