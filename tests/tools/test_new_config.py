@@ -47,7 +47,7 @@ def test_nothing_is_overwritten(
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['--method', 'fdg'], 'there is no such method; did you mean fgd'),
+        (['--method', 'fdg'], 'or fgd?'),
         (['--method', 'response'], 'fits two-stage detectors; the student is one of'),
         (['--method', 'pkd', '--at', 'nekc'], "has no module 'nekc'; nearest: neck"),
         (['--method', 'pkd', '-o', 'a.json'], 'a recipe is a .py file'),
