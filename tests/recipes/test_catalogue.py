@@ -1,6 +1,5 @@
 import json
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,12 +32,6 @@ def test_every_folder_of_recipes_is_a_method(found: dict[str, Method]) -> None:
         assert method.learns_from, method.folder
         assert method.pairs, method.folder
         assert method.students, method.folder
-
-
-def test_reading_takes_less_than_three_seconds() -> None:
-    start = time.perf_counter()
-    methods()
-    assert time.perf_counter() - start < 3
 
 
 @pytest.mark.parametrize(

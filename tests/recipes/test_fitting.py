@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,12 +14,23 @@ ENDS = dict(student='student.fpn', teacher='teacher.fpn')
 FPN = dict(student=dict(fpn='neck'), teacher=dict(fpn='neck'))
 
 
+_sides: dict[str, Side] = {}
+
+
+def side(name: str, model: dict) -> Side:
+    # Most tests look at the same two or three models.
+    key = name + json.dumps(model)
+    if key not in _sides:
+        _sides[key] = Side(name, model)
+    return _sides[key]
+
+
 def fitted(
     student: dict, teacher: dict, at: str | None = None, **model: dict
 ) -> Fitted:
     model.setdefault('recorders', FPN)
     config = Config(dict(model=dict(student=student['model'], **model)))
-    pair = Side('student', student), Side('teacher', teacher)
+    pair = side('student', student), side('teacher', teacher)
     return fit(Template(Path('cwd/a.py'), config), *pair, at)
 
 

@@ -1,3 +1,4 @@
+import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,8 +10,15 @@ from kdtoolbox.recipes.sides import Side, family_of
 Toy = SimpleNamespace
 
 
+_sides: dict[str, Side] = {}
+
+
 def side(name: str, model: dict) -> Side:
-    return Side(name, model)
+    # Most tests look at the same two or three models.
+    key = name + json.dumps(model)
+    if key not in _sides:
+        _sides[key] = Side(name, model)
+    return _sides[key]
 
 
 def place(path: Any, student: dict, teacher: dict, at: str | None = None) -> tuple:
