@@ -6,6 +6,7 @@ Without a config, --student, --teacher and --method make a recipe in the work di
 import argparse
 
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
@@ -95,6 +96,17 @@ def seed_samples(cfg: Config) -> None:
         )
 
 
+class StartHook(Hook):
+    """Note that the hooks before this one have accepted the run."""
+
+    priority = 'LOWEST'
+    reached = False
+
+    def before_train(self, runner: Runner) -> None:
+        """Note it."""
+        self.reached = True
+
+
 def add_hooks(runner: Runner, resume_partly: bool) -> None:
     """Add the hooks that every run needs besides those of its config."""
     runner.register_hook(FittingResumeHook(resume_partly))
@@ -106,6 +118,7 @@ def add_hooks(runner: Runner, resume_partly: bool) -> None:
         runner.register_hook(ExportStudentHook())
     # After all hooks that add something to a checkpoint.
     runner.register_hook(ReadableCheckpointHook())
+    runner.register_hook(StartHook())
     # Last, because it validates, and every other hook has to be ready for that.
     runner.register_hook(MissedValidationHook())
 
@@ -143,8 +156,10 @@ def main() -> None:
     try:
         with brief_errors(args.traceback):
             runner = prepare(args)
+        [start] = [hook for hook in runner.hooks if isinstance(hook, StartHook)]
         try:
-            runner.train()
+            with brief_errors(args.traceback, lambda: not start.reached):
+                runner.train()
         except NonFiniteError as error:
             error.write(runner.work_dir, runner.iter + 1)
             raise

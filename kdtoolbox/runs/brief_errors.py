@@ -4,7 +4,7 @@ import argparse
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from mmengine.config import Config
@@ -37,11 +37,15 @@ def add_traceback(parser: argparse.ArgumentParser) -> None:
 
 
 @contextmanager
-def brief_errors(show_traceback: bool = False) -> Iterator[None]:
+def brief_errors(
+    show_traceback: bool = False, applies: Callable[[], bool] = lambda: True
+) -> Iterator[None]:
     """Print the message of an error in the block and exit with `STATUS`.
 
     Args:
         show_traceback: Whether to print the traceback before the message.
+        applies: Tells at an error whether it is one of the config. Others pass
+            unchanged.
 
     Raises:
         SystemExit: After a KeyError, TypeError or ValueError. Others pass unchanged.
@@ -49,6 +53,8 @@ def brief_errors(show_traceback: bool = False) -> Iterator[None]:
     try:
         yield
     except _ERRORS as error:
+        if not applies():
+            raise
         if show_traceback:
             traceback.print_exception(error)
         else:

@@ -42,6 +42,11 @@ def test_bugs_keep_their_traceback(kind: type[Exception]) -> None:
         raise kind('a bug')
 
 
+def test_errors_that_do_not_apply_keep_their_traceback() -> None:
+    with pytest.raises(ValueError, match='later'), brief_errors(applies=lambda: False):
+        raise ValueError('later')
+
+
 def broken(toy: Toy) -> Config:
     losses = dict(loss_a=dict(type='PKDLos'), b=dict(type='PKDLoss', student='x'))
     return Config(

@@ -155,6 +155,16 @@ def test_typos_raise_an_error_with_the_line_that_mends_them(
     assert 'nearest: neck' in result.stderr
 
 
+def test_a_hook_without_its_loss_gives_a_message(configs: dict, tmp_path: Path) -> None:
+    config = tmp_path / 'hook.py'
+    hook = "dict(type='kdtoolbox.LossWeightHook', loss='loss_typo', warmup=2)"
+    config.write_text(f"_base_ = '{configs['seg']}'\ncustom_hooks = [{hook}]\n")
+    result = tool('tools/train.py', config, '--work-dir', tmp_path / 'run')
+    assert result.returncode == 2
+    assert "no loss 'loss_typo' in model.losses" in result.stderr.splitlines()[-1]
+    assert 'Traceback' not in result.stderr
+
+
 def test_wrong_checkpoint_is_refused(
     configs: dict, trained: dict, tmp_path: Path
 ) -> None:
