@@ -48,7 +48,8 @@ def build_model(
     if scope is None:
         current = DefaultScope.get_current_instance()
         scope = current.scope_name if current is not None else None
-    model = dict(cfg.get('model', cfg), _scope_=scope)
+    # Detectors change the configs of their heads while they are built.
+    model = copy.deepcopy(dict(cfg.get('model', cfg), _scope_=scope))
     _check_model(model, where)
     preprocessor = cfg.get('data_preprocessor') or data_preprocessor
     if preprocessor is not None:

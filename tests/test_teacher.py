@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from mmengine.config import Config
 from torch import nn
 
 from kdtoolbox.teacher import Teacher, build_model
@@ -56,6 +57,14 @@ def test_model_alone_is_built_in_the_current_scope(toy: Toy) -> None:
     with DefaultScope.overwrite_default_scope('mmdet'):
         model = build_model(toy.gfl()['model'])
     assert type(model).__module__.startswith('mmdet')
+
+
+def test_a_config_stays_unchanged(toy: Toy) -> None:
+    source = dict(toy.faster_rcnn(), model=Config(toy.faster_rcnn()).model)
+    before = copy.deepcopy(source)
+    build_model(source)
+    # mmdet's detectors add keys to the configs of their heads.
+    assert source == before
 
 
 def test_own_scope_wins_over_the_current_one(toy: Toy) -> None:
