@@ -75,6 +75,8 @@ def parse_args() -> argparse.Namespace:
         parser.error('--suggest-weights: expected a share between 0 and 1, as in 0.3')
     if args.json and Path(args.json).exists():
         parser.error(f'--json: {args.json} exists; name another file or remove it')
+    if args.json and not Path(args.json).parent.is_dir():
+        parser.error(f'--json: there is no folder {Path(args.json).parent}; make it')
     return args
 
 
@@ -163,8 +165,7 @@ def main() -> int:
     warnings.filterwarnings('ignore', module='mmcv|mmdet|mmengine|mmseg|torch')
     MMLogger.get_instance('doctor', log_level=logging.WARNING)
     with brief_errors(args.traceback):
-        case = prepare(args)
-    found = examine(case)
+        found = examine(prepare(args))
     found.trained = args.checkpoint is not None
     findings = find(found)
     console = Console()

@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+from ast import literal_eval
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import NoneType
 from typing import Any, get_args, get_type_hints
@@ -171,9 +172,18 @@ def argument_faults(
         kinds = {*(get_args(hint) or (hint,))} - {NoneType}
         if isinstance(value, str) and kinds and kinds <= {int, float, bool}:
             yield TypeError(
-                f'{where}.{key}: expected a number, got the text {value!r}; write '
-                f'{key}={value} without quotes'
+                f'{where}.{key}: expected a number, got the text {value!r}'
+                + _without_quotes(key, value)
             )
+
+
+def _without_quotes(key: str, value: str) -> str:
+    """Return the end of an error message about a number given as text."""
+    try:
+        number = isinstance(literal_eval(value), int | float)
+    except (SyntaxError, ValueError):
+        number = False
+    return f'; write {key}={value} without quotes' if number else ''
 
 
 def _required(kind: type[nn.Module], keys: Iterable[str]) -> list[str]:

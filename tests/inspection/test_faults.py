@@ -190,6 +190,10 @@ CASES: dict[str, Any] = {
         detection(toy, losses=dict(loss_cwd=dict(CWD, tau='4'))),
         [(r'loss_cwd\.tau: .*write tau=4 without quotes', '')],
     ),
+    'a word for a number': lambda toy: (
+        detection(toy, losses=dict(loss_cwd=dict(CWD, tau='four'))),
+        [(r"loss_cwd\.tau: expected a number, got the text 'four'$", '')],
+    ),
     'missing _delete_': lambda toy: (
         Config(
             dict(

@@ -167,6 +167,7 @@ def test_a_teacher_worse_than_the_student_is_named(folder: Path) -> None:
         (['--work-dir', 'runs'], 'no work dir'),
         (['--launcher', 'pytorch'], 'one process'),
         (['--json', __file__], 'exists'),
+        (['--json', 'no/such/doctor.json'], 'there is no folder no/such; make it'),
     ],
 )
 def test_wrong_flags_are_refused(
