@@ -79,6 +79,9 @@ def build_section(
         report(ValueError(f'{where}: expected a dict of names, got {configs!r}'))
         return modules, wires
     for name, config in sorted(configs.items()):
+        if isinstance(config, Mapping):
+            # Configs keep it where there is nothing to delete.
+            config = {k: v for k, v in config.items() if k != '_delete_'}
         faults = [*_entry_faults(name, config, where, wires_of)]
         for fault in faults:
             report(fault)

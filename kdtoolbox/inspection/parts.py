@@ -161,9 +161,9 @@ def _without(source: Source, parts: Parts) -> str:
     """Return a distillation of features, which needs no source."""
     path = features_of(*parts.models.values())
     return (
-        f'{source.where} ({type(source).__name__}) needs this; features need no '
-        f"source: recorders=dict(student=dict(fpn='{path}'), "
-        f"teacher=dict(fpn='{path}')), losses=dict(loss_pkd=dict(type='PKDLoss', "
+        f'{source.where} ({type(source).__name__}) needs this; features need '
+        'neither it nor the losses on its wires: sources=[], '
+        f"recorders=dict(student=dict(fpn='{path}'), teacher=dict(fpn='{path}')), losses=dict(loss_pkd=dict(type='PKDLoss', "
         "student='student.fpn', teacher='teacher.fpn'))"
     )
 

@@ -626,6 +626,11 @@ def test_arguments_of_a_loss_are_checked(toy: Toy, change: dict, message: str) -
         toy.build_distiller(toy.gfl(), losses=dict(loss_cwd=dict(CWD, **change)))
 
 
+def test_a_delete_that_deletes_nothing_is_no_argument(toy: Toy) -> None:
+    losses = dict(loss_cwd=dict(CWD, _delete_=True))
+    assert 'loss_cwd' in toy.build_distiller(toy.gfl(), losses=losses).losses
+
+
 @pytest.mark.parametrize('name', ['student.fpn', 'keys'])
 def test_names_that_no_module_can_have_are_refused(toy: Toy, name: str) -> None:
     changes = wide(toy)

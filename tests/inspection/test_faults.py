@@ -269,8 +269,8 @@ CASES: dict[str, Any] = {
         [
             (
                 'model.student: expected a single box head .*got GFL',
-                'model.sources[0] (RoIResponses) needs this; features need no '
-                "source: recorders=dict(student=dict(fpn='neck')",
+                'model.sources[0] (RoIResponses) needs this; features need neither '
+                "it nor the losses on its wires: sources=[], recorders=dict(student=dict(fpn='neck')",
             )
         ],
     ),
