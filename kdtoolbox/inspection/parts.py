@@ -163,8 +163,9 @@ def _without(source: Source, parts: Parts) -> str:
     return (
         f'{source.where} ({type(source).__name__}) needs this; features need '
         'neither it nor the losses on its wires: sources=[], '
-        f"recorders=dict(student=dict(fpn='{path}'), teacher=dict(fpn='{path}')), losses=dict(loss_pkd=dict(type='PKDLoss', "
-        "student='student.fpn', teacher='teacher.fpn'))"
+        f"recorders=dict(student=dict(fpn='{path}'), teacher=dict(fpn='{path}')), "
+        "losses=dict(loss_pkd=dict(type='PKDLoss', student='student.fpn', "
+        "teacher='teacher.fpn'))"
     )
 
 

@@ -270,7 +270,8 @@ CASES: dict[str, Any] = {
             (
                 'model.student: expected a single box head .*got GFL',
                 'model.sources[0] (RoIResponses) needs this; features need neither '
-                "it nor the losses on its wires: sources=[], recorders=dict(student=dict(fpn='neck')",
+                'it nor the losses on its wires: sources=[], '
+                "recorders=dict(student=dict(fpn='neck')",
             )
         ],
     ),
