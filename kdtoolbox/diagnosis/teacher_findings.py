@@ -40,13 +40,18 @@ def _class_lists(found: Measurements) -> Iterator[Finding]:
     if not classes.differ:
         return
     counts = ' and '.join(map(str, classes.counts))
+    # No order of names mends different numbers.
+    harmless = not classes.fault and len({*classes.counts} - {None}) > 1
     yield Finding(
         'serious' if classes.fault else 'warning',
         'The classes of teacher and data differ',
         classes.fault
         or f'heads of teacher and student have {counts} classes; the teacher names '
         f'{classes.teacher}, the data {classes.data}',
-        'list the classes in the order of the teacher as '
+        'none is needed while no loss compares classes, as in this recipe; one on '
+        'logits needs a teacher of the classes of the data'
+        if harmless
+        else 'list the classes in the order of the teacher as '
         '`train_dataloader.dataset.metainfo.classes`, or use only losses on features',
     )
 
