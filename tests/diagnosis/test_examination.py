@@ -10,6 +10,9 @@ from kdtoolbox.diagnosis.examination import Case, examine
 from kdtoolbox.diagnosis.findings import find
 from kdtoolbox.diagnosis.report import print_report
 
+# Models are trained and evaluated.
+pytestmark = pytest.mark.e2e
+
 EQUAL = ((64, 64), (64, 64))
 """In an evaluation mmseg stacks only images of one size."""
 

@@ -7,6 +7,9 @@ import torch
 
 from kdtoolbox.diagnosis.overfitting import overfit
 
+# Models are trained and evaluated.
+pytestmark = pytest.mark.e2e
+
 
 @pytest.fixture(scope='module')
 def distiller(toy: SimpleNamespace) -> Any:

@@ -11,6 +11,9 @@ from kdtoolbox.diagnosis.random_twin import (
     task_loss,
 )
 
+# Models are trained and evaluated.
+pytestmark = pytest.mark.e2e
+
 CPU = torch.device('cpu')
 
 
