@@ -7,6 +7,8 @@ import torch
 
 from kdtoolbox.distillers.dense_targets import record_targets
 from kdtoolbox.distillers.split_head import SplitHead
+from kdtoolbox.inspection.batches import made_up_batch
+from kdtoolbox.teacher import build_model
 
 Toy = SimpleNamespace
 
@@ -242,6 +244,19 @@ def test_targets_of_an_unknown_head_are_refused(toy: Toy) -> None:
     model = toy.build(toy.faster_rcnn())
     with record_targets(model) as record, pytest.raises(ValueError, match='NoneType'):
         record.read([])
+
+
+@pytest.mark.parametrize(
+    'config',
+    ['paa/paa_r50_fpn_1x_coco.py', 'yolof/yolof_r50-c5_8xb8-1x_coco.py'],
+)
+def test_targets_of_another_form_are_refused(config: str) -> None:
+    model = build_model(f'mmdet::{config}')
+    images, samples = made_up_batch(model, 64)
+    with record_targets(model) as record:
+        model.loss(images, samples)
+    with pytest.raises(ValueError, match=r'model.losses.* a (PAA|YOLOF)Head.*PKDLoss'):
+        record.read(samples)
 
 
 # init_student.
