@@ -10,6 +10,7 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
+from kdtoolbox.configuration import load_config
 from kdtoolbox.teacher import Teacher, build_model
 
 Toy = SimpleNamespace
@@ -65,6 +66,15 @@ def test_a_config_stays_unchanged(toy: Toy) -> None:
     build_model(source)
     # mmdet's detectors add keys to the configs of their heads.
     assert source == before
+
+
+def test_a_config_can_be_built_twice() -> None:
+    # The head of DETR writes the weights of its classes into the config of its loss.
+    config = load_config('mmdet::detr/detr_r18_8xb2-500e_coco.py')
+    before = copy.deepcopy(config.to_dict())
+    for _ in range(2):
+        build_model(config)
+    assert config.to_dict() == before
 
 
 def test_own_scope_wins_over_the_current_one(toy: Toy) -> None:
