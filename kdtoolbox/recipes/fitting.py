@@ -196,8 +196,8 @@ def _fit_connector(name: str, fitted: Fitted) -> None:
     if inputs[0] and len(inputs[0]) == 3 and config['type'] == 'ConvConnector':
         _map_tokens(name, fitted)
         inputs = fitted.shapes[config['input']]
-    widths = [shape[1] for shape in inputs]
-    goals = [shape[1] for shape in compared] if compared else widths
+    widths = [_width(shape) for shape in inputs]
+    goals = [_width(shape) for shape in compared] if compared else widths
     if 'in_channels' in config:
         takes_lists = (
             get_type_hints(class_of(config).__init__)['in_channels'] is not int
@@ -212,6 +212,11 @@ def _fit_connector(name: str, fitted: Fitted) -> None:
             config['input'] = _project(config['input'], widths, goals, fitted)
     _set_levels(config, len(inputs))
     fitted.shapes[name] = _output_shapes(name, fitted)
+
+
+def _width(shape: tuple[int, ...]) -> int:
+    """Return the channels of maps (N, C, H, W), rows (R, C) or tokens (N, L, C)."""
+    return shape[2] if len(shape) == 3 else shape[1]
 
 
 def _set_levels(config: dict[str, Any], count: int) -> None:

@@ -117,6 +117,36 @@ def test_other_sizes_are_resized_once(toy: Toy) -> None:
     assert {loss['student'] for loss in made.losses.values()} == {'resized'}
 
 
+def transformer(width: int) -> dict:
+    backbone = dict(type='VisionTransformer', embed_dims=width, num_heads=2)
+    backbone |= dict(img_size=64, num_layers=2, mlp_ratio=1)
+    head = dict(type='FCNHead', in_channels=width, in_index=0, channels=8)
+    head |= dict(num_convs=1, num_classes=3, concat_input=False)
+    model = dict(type='EncoderDecoder', backbone=backbone, decode_head=head)
+    model |= dict(data_preprocessor=dict(type='SegDataPreProcessor', size=(64, 64)))
+    return dict(default_scope='mmseg', model=model)
+
+
+def test_tokens_of_other_channels_get_a_convolution() -> None:
+    blocks = dict(top='backbone.layers.1')
+    grid = dict(type='TokenConnector', skip=1)
+    conv = dict(type='ConvConnector', in_channels=384, out_channels=768)
+    made = fitted(
+        transformer(8),
+        transformer(12),
+        recorders=dict(student=blocks, teacher=blocks),
+        connectors=dict(
+            own=dict(grid, input='student.top'),
+            goal=dict(grid, input='teacher.top'),
+            top=dict(conv, input='own'),
+        ),
+        losses=dict(loss_a=dict(type='PKDLoss', student='top', teacher='goal')),
+    )
+    assert made.connectors['top'] == dict(
+        type='ConvConnector', input='own', in_channels=8, out_channels=12
+    )
+
+
 def test_losses_on_a_missing_auxiliary_head_are_left_out(toy: Toy) -> None:
     student = toy.segmentor()
     student['model'].pop('auxiliary_head', None)
