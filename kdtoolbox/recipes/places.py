@@ -234,11 +234,11 @@ def _pairs(own: list[Level], other: list[Level]) -> list[tuple[int, int]]:
     if len(own) == len(other) and (dilated or _strides(own) == strides):
         pairs = [(place, place) for place in range(len(own))]
     else:
-        pairs = [
-            (place, strides.index(level.stride))
-            for place, level in enumerate(own)
-            if level.stride in strides
-        ]
+        pairs = []
+        for place, level in enumerate(own):
+            taken = {j for _, j in pairs}
+            free = [j for j, s in enumerate(strides) if s == level.stride]
+            pairs += [(place, j) for j in free if j not in taken][:1]
     pairs = [(i, j) for i, j in pairs if own[i].trains]
     # Part of the levels can be recorded if each has a module of its own, which a pooled
     # P6 has not.

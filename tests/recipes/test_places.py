@@ -55,6 +55,16 @@ def test_levels_of_one_stride_correspond(toy: Toy) -> None:
     assert strides == [[16, 32], [16, 32]]
 
 
+def test_stages_of_one_stride_correspond_once(toy: Toy) -> None:
+    # Strides of 8 thrice, and once.
+    dilated, plain = toy.segmentor(), toy.segmentor()
+    dilated['model']['backbone'].update(strides=(1, 2, 1, 1), out_indices=(1, 2, 3))
+    dilated['model']['decode_head']['in_index'] = 2
+    dilated['model']['auxiliary_head']['in_index'] = 1
+    found = place('backbone', dilated, plain, at='backbone')
+    assert found == ('backbone.layer2', 'backbone.layer2')
+
+
 def test_frozen_stages_are_left_out(toy: Toy) -> None:
     frozen = toy.gfl()
     frozen['model']['backbone']['frozen_stages'] = 1
