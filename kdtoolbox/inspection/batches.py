@@ -83,9 +83,10 @@ def _detected(student: Any, size: Sequence[int], device: torch.device) -> Any:
         bboxes=torch.zeros(0, 4, device=device),
         labels=torch.zeros(0, dtype=torch.long, device=device),
     )
-    if hasattr(student, 'semantic_head') or hasattr(student, 'panoptic_head'):
+    semantic = {'semantic_head', 'panoptic_head', 'roi_head.semantic_head'}
+    if semantic & {name for name, _ in student.named_modules()}:
         labels = torch.zeros(1, *size, dtype=torch.long, device=device)
-        sample.gt_sem_seg = PixelData(data=labels)
+        sample.gt_sem_seg = PixelData(sem_seg=labels)
     return sample
 
 

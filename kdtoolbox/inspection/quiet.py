@@ -22,8 +22,15 @@ def first_iteration() -> Iterator[None]:
 
 
 def make_finite(model: nn.Module) -> None:
-    """Make all weights finite; before `init_weights` some are uninitialised memory."""
+    """Make all weights finite; before `init_weights` some are uninitialised memory.
+
+    Learnt proposals, as of Sparse R-CNN, become boxes: others have negative sides.
+    """
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.nan_to_num_(0, 0, 0).clamp_(-1, 1)
+        for module in model.modules():
+            if hasattr(module, 'init_proposal_bboxes'):
+                # Centre and size, in units of the image.
+                module.init_proposal_bboxes.weight.fill_(0.5)
