@@ -1,27 +1,25 @@
 """What a recipe learns from, and which pairs of models its wires exist in."""
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
-
-from kdtoolbox.losses.examples import Example, examples_of, loss_classes
+from kdtoolbox.losses.examples import examples_of, loss_classes
 from kdtoolbox.recipes.reading import Recipe
-from kdtoolbox.recipes.templates import SPECIFIC
+from kdtoolbox.recipes.templates import families_of
 
-_PAIRS = dict(
+PAIR_OF = dict(
     dense='dense head',
     two_stage='two-stage',
     detr='DETR',
     segmentor='segmentor',
     mask='Mask2Former',
 )
-PAIRS = tuple(_PAIRS.values())
+"""How a family of models is shown; other detectors are not."""
+PAIRS = tuple(PAIR_OF.values())
 """All kinds of pairs, in the order in which they are shown."""
 
 DENSE, TWO_STAGE, DETR = DETECTORS = PAIRS[:3]
-LABEL_MAPS = PAIRS[3:]
+SEGMENTOR = PAIRS[3]
 
 LEARNED = {
     'map': 'features',
@@ -46,8 +44,10 @@ OF_SOURCE = {
     'RoIResponses': (TWO_STAGE,),
     'BridgedRoIs': (TWO_STAGE,),
     'ObjectQueries': (DETR,),
+    'PreActivations': (SEGMENTOR,),
+    'ClassifierWeights': (SEGMENTOR,),
 }
-"""The pairs that a source supports; sources that are not listed support any pair."""
+"""The pairs for which a source makes a recipe; others, for any pair."""
 
 
 def learned_from(recipe: Recipe) -> list[str]:
@@ -61,27 +61,7 @@ def pairs_of(recipe: Recipe) -> set[str]:
     for kind in recipe.sources:
         pairs &= set(OF_SOURCE.get(kind, PAIRS))
     for config in recipe.losses.values():
-        pairs &= _pairs_of_loss(config)
-    return pairs
-
-
-def _pairs_of_loss(config: Mapping[str, Any]) -> set[str]:
-    kind = loss_classes()[config['type']]
-    return set().union(*(_pairs_of_example(kind, x) for x in examples_of(kind)))
-
-
-def _pairs_of_example(kind: type[nn.Module], example: Example) -> set[str]:
-    pairs = set(PAIRS)
-    for name in example.names.values():
-        families = SPECIFIC.get(name.removesuffix(' of other queries'), _PAIRS)
-        pairs &= {_PAIRS[family] for family in families}
-    read = inspect.signature(kind.forward).parameters
-    if 'targets' in read:
-        pairs &= {DENSE}
-    elif 'data_samples' in read and LEARNED[example.student] == 'features':
-        # The samples of detectors have boxes, those of segmentors label maps.
-        has_boxes = '.detection.' in kind.__module__
-        pairs &= set(DETECTORS if has_boxes else LABEL_MAPS)
+        pairs &= {PAIR_OF[name] for name in families_of(config) if name in PAIR_OF}
     return pairs
 
 

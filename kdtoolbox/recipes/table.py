@@ -19,7 +19,7 @@ HEADERS = (
     'our gain',
 )
 CAPTION = """\
-fits: kinds of pairs that have the method's wires; "any" needs feature maps only.
+fits: kinds of pairs for which new_config.py writes a recipe; "any" needs maps only.
 cost: the time of a distilled step in units of the student's own, on DigitScenes
 (docs/costs.md); otherwise that of its losses on feature maps, in units of a plain MSE
 (docs/losses.md).

@@ -1,6 +1,7 @@
 """The shipped recipes of a method, as templates for new ones."""
 
 import difflib
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,15 +73,8 @@ class Template:
 
     def families(self) -> set[str]:
         """Return the families of models that the losses and sources support."""
-        fitting = set(FAMILIES)
-        for loss in self.model.losses.values():
-            place = class_of(loss).__module__
-            if place.startswith(_DETECTION):
-                fitting -= {'segmentor', 'mask'}
-            if place.startswith(_SEGMENTATION):
-                fitting &= {'segmentor', 'mask'}
-        for kind in self.kinds():
-            fitting &= SPECIFIC.get(kind.removesuffix(' of other queries'), fitting)
+        families = (families_of(loss) for loss in self.model.losses.values())
+        fitting = set(FAMILIES).intersection(*families)
         # Its further wires exist in this family alone.
         return fitting & {self.family} if self.model.get('sources') else fitting
 
@@ -110,6 +104,21 @@ def kinds_of(loss: Any, dims: int | None = None) -> dict[str, str]:
         return rows != (dims == 2), len(read ^ example.names.keys())
 
     return min(examples, key=misfit).names
+
+
+def families_of(loss: Any) -> set[str]:
+    """Return the families of models that have the wires and the context of a loss."""
+    kind = class_of(loss)
+    fitting = set(FAMILIES)
+    if kind.__module__.startswith(_DETECTION):
+        fitting -= {'segmentor', 'mask'}
+    if kind.__module__.startswith(_SEGMENTATION):
+        fitting &= {'segmentor', 'mask'}
+    if 'targets' in inspect.signature(kind.forward).parameters:
+        fitting &= {'dense'}
+    for wire in kinds_of(loss).values():
+        fitting &= SPECIFIC.get(wire.removesuffix(' of other queries'), fitting)
+    return fitting
 
 
 def folder() -> Path:

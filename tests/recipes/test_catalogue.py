@@ -14,6 +14,7 @@ from kdtoolbox.recipes.catalogue import methods, print_methods
 from kdtoolbox.recipes.method import Method
 from kdtoolbox.recipes.reading import read_recipe
 from kdtoolbox.recipes.results import Gain
+from kdtoolbox.recipes.templates import templates_of
 from kdtoolbox.registry import MODELS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,7 +42,9 @@ def test_every_folder_of_recipes_is_a_method(found: dict[str, Method]) -> None:
         ('fgd', ('features',), kinds.DETECTORS),
         ('fgfi', ('features',), ('dense head',)),
         ('ld', ('box distributions', 'class logits'), ('dense head',)),
-        ('kd', ('class logits',), ('two-stage', 'segmentor')),
+        ('kd', ('class logits',), ('segmentor',)),
+        ('dkd', ('class logits', 'class logits of RoIs'), ('two-stage', 'segmentor')),
+        ('ab', ('features',), ('segmentor',)),
         ('kd_detr', ('object queries', 'features'), ('DETR',)),
         ('fakd', ('class logits',), ('segmentor',)),
         ('ifvd', ('features', 'class logits'), ('segmentor',)),
@@ -54,6 +57,15 @@ def test_learned_from_and_pairs(
 ) -> None:
     assert set(found[folder].learns_from) == set(learned)
     assert found[folder].pairs == pairs
+
+
+@pytest.mark.parametrize('method', ['ab', 'dist', 'fgfi', 'ofd', 'ctkd', 'srd', 'wsld'])
+def test_the_list_shows_the_pairs_that_get_a_recipe(
+    found: dict[str, Method], method: str
+) -> None:
+    families = set().union(*(t.families() for t in templates_of(method)))
+    pairs = {kinds.PAIR_OF[name] for name in families if name in kinds.PAIR_OF}
+    assert {*found[method].pairs} == pairs
 
 
 def test_every_kind_and_source_is_known() -> None:

@@ -33,7 +33,7 @@ def test_methods_are_the_folders_with_recipes() -> None:
         ('bpkd', {'segmentor'}),
         ('mask_queries', {'mask'}),
         ('ifvd', {'segmentor'}),
-        ('fgfi', {'dense', 'two_stage', 'detr', 'other'}),
+        ('fgfi', {'dense'}),
     ],
 )
 def test_families_that_a_method_fits(method: str, families: set[str]) -> None:
