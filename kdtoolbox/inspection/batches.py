@@ -14,6 +14,9 @@ _SIDE = 256
 _LARGEST = 512
 """Largest side in pixels for segmentors, whose images are as large as their crops."""
 
+_MOST_CLASSES = 8
+"""Classes in an image of a segmentor: each becomes a mask of a Mask2Former."""
+
 
 def made_up_batch(model: Any, side: int | None = None) -> tuple[Tensor, list]:
     """Return random images (2, C, H, W) and samples with labels for a model.
@@ -57,7 +60,8 @@ def _segmented(student: Any, size: Sequence[int], device: torch.device) -> Any:
 
     head: Any = student.decode_head
     head = head[-1] if isinstance(head, nn.ModuleList) else head
-    labels = torch.randint(0, head.num_classes, (1, *size), device=device)
+    classes = min(head.num_classes, _MOST_CLASSES)
+    labels = torch.randint(0, classes, (1, *size), device=device)
     sample = SegDataSample(gt_sem_seg=PixelData(data=labels), metainfo=_meta(size))
     sample.gt_edge_map = PixelData(data=torch.zeros_like(labels))
     return sample

@@ -170,6 +170,15 @@ def test_losses_that_read_epoch_and_iteration_are_tried(
     assert hub.runtime_info == before
 
 
+def test_a_made_up_label_map_has_few_classes(toy: Toy) -> None:
+    # Each class is a mask of a Mask2Former, and 150 of them take gigabytes.
+    config = toy.segmentor()
+    for head in ('decode_head', 'auxiliary_head'):
+        config['model'][head]['num_classes'] = 150
+    _, samples = made_up_batch(toy.build(config))
+    assert all(len(sample.gt_sem_seg.data.unique()) <= 8 for sample in samples)
+
+
 @pytest.mark.parametrize(
     ('mean', 'channels'), [([1.0], 1), ([1.0], 4), (None, 4), (None, 3)]
 )
