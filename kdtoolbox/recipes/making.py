@@ -47,8 +47,7 @@ def make_recipe(
         ValueError: If the method does not fit the two models.
     """
     pair = Side('student', student), Side('teacher', teacher)
-    template = closest_template(method, *pair, at)
-    fitted, moved_to = _fit(template, *pair, at)
+    template, fitted, moved_to = _fit(method, *pair, at)
     weights = checkpoint or published_weights(teacher)
     if weights and '://' not in weights:
         weights = reference(weights, folder)
@@ -74,21 +73,23 @@ def make_recipe(
 
 
 def _fit(
-    template: Template, student: Side, teacher: Side, at: str | None
-) -> tuple[Fitted, str]:
-    """Return the fitted sections, and where features are compared instead.
+    method: str, student: Side, teacher: Side, at: str | None
+) -> tuple[Template, Fitted, str]:
+    """Return the shipped recipe, its fitted sections, and where features are instead.
 
     If a model has no layer like those of the recipe, features are compared before the
-    classifier of a segmentor, or on the neck of a detector.
+    classifier of a segmentor, or on the neck of a detector, by a recipe for that place.
     """
+    template = closest_template(method, student, teacher, at)
     try:
-        return fit(template, student, teacher, at), ''
+        return template, fit(template, student, teacher, at), ''
     except ValueError:
         if at is not None or template.model.get('sources'):
             raise
         place = 'head' if student.family == 'segmentor' else 'neck'
         try:
-            return fit(template, student, teacher, place), place
+            other = closest_template(method, student, teacher, place)
+            return other, fit(other, student, teacher, place), place
         except ValueError:
             pass
         raise
