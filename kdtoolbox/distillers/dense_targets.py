@@ -17,6 +17,7 @@ class TargetRecord:
 
     def __init__(self, head: Any) -> None:
         self.head = head
+        self.kind: Any = type(head)
         self.priors: Any = None
         self.result: tuple = ()
 
@@ -28,7 +29,7 @@ class TargetRecord:
         """
         from mmdet.models.dense_heads import AnchorHead, ATSSHead, FCOSHead, GFLHead
 
-        families: dict[type, Any] = {
+        families: dict[Any, Any] = {
             FCOSHead: _read_points,
             ATSSHead: _read_returned_anchors,
             GFLHead: _read_returned_anchors,
@@ -37,12 +38,12 @@ class TargetRecord:
         for family, reader in families.items():
             if isinstance(self.head, family) and self.result:
                 # What an overridden method returns has another form.
-                if type(self.head).get_targets is not family.get_targets:
+                if self.kind.get_targets is not family.get_targets:
                     break
                 return reader(self.head, self.priors, self.result, data_samples)
         raise ValueError(
             'model.losses: a loss reads the targets of `student.bbox_head`, which is '
-            f'a {type(self.head).__name__}; supported are the heads of RetinaNet, '
+            f'a {self.kind.__name__}; supported are the heads of RetinaNet, '
             'FCOS, ATSS and GFL. Choose a loss that needs no targets, such as PKDLoss '
             'on the neck'
         )

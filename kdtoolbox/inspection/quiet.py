@@ -31,6 +31,7 @@ def make_finite(model: nn.Module) -> None:
             if parameter.requires_grad:
                 parameter.nan_to_num_(0, 0, 0).clamp_(-1, 1)
         for module in model.modules():
-            if hasattr(module, 'init_proposal_bboxes'):
+            boxes = getattr(module, 'init_proposal_bboxes', None)
+            if isinstance(boxes, nn.Embedding):
                 # Centre and size, in units of the image.
-                module.init_proposal_bboxes.weight.fill_(0.5)
+                boxes.weight.fill_(0.5)
