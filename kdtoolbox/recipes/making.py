@@ -8,7 +8,8 @@ from mmengine.config import Config
 from mmengine.fileio import load
 
 from kdtoolbox.configuration import find_file
-from kdtoolbox.recipes.fitting import Fitted, fit
+from kdtoolbox.recipes.fitted import Fitted
+from kdtoolbox.recipes.fitting import fit
 from kdtoolbox.recipes.sides import Side
 from kdtoolbox.recipes.templates import Template, closest_template
 from kdtoolbox.recipes.writing import (

@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,6 +177,8 @@ def closest_template(
             f'{FAMILIES[side.family]}. `--list` shows what fits each pair'
         )
 
+    usual = Counter(str(_recorders(template)) for template in needed)
+
     def likeness(template: Template) -> tuple:
         other = template.model.student
         return (
@@ -184,6 +187,8 @@ def closest_template(
             _head(other) == _head(own),
             at is not None and any(is_at(path, at) for path in _recorders(template)),
             not template.model.get('connectors'),
+            # Most recipes of a method compare the layers of its paper.
+            usual[str(_recorders(template))],
             -len(template.model.losses),
         )
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kdtoolbox.recipes.code import Expression, code_of
-from kdtoolbox.recipes.fitting import Fitted
+from kdtoolbox.recipes.fitted import Fitted
 
 MOST_LINES = 30
 """A recipe of more lines is written more densely."""

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 from mmengine.config import Config
 
-from kdtoolbox.recipes.fitting import Fitted, classes_of, fit
+from kdtoolbox.recipes.fitted import Fitted
+from kdtoolbox.recipes.fitting import classes_of, fit
 from kdtoolbox.recipes.sides import Side
 from kdtoolbox.recipes.templates import Template
 

@@ -54,6 +54,12 @@ def test_the_most_similar_recipe_is_chosen(toy: Toy) -> None:
     assert two_stage.model.losses.loss_mgd.loss_weight == 5e-7
 
 
+def test_the_usual_place_of_a_method_is_preferred(toy: Toy) -> None:
+    for config, place in ((toy.gfl(), 'fpn'), (toy.segmentor(), 'logits')):
+        recorders = closest_template('cwd', *pair(config)).model.recorders
+        assert list(recorders.student) == [place]
+
+
 def test_a_method_for_other_models_is_refused(toy: Toy) -> None:
     with pytest.raises(ValueError, match='response fits two-stage detectors; the stud'):
         closest_template('response', *pair(toy.gfl()))

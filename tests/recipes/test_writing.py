@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from kdtoolbox.recipes.fitting import Fitted
+from kdtoolbox.recipes.fitted import Fitted
 from kdtoolbox.recipes.writing import class_base, recipe_text, reference, text_base
 
 
