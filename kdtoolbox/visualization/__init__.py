@@ -2,6 +2,7 @@
 
 from kdtoolbox.visualization.destinations import paint_into, pictures_in
 from kdtoolbox.visualization.grid import Panel, compose, save_panels, save_picture
+from kdtoolbox.visualization.maps import draw_map
 from kdtoolbox.visualization.pictures import KINDS, Pictures, draw_models, draw_step
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     'Panel',
     'Pictures',
     'compose',
+    'draw_map',
     'draw_models',
     'draw_step',
     'paint_into',

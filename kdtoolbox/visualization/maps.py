@@ -3,7 +3,10 @@
 import cv2
 import numpy as np
 from matplotlib import colormaps
+from mmengine.visualization import Visualizer
 from PIL import ImageDraw
+from torch import Tensor
+from torch.nn import functional
 
 from kdtoolbox.visualization.canvas import (
     fit,
@@ -16,6 +19,27 @@ from kdtoolbox.visualization.canvas import (
 COLOURS = 'viridis'
 SHARE = 0.75
 """Share of the map's colour; the rest is the image in grey."""
+
+
+def draw_map(feature: Tensor, image: np.ndarray, scale: int = 3) -> np.ndarray:
+    """Draw a recorded map over its image, as the mean magnitude of its channels.
+
+    Args:
+        feature: Map (C, h, w) of any size.
+        image: RGB image (H, W, 3) of bytes.
+        scale: Enlargement, so that small images can be read.
+
+    Returns:
+        RGB image (scale * H, scale * W, 3).
+    """
+    height, width = (scale * side for side in image.shape[:2])
+    magnitude = (feature - feature.mean((1, 2), keepdim=True)).abs().detach().cpu()
+    return Visualizer.draw_featmap(
+        functional.interpolate(magnitude[None], (height, width), mode='bilinear')[0],
+        cv2.resize(image, (width, height), interpolation=cv2.INTER_NEAREST),
+        channel_reduction='squeeze_mean',
+        alpha=0.4,
+    )
 
 
 def paint_map(

@@ -1,8 +1,19 @@
 import numpy as np
+import torch
 
+from kdtoolbox.visualization import draw_map
 from kdtoolbox.visualization.maps import colour_bar, paint_map
 
 IMAGE = np.full((32, 48, 3), 90, np.uint8)
+
+
+def test_a_map_is_bright_where_it_is_active() -> None:
+    feature = torch.zeros(4, 8, 12)
+    feature[:, 2, 3] = 5.0
+    drawn = draw_map(feature, IMAGE, scale=2)
+    assert drawn.shape == (64, 96, 3)
+    # Red is high, blue is low.
+    assert drawn[20, 28, 0] > drawn[60, 90, 0]
 
 
 def test_each_cell_has_the_colour_of_its_value() -> None:
