@@ -213,7 +213,7 @@ class _Observer:
         self._keep(path, out)
 
     def _keep(self, path: str, value: Any) -> None:
-        tensors = list(_flatten(value))
+        tensors = list(tensors_in(value))
         if not tensors:
             raise TypeError(
                 f'{self.where}: the {self.what} of {path!r} contains no tensor, '
@@ -253,11 +253,12 @@ def _version(tensor: Tensor) -> int:
     return -1 if tensor.is_inference() else tensor._version
 
 
-def _flatten(value: Any) -> Iterator[Tensor]:
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors in nested lists, tuples and dicts."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
-        yield from _flatten(list(value.values()))
+        yield from tensors_in(list(value.values()))
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _flatten(item)
+            yield from tensors_in(item)

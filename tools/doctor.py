@@ -17,7 +17,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import init_default_scope
 from mmengine.runner import set_random_seed
 from rich.console import Console
 
@@ -42,6 +42,7 @@ from kdtoolbox.distillers import Distiller
 from kdtoolbox.inspection.recipe_checks import check_recipe
 from kdtoolbox.runs.brief_errors import all_faults, brief_errors
 from kdtoolbox.runs.command_line import run_config, run_parser
+from kdtoolbox.runs.distillation import build_distiller
 from kdtoolbox.runs.preflight import check_heads
 from kdtoolbox.runs.rehearsal import rehearse
 
@@ -82,14 +83,7 @@ def parse_args() -> argparse.Namespace:
 
 def build(cfg: Config, checkpoint: str | None) -> Distiller:
     """Build the distiller as a training does, with the weights of a checkpoint."""
-    if cfg.get('data_preprocessor') is not None:
-        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    model = MODELS.build(cfg.model)
-    if not isinstance(model, Distiller):
-        raise ValueError(
-            f'model.type: expected a kdtoolbox.Distiller, got {type(model).__name__}; '
-            'name the config of a distillation'
-        )
+    model = build_distiller(cfg)
     # As mmengine does for a single process.
     revert_sync_batchnorm(model)
     model.init_weights()

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from kdtoolbox.checkpoints.weights import load_checkpoint, load_strictly
 from kdtoolbox.checkpoints.writing import write_whole
-from kdtoolbox.configuration import load_config, resolve_paths
 from kdtoolbox.distillers.normalization import Renormalization
 from kdtoolbox.runs.brief_errors import add_traceback, brief_errors
+from kdtoolbox.runs.command_line import read_config
 from kdtoolbox.runs.student_config import student_config
 from kdtoolbox.teacher import build_model
 
@@ -141,8 +141,7 @@ def export(args: argparse.Namespace) -> None:
         import onnxscript  # noqa: F401 - torch.onnx needs it
     except ImportError as error:
         raise SystemExit(f'{error}; pip install onnx onnxscript onnxruntime') from error
-    cfg = load_config(args.config)
-    resolve_paths(cfg, need_teacher=False)
+    cfg = read_config(args.config, need_teacher=False)
     model = build_model(Config(student_config(cfg)))
     state = load_checkpoint(args.checkpoint)['state_dict']
     load_strictly(model, state, repr(args.checkpoint), args.config)

@@ -7,15 +7,14 @@ import argparse
 import sys
 from collections.abc import Iterable
 
-from mmengine.config import DictAction
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from kdtoolbox.inspection.faults import Examination, examine
 from kdtoolbox.inspection.tables import differences, module_rows, wire_rows
-from kdtoolbox.runs.brief_errors import STATUS, add_traceback, brief_errors, listed
-from kdtoolbox.runs.command_line import read_config
+from kdtoolbox.runs.brief_errors import STATUS, brief_errors, listed
+from kdtoolbox.runs.command_line import config_parser, read_config
 
 WIDTH = 120
 """Columns of the output where it is no terminal."""
@@ -27,10 +26,8 @@ LEVELS = 5
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=f'Exits with {STATUS} if it finds a fault.'
-    )
-    parser.add_argument('config', help='config file or package::path')
+    parser = config_parser(__doc__)
+    parser.epilog = f'Exits with {STATUS} if it finds a fault.'
     parser.add_argument(
         '--depth', type=int, default=2, help='components of the longest paths; 2'
     )
@@ -39,14 +36,6 @@ def parse_args() -> argparse.Namespace:
         metavar='PATTERN',
         help='show the modules of any depth whose path contains PATTERN, which may be '
         "a glob: 'layer[34].*.conv2'",
-    )
-    add_traceback(parser)
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override config entries, as in model.losses.loss_cwd.loss_weight=2',
     )
     return parser.parse_args()
 

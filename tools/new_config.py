@@ -9,14 +9,15 @@ import argparse
 import warnings
 from pathlib import Path
 
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import init_default_scope
 from rich.console import Console
 
 from kdtoolbox.checkpoints.writing import write_whole
-from kdtoolbox.configuration import load_config, resolve_paths
+from kdtoolbox.inspection.batches import sides_of
 from kdtoolbox.recipes.catalogue import print_methods
-from kdtoolbox.recipes.sides import SIDE
 from kdtoolbox.runs.brief_errors import add_traceback, all_faults, brief_errors
+from kdtoolbox.runs.command_line import read_config
+from kdtoolbox.runs.distillation import build_distiller
 from kdtoolbox.runs.pair_arguments import (
     add_pair_arguments,
     check_pair,
@@ -65,12 +66,12 @@ def check(path: Path) -> None:
         ValueError: If the recipe does not fit the models, or the teacher's weights do
             not exist.
     """
-    cfg = load_config(path)
-    resolve_paths(cfg)
+    cfg = read_config(str(path))
     init_default_scope(cfg.get('default_scope') or 'mmengine')
     cfg.model.teacher.update(checkpoint=None, allow_random=True)
     with all_faults(cfg):
-        rehearse(MODELS.build(cfg.model), SIDE)
+        model = build_distiller(cfg)
+        rehearse(model, sides_of(model.student)[0])
 
 
 def write_checked(text: str, path: Path) -> None:

@@ -9,18 +9,19 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
-from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.registry import DATASETS, init_default_scope
 from mmengine.runner import set_random_seed
 
 from kdtoolbox.checkpoints.reading import use_safe_loaders
 from kdtoolbox.checkpoints.weights import load_checkpoint, load_strictly
-from kdtoolbox.configuration import load_config, resolve_paths
 from kdtoolbox.distillers import Distiller
 from kdtoolbox.distillers.observing import Step
-from kdtoolbox.runs.brief_errors import add_traceback, brief_errors
+from kdtoolbox.runs.brief_errors import brief_errors
+from kdtoolbox.runs.command_line import config_parser, read_config
+from kdtoolbox.runs.distillation import build_distiller
 from kdtoolbox.visualization import (
     KINDS,
     draw_models,
@@ -32,8 +33,7 @@ IMAGES = 4
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config of a distillation')
+    parser = config_parser(__doc__)
     parser.add_argument(
         'checkpoint', nargs='?', help='of the distillation, or an exported student'
     )
@@ -52,10 +52,6 @@ def parse_args() -> argparse.Namespace:
         help='train shows images as the training augments them',
     )
     parser.add_argument('--what', nargs='+', choices=KINDS, default=list(KINDS))
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE'
-    )
-    add_traceback(parser)
     args = parser.parse_args()
     if args.out_dir.exists() and (
         not args.out_dir.is_dir() or any(args.out_dir.iterdir())
@@ -69,10 +65,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def configure(args: argparse.Namespace) -> Config:
-    cfg = load_config(args.config)
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
-    resolve_paths(cfg)
+    cfg = read_config(args.config, args.cfg_options)
     if 'student' not in cfg.model:
         raise ValueError(
             f'{args.config}: expected the config of a distillation, with '
@@ -84,10 +77,7 @@ def configure(args: argparse.Namespace) -> Config:
 
 def build(cfg: Config, args: argparse.Namespace) -> tuple[Distiller, str, str]:
     """Return the distiller, and sentences about its weights and its connectors."""
-    if cfg.get('data_preprocessor') is not None:
-        # Where mmengine's Runner puts it, too.
-        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    model = MODELS.build(cfg.model)
+    model = build_distiller(cfg)
     note = more = ''
     if args.checkpoint is None:
         model.init_weights()

@@ -6,9 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_NO_LABEL = -1
+"""Pixels without a known class are left out before they are counted."""
+
 
 class ClassIoUs:
-    """Count the pixels of each class; mmseg's metric keeps only their mean.
+    """Sum up the areas of each class as mmseg counts them; its metric gives their mean.
 
     Args:
         names: The names of the classes.
@@ -23,7 +26,7 @@ class ClassIoUs:
     def __init__(self, names: Sequence[str]) -> None:
         self._names = [*map(str, names)]
         count = len(self._names)
-        self._counts = torch.zeros(3, count, dtype=torch.long)
+        self._areas = torch.zeros(2, count, dtype=torch.float64)
 
     def add(self, samples: Sequence[Any]) -> None:
         """Add samples with predictions; those without label maps add nothing."""
@@ -33,20 +36,21 @@ class ClassIoUs:
 
     def add_maps(self, predicted: Tensor, labels: Tensor) -> None:
         """Add a predicted label map and the true one, of any equal shape."""
-        predicted, labels = predicted.flatten().cpu(), labels.flatten().cpu()
+        # Imported here, as detectors do not need mmseg.
+        from mmseg.evaluation import IoUMetric
+
         count = len(self._names)
         known = labels < count
-        predicted, labels = predicted[known].long(), labels[known].long()
-        hits = labels[predicted == labels]
-        for row, values in enumerate((hits, predicted, labels)):
-            self._counts[row] += values.bincount(minlength=count)[:count]
+        areas = IoUMetric.intersect_and_union(
+            predicted[known].cpu(), labels[known].cpu(), count, _NO_LABEL
+        )
+        self._areas += torch.stack(areas[:2]).double()
 
     def values(self) -> dict[str, float]:
         """Return the IoU in percent of each class that was predicted or present."""
-        hits, predicted, labels = self._counts.double()
-        union = predicted + labels - hits
+        shared, union = self._areas
         return {
-            name: float(100 * hits[index] / union[index])
+            name: float(100 * shared[index] / union[index])
             for index, name in enumerate(self._names)
             if union[index]
         }

@@ -148,15 +148,8 @@ class LossMeter:
             if part is not None:
                 report.shares[place] = part
         wiring = self._distiller.wiring
-        ends = {name: wiring.comparisons[name]}
-        report.place = _place(report, self._trained(ends)[name])
-
-    def _trained(self, ends: Mapping[str, Mapping[str, str]]) -> dict[str, list[str]]:
-        wiring = self._distiller.wiring
-        wires = [wire for each in ends.values() for wire in each.values()]
-        wires += [w for each in wiring.connections.values() for w in each.values()]
-        sides = {wire: wire.split('.')[:1] for wire in wires}
-        return trained_wires(sides, wiring.connections, ends)
+        ends = (wiring.sides, wiring.connections, wiring.comparisons)
+        report.place = _place(report, trained_wires(*ends)[name])
 
 
 def _place(report: LossReport, trained: Iterable[str]) -> str | None:

@@ -9,7 +9,7 @@ from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
 
 _SIDE = 256
-"""Default side of the images in pixels."""
+"""Side in pixels of the images for detectors, and of small ones for segmentors."""
 
 _LARGEST = 512
 """Largest side in pixels for segmentors, whose images are as large as their crops."""
@@ -53,6 +53,11 @@ def usual_size(model: Any) -> tuple[int, int]:
         size = getattr(model.data_preprocessor, 'size', None)
     height, width = (min(side, _LARGEST) for side in size or (_SIDE, _SIDE))
     return height, width
+
+
+def sides_of(model: Any) -> list[int | None]:
+    """Return sides of images to try, small ones first; None for the usual size."""
+    return [_SIDE, None] if max(usual_size(model)) > _SIDE else [None]
 
 
 def _segmented(student: Any, size: Sequence[int], device: torch.device) -> Any:

@@ -14,22 +14,19 @@ from kdtoolbox.distillers import Distiller
 from kdtoolbox.inspection.batches import (
     image_channels,
     made_up_batch,
-    usual_size,
+    sides_of,
 )
 from kdtoolbox.inspection.context import Context
 from kdtoolbox.inspection.cures import add_cures, type_cure
 from kdtoolbox.inspection.mending import kind_of, meant, mended
 from kdtoolbox.inspection.models import attempt
-from kdtoolbox.inspection.outline import Outline, outline
+from kdtoolbox.inspection.outline import Outline, quick_outline
 from kdtoolbox.inspection.parts import Parts, build_parts
 from kdtoolbox.inspection.quiet import first_iteration
 from kdtoolbox.inspection.recipe_checks import check_recipe
 from kdtoolbox.inspection.reports import Fault, Faults
 from kdtoolbox.inspection.trial import Trial, try_parts
 from kdtoolbox.teacher import build_model
-
-_SIDE = 256
-"""Height and width of the first images in pixels: larger ones take longer."""
 
 
 @dataclass
@@ -151,23 +148,14 @@ def _examine_mended(model: dict, found: Examination, advised: dict[str, str]) ->
 
 
 def _outline(found: Examination) -> None:
-    for name, model in found.models.items():
-        for side in _sides(model):
-            found.outlines[name] = outline(model, side)
-            if found.outlines[name].error is None:
-                break
-
-
-def _sides(model: BaseModel) -> list[int | None]:
-    """Return the sides of images to try; None for the usual size of the model."""
-    return [_SIDE, None] if max(usual_size(model)) > _SIDE else [None]
+    found.outlines = {name: quick_outline(m) for name, m in found.models.items()}
 
 
 def _try(found: Examination, parts: Parts) -> None:
     """Try all parts on small images, and on the usual ones if something fails."""
     student: Any = parts.student
     student.train()
-    for side in _sides(student):
+    for side in sides_of(student):
         torch.manual_seed(0)
         found.tried = Faults()
         try:

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from kdtoolbox.inspection.batches import made_up_batch
+from kdtoolbox.inspection.batches import made_up_batch, sides_of
 from kdtoolbox.inspection.quiet import first_iteration, make_finite
+from kdtoolbox.recorders import tensors_in
 
 
 class Value(NamedTuple):
@@ -117,6 +118,19 @@ def outline(model: nn.Module, side: int | None = None) -> Outline:
     return found
 
 
+def quick_outline(model: nn.Module) -> Outline:
+    """Outline a model on small images, or on the usual ones if it needs these.
+
+    Args:
+        model: A model of mmdet or mmseg.
+    """
+    for side in sides_of(model):
+        found = outline(model, side)
+        if found.error is None:
+            break
+    return found
+
+
 def _run(model: Any, images: Tensor, samples: list, mode: str) -> Outline:
     layers = {path: Layer(type(m).__name__) for path, m in model.named_modules()}
     found = Outline((images.shape[-2], images.shape[-1]), layers)
@@ -161,14 +175,3 @@ def _see(
             alive[id(tensor)] = tensor
             trains = tensor.requires_grad
             values.append(Value(tuple(tensor.shape), id(tensor), trains))
-
-
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors in nested lists, tuples and dicts, as `record` keeps them."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from tensors_in(list(value.values()))
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from tensors_in(item)

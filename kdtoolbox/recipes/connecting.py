@@ -25,7 +25,7 @@ def fit_connector(name: str, fitted: Fitted) -> None:
     if inputs is None:
         return
     if inputs[0] and len(inputs[0]) == 3 and config['type'] == 'ConvConnector':
-        _map_tokens(name, fitted)
+        config['input'] = _tokens(config['input'], fitted)
         inputs = fitted.shapes[config['input']]
     widths = [width_of(shape) for shape in inputs]
     goals = [width_of(shape) for shape in compared] if compared else widths
@@ -61,13 +61,6 @@ def _outputs(given: Any, goals: list[int], name: str, fitted: Fitted) -> Any:
     return goals if isinstance(given, list) or len(set(goals)) > 1 else goals[0]
 
 
-def _map_tokens(name: str, fitted: Fitted) -> None:
-    """Reshape tokens to maps in front of a connector."""
-    config = fitted.connectors[name]
-    made = _tokens(config['input'], fitted)
-    config['input'] = made
-
-
 def _tokens(wire: str, fitted: Fitted) -> str:
     """Add a connector that reshapes the tokens of a wire; return its name."""
     side, _, record = wire.partition('.')
@@ -85,24 +78,23 @@ def _is_square(count: int) -> bool:
     return int(count**0.5) ** 2 == count
 
 
-def align_wires(name: str, loss: dict[str, Any], fitted: Fitted) -> None:
+def align_wires(loss: dict[str, Any], fitted: Fitted) -> None:
     """Add the connectors that a loss needs between two wires of unlike shapes."""
     kinds = kinds_of(loss)
     for key, kind in kinds.items():
         if key.startswith('teacher') or 'map' not in kind or key not in loss:
             continue
         partner = partner_of(key, loss)
-        if partner is None or not {loss[key], partner} <= fitted.shapes.keys():
+        wires = {loss[key], loss.get(partner)}
+        if not wires <= fitted.shapes.keys():
             continue
-        other = key.replace('student', 'teacher')
-        loose = kinds.get(other if other in kinds else 'teacher', kind)
         _reshape(loss, key, fitted)
-        teachers = other if other in loss else 'teacher'
-        _reshape(loss, teachers, fitted)
-        if 'channels' not in loose:
-            _align_channels(loss, key, loss[teachers], fitted)
-        if 'size' not in loose or 'one size' in loose:
-            _align_sizes(loss, key, loss[teachers], fitted)
+        _reshape(loss, partner, fitted)
+        allowed = kinds.get(partner, kind)
+        if 'channels' not in allowed:
+            _align_channels(loss, key, loss[partner], fitted)
+        if 'size' not in allowed or 'one size' in allowed:
+            _align_sizes(loss, key, loss[partner], fitted)
 
 
 def _reshape(loss: dict[str, Any], key: str, fitted: Fitted) -> None:

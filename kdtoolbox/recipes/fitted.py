@@ -50,10 +50,10 @@ def connections_of(fitted: Fitted) -> dict[str, dict[str, str]]:
     }
 
 
-def partner_of(key: str, loss: Mapping[str, Any]) -> str | None:
-    """Return the wire of the teacher that an argument is compared with."""
+def partner_of(key: str, loss: Mapping[str, Any]) -> str:
+    """Return the argument for the teacher's wire that another one is compared with."""
     other = key.replace('student', 'teacher')
-    return loss.get(other if other in loss else 'teacher')
+    return other if other in loss else 'teacher'
 
 
 def targets_of(name: str, fitted: Fitted) -> Iterator[str]:
@@ -62,8 +62,8 @@ def targets_of(name: str, fitted: Fitted) -> Iterator[str]:
         for key in loss_wires(class_of(loss)):
             if loss.get(key) == name and not key.startswith('teacher'):
                 partner = partner_of(key, loss)
-                if partner:
-                    yield partner
+                if partner in loss:
+                    yield loss[partner]
     for other, ends in connections_of(fitted).items():
         if name in ends.values() and other != name:
             yield from targets_of(other, fitted)

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from kdtoolbox.datasets.head_labels import class_heads
 from kdtoolbox.distillers.graph import running_order
 from kdtoolbox.recipes.connecting import align_wires, fit_connector, set_levels
 from kdtoolbox.recipes.fitted import Fitted, connections_of, source_of
@@ -36,8 +37,8 @@ def fit(template: Template, student: Side, teacher: Side, at: str | None) -> Fit
     _check_classes(fitted, student, teacher)
     for name in running_order(connections_of(fitted)):
         fit_connector(name, fitted)
-    for name, loss in fitted.losses.items():
-        align_wires(name, loss, fitted)
+    for loss in fitted.losses.values():
+        align_wires(loss, fitted)
         _fit_loss(loss, fitted, student)
     for source in fitted.sources:
         _fit_source(source, student, teacher)
@@ -102,15 +103,8 @@ def _feature_wires(fitted: Fitted) -> Iterator[str]:
 
 def classes_of(side: Side) -> int | None:
     """Return the number of classes of a model's head, if it is known."""
-    for path in ('decode_head', 'bbox_head', 'roi_head.bbox_head'):
-        head: Any = side.model
-        for part in path.split('.'):
-            head = getattr(head, part, None)
-        if type(head).__name__ == 'ModuleList':
-            head = head[-1]
-        if hasattr(head, 'num_classes'):
-            return head.num_classes
-    return None
+    heads = (head for _, head in class_heads(side.model))
+    return next((x.num_classes for x in heads if hasattr(x, 'num_classes')), None)
 
 
 def _check_classes(fitted: Fitted, student: Side, teacher: Side) -> None:

@@ -49,13 +49,10 @@ def _pairs(own: list[Level], other: list[Level]) -> list[tuple[int, int]]:
     pairs = [(i, j) for i, j in pairs if own[i].trains]
     # Part of the levels can be recorded if each has a module of its own, which a pooled
     # P6 has not.
-    if len(pairs) < len(own):
-        pairs = [(i, j) for i, j in pairs if own[i].path]
-    if len(pairs) < len(other):
-        pairs = [(i, j) for i, j in pairs if other[j].path]
-    return (
-        pairs if len(pairs) == len(own) else [(i, j) for i, j in pairs if own[i].path]
-    )
+    for side, levels in ((0, own), (1, other), (0, own)):
+        if len(pairs) < len(levels):
+            pairs = [pair for pair in pairs if levels[pair[side]].path]
+    return pairs
 
 
 def _select(part: str, levels: list[Level], kept: Sequence[int], side: Side) -> str:
@@ -84,9 +81,7 @@ def _some(path: str, side: Side) -> str:
         if len(kept) == len(levels):
             return 'backbone'
         paths = [level.path for level in kept if level.path is not None]
-        joined = (
-            one_recorder(paths, side) if paths and len(paths) == len(kept) else None
-        )
+        joined = one_recorder(paths, side) if len(paths) == len(kept) else None
         if joined:
             return joined
     raise ValueError(
@@ -127,8 +122,8 @@ def same_levels(paths: Places, student: Side, teacher: Side) -> bool:
 
 def one_recorder(paths: list[str], side: Side) -> str | None:
     """Return one recorder for modules that are called in this order."""
-    if len(set(paths)) == 1:
-        return paths[0]
+    if len(set(paths)) <= 1:
+        return paths[0] if paths else None
     parts = [path.split('.') for path in paths]
     for place in range(len(parts[0])):
         numbers = [part[place] for part in parts if len(part) == len(parts[0])]

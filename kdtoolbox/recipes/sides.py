@@ -10,7 +10,7 @@ from mmengine.config import Config
 from torch import nn
 
 from kdtoolbox.configuration import load_config
-from kdtoolbox.inspection.outline import Outline, Value, outline
+from kdtoolbox.inspection.outline import Outline, Value, quick_outline
 from kdtoolbox.recorders import find_modules
 from kdtoolbox.teacher import build_model
 
@@ -23,9 +23,6 @@ FAMILIES = dict(
     other='other detectors',
 )
 """The families of models, in words."""
-
-SIDE = 256
-"""Height and width of the random images in pixels."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +61,7 @@ class Side:
     @cached_property
     def outline(self) -> Outline:
         """What a forward on random images shows."""
-        found = outline(self.model, side=SIDE)
-        # Some models need maps larger than those of small images.
-        if found.error is not None:
-            usual = outline(self.model)
-            return found if usual.error is not None else usual
-        return found
+        return quick_outline(self.model)
 
     @property
     def family(self) -> str:

@@ -53,11 +53,6 @@ class Template:
     config: Config
 
     @property
-    def method(self) -> str:
-        """The folder of the recipe."""
-        return self.path.parent.name
-
-    @property
     def model(self) -> Any:
         """The distiller's config."""
         return self.config.model
@@ -66,11 +61,6 @@ class Template:
     def family(self) -> str:
         """The family of the student."""
         return family_of(self.model.student)
-
-    def kinds(self) -> set[str]:
-        """Return the kinds of wires that the losses read."""
-        losses = self.model.losses.values()
-        return {kind for loss in losses for kind in kinds_of(loss).values()}
 
     def families(self) -> set[str]:
         """Return the families of models that the losses and sources support."""
@@ -85,24 +75,22 @@ def class_of(loss: Any) -> type[nn.Module]:
     return find_class(loss['type'], 'type')
 
 
-def kinds_of(loss: Any, dims: int | None = None) -> dict[str, str]:
+def kinds_of(loss: Any) -> dict[str, str]:
     """Return the kind of each wire of a loss.
 
-    Several kinds of losses read either rows, such as RoIs, or maps.
+    Several losses read either rows, such as RoIs, or maps. The name of the student's
+    wire tells which.
 
     Args:
         loss: The loss's config with its wires.
-        dims: The dimensions of the student's wire; by default read from its name.
     """
-    if dims is None:
-        is_rows = any(part in loss['student'] for part in ('roi', 'query', 'rows'))
-        dims = 2 if is_rows else 4
+    is_rows = any(part in loss['student'] for part in ('roi', 'query', 'rows'))
     examples = examples_of(class_of(loss))
     read = {key for key in loss_wires(class_of(loss)) if key in loss}
 
     def misfit(example: Any) -> tuple[bool, int]:
         rows = 'rows' in example.student or 'RoI' in example.student
-        return rows != (dims == 2), len(read ^ example.names.keys())
+        return rows != is_rows, len(read ^ example.names.keys())
 
     return min(examples, key=misfit).names
 
@@ -166,11 +154,12 @@ def closest_template(
         ValueError: If the method does not fit the family of both models.
     """
     own = student.config.get('model', student.config)
-    fitting = [t for t in templates_of(method) if student.family in t.families()]
+    known = list(templates_of(method))
+    fitting = [t for t in known if student.family in t.families()]
     needed = [t for t in fitting if teacher.family in t.families()]
     if not needed:
         side = teacher if fitting else student
-        families = set().union(*(t.families() for t in templates_of(method)))
+        families = set().union(*(t.families() for t in known))
         names = [FAMILIES[name] for name in FAMILIES if name in families]
         raise ValueError(
             f'--method {method} fits {", ".join(names)}; the {side.name} is one of the '

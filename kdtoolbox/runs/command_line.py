@@ -30,6 +30,29 @@ _VARIABLES = {
 """Variables with the rank, the number of processes, and the rank on the machine."""
 
 
+def config_parser(
+    description: str | None, need_config: bool = True
+) -> argparse.ArgumentParser:
+    """Return a parser with the flags of each tool that reads a config.
+
+    Args:
+        description: What the tool does.
+        need_config: Whether the config has to be given.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    nargs = None if need_config else '?'
+    parser.add_argument('config', nargs=nargs, help='config file or package::path')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override config entries, as in model.losses.loss_cwd.loss_weight=2',
+    )
+    add_traceback(parser)
+    return parser
+
+
 def run_parser(
     description: str | None, need_config: bool = True
 ) -> argparse.ArgumentParser:
@@ -39,26 +62,13 @@ def run_parser(
         description: What the tool does.
         need_config: Whether the config has to be given.
     """
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument(
-        'config',
-        nargs=None if need_config else '?',
-        help='config file or package::path',
-    )
+    parser = config_parser(description, need_config)
     parser.add_argument(
         '--work-dir', help='folder for logs and results; ./work_dirs/<config stem>'
     )
     parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override config entries, as in model.losses.loss_cwd.loss_weight=2',
-    )
-    parser.add_argument(
         '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none'
     )
-    add_traceback(parser)
     # torch >= 2 launchers pass the dash, older ones the underscore.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
     return parser

@@ -500,7 +500,7 @@ def test_a_student_that_fails_on_made_up_images_is_no_fault(
 def test_a_loss_that_needs_larger_maps_gets_them(
     toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr('kdtoolbox.inspection.faults._SIDE', 32)
+    monkeypatch.setattr('kdtoolbox.inspection.batches._SIDE', 32)
     sizes = []
 
     def pkd(self: nn.Module, student: torch.Tensor, teacher: Any) -> torch.Tensor:

@@ -1,8 +1,8 @@
-import json
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from built_sides import side
 from mmengine.config import Config
 
 from kdtoolbox.recipes.fitted import Fitted
@@ -13,17 +13,6 @@ from kdtoolbox.recipes.templates import Template
 Toy = SimpleNamespace
 ENDS = dict(student='student.fpn', teacher='teacher.fpn')
 FPN = dict(student=dict(fpn='neck'), teacher=dict(fpn='neck'))
-
-
-_sides: dict[str, Side] = {}
-
-
-def side(name: str, model: dict) -> Side:
-    # Most tests look at the same two or three models.
-    key = name + json.dumps(model)
-    if key not in _sides:
-        _sides[key] = Side(name, model)
-    return _sides[key]
 
 
 def fitted(

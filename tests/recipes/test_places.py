@@ -1,24 +1,13 @@
-import json
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from built_sides import side
 
 from kdtoolbox.recipes.places import places
-from kdtoolbox.recipes.sides import Side, family_of
+from kdtoolbox.recipes.sides import family_of
 
 Toy = SimpleNamespace
-
-
-_sides: dict[str, Side] = {}
-
-
-def side(name: str, model: dict) -> Side:
-    # Most tests look at the same two or three models.
-    key = name + json.dumps(model)
-    if key not in _sides:
-        _sides[key] = Side(name, model)
-    return _sides[key]
 
 
 def place(path: Any, student: dict, teacher: dict, at: str | None = None) -> tuple:
