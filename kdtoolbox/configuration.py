@@ -4,7 +4,7 @@ import copy
 import difflib
 import inspect
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib import metadata, util
 from pathlib import Path
@@ -183,10 +183,11 @@ def _check_bases(path: Path) -> None:
 def resolve_paths(cfg: Config, need_teacher: bool = True) -> None:
     """Make the relative paths of student and teacher absolute, in place.
 
-    The paths are ``model.student``, ``model.teacher.config``, the ``_base_`` of either,
-    and ``model.teacher.checkpoint``. Each is searched for in the working folder, then
-    beside the config file that contains it: the file of ``cfg`` or one of its bases.
-    Absolute paths stay valid in the config that a run dumps into its work dir.
+    The paths are ``model.student``, ``config`` and ``checkpoint`` of each teacher, the
+    peers, and the ``_base_`` of any of them. Each is searched for in the working
+    folder, then beside the config file that contains it: the file of ``cfg`` or one of
+    its bases. Absolute paths stay valid in the config that a run dumps into its work
+    dir.
 
     Args:
         cfg: The config of a run, as read from a file.
@@ -203,11 +204,23 @@ def resolve_paths(cfg: Config, need_teacher: bool = True) -> None:
     texts = {path: path.read_text(encoding='utf-8') for path in files}
     find = partial(_absolute, texts=texts)
     model.student = find(model.student, 'model.student')
-    teacher = model.get('teacher')
-    for key in ('config', 'checkpoint'):
-        if isinstance(teacher, dict) and key in teacher:
-            place = f'model.teacher.{key}'
-            teacher[key] = find(teacher[key], place, needed=need_teacher)
+    for place, owner, keys in _places_of_paths(model):
+        for key in keys:
+            if isinstance(owner.get(key), str | dict):
+                owner[key] = find(owner[key], f'{place}.{key}', needed=need_teacher)
+
+
+def _places_of_paths(model: Any) -> Iterator[tuple[str, dict, Sequence[str]]]:
+    """Yield the parts of a model besides the student whose values may be paths."""
+    files = ('config', 'checkpoint')
+    teachers, peers = model.get('teachers'), model.get('peers')
+    if isinstance(model.get('teacher'), dict):
+        yield 'model.teacher', model['teacher'], files
+    for name, teacher in teachers.items() if isinstance(teachers, dict) else ():
+        if isinstance(teacher, dict):
+            yield f'model.teachers.{name}', teacher, files
+    if isinstance(peers, dict):
+        yield 'model.peers', peers, [*peers]
 
 
 def _absolute(
@@ -241,7 +254,12 @@ def _files_of(path: Path) -> list[Path]:
     return files
 
 
-def check_keys(config: Mapping[str, Any], target: Callable, where: str) -> None:
+def check_keys(
+    config: Mapping[str, Any],
+    target: Callable,
+    where: str,
+    given: Collection[str] = (),
+) -> None:
     """Check that a config's keys match the parameters of a class or function.
 
     The registry reads ``type`` and ``_scope_``, so these two are always allowed.
@@ -250,6 +268,7 @@ def check_keys(config: Mapping[str, Any], target: Callable, where: str) -> None:
         config: The arguments in the config.
         target: The class or function that gets them.
         where: Config path of the arguments.
+        given: Arguments that the caller sets, and no config.
 
     Raises:
         TypeError: If keys are unknown or missing. The message lists them all, with
@@ -263,14 +282,16 @@ it needs 'source'
     """
     parameters = inspect.signature(target).parameters.values()
     named = [
-        p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        p
+        for p in parameters
+        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in given
     ]
     known = [parameter.name for parameter in named]
-    given = config.keys() - {'type', '_scope_'}
-    unknown = sorted(given - set(known))
+    keys = config.keys() - {'type', '_scope_'}
+    unknown = sorted(keys - set(known))
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         unknown = []
-    lacking = [p.name for p in named if p.default is p.empty and p.name not in given]
+    lacking = [p.name for p in named if p.default is p.empty and p.name not in keys]
     faults = [f'takes no {key!r}{_nearest(key, known)}' for key in unknown]
     faults += [f'needs {key!r}' for key in lacking]
     if faults:
@@ -284,3 +305,14 @@ def _nearest(name: str, names: Sequence[str]) -> str:
     close = difflib.get_close_matches(name, names, n=1)
     hint = f'did you mean {close[0]!r}?' if close else f'but {", ".join(names)}'
     return f' ({hint})'
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Return the end of an error message: the nearest name, or else all names.
+
+    Example:
+        >>> did_you_mean('student.fnp', ['student.fpn', 'teacher.fpn'])
+        "; did you mean 'student.fpn'?"
+    """
+    close = difflib.get_close_matches(name, names, n=1)
+    return f'; did you mean {close[0]!r}?' if close else f'; there are {sorted(names)}'

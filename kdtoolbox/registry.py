@@ -19,8 +19,14 @@ MODELS = Registry(
     'model',
     parent=MMENGINE_MODELS,
     scope='kdtoolbox',
-    locations=['kdtoolbox.losses', 'kdtoolbox.connectors', 'kdtoolbox.distillers'],
+    locations=[
+        'kdtoolbox.losses',
+        'kdtoolbox.connectors',
+        'kdtoolbox.distillers',
+        'kdtoolbox.teachers',
+    ],
 )
+TEACHERS = Registry('teacher', scope='kdtoolbox', locations=['kdtoolbox.teachers'])
 HOOKS = Registry(
     'hook', parent=MMENGINE_HOOKS, scope='kdtoolbox', locations=['kdtoolbox.hooks']
 )

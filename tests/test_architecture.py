@@ -7,7 +7,7 @@ PACKAGE = Path(__file__).parents[1] / 'kdtoolbox'
 
 FLOORS = (
     {'checkpoints', 'configuration', 'discovery', 'recorders', 'registry', 'version'},
-    {'datasets', 'losses', 'teacher'},
+    {'datasets', 'losses', 'teachers'},
     {'connectors', 'testing'},
     {'distillers'},
     {'inspection', 'visualization'},

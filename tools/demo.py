@@ -27,7 +27,7 @@ from kdtoolbox.checkpoints.writing import write_whole
 from kdtoolbox.configuration import load_config
 from kdtoolbox.datasets import PRESETS, make_digit_scenes
 from kdtoolbox.recorders import record
-from kdtoolbox.teacher import build_model
+from kdtoolbox.teachers.models import build_model
 from kdtoolbox.visualization import draw_map, save_panels
 from kdtoolbox.visualization.canvas import fit, panel_scale
 from kdtoolbox.visualization.comparisons import Picture

@@ -134,6 +134,17 @@ def case_of(cfg: Config, model: Distiller, batches: int) -> Case:
     )
 
 
+def check_teacher(cfg: Config) -> None:
+    """Raise ValueError for teachers that the doctor cannot evaluate."""
+    teacher = cfg.model.get('teacher') or {}
+    if 'config' not in teacher:
+        raise ValueError(
+            'model.teacher: the doctor evaluates one teacher of mmdet or mmseg, '
+            'teacher=dict(config=..., checkpoint=...); of other distillations '
+            'tools/inspect_config.py shows the wires'
+        )
+
+
 def prepare(args: argparse.Namespace) -> Case:
     """Return a case that has passed the checks of a training."""
     cfg = run_config(args)
@@ -141,6 +152,7 @@ def prepare(args: argparse.Namespace) -> Case:
         check_recipe(cfg)
         init_default_scope(cfg.get('default_scope') or 'mmengine')
         set_random_seed((cfg.get('randomness') or {}).get('seed') or 0)
+        check_teacher(cfg)
         model = build(cfg, args.checkpoint)
     return case_of(cfg, model, args.batches)
 

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 
 from kdtoolbox.checkpoints.weights import load_checkpoint, load_strictly
 from kdtoolbox.checkpoints.writing import write_whole
-from kdtoolbox.distillers.normalization import Renormalization
 from kdtoolbox.runs.brief_errors import add_traceback, brief_errors
 from kdtoolbox.runs.command_line import read_config
 from kdtoolbox.runs.student_config import student_config
-from kdtoolbox.teacher import build_model
+from kdtoolbox.teachers.models import build_model
+from kdtoolbox.teachers.normalization import Renormalization
 
 BOUND = 1e-4
 """Largest difference to torch, as a share of the largest value of an output."""

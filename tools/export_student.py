@@ -15,7 +15,7 @@ from kdtoolbox.checkpoints.weights import load_strictly
 from kdtoolbox.configuration import load_config, resolve_paths
 from kdtoolbox.runs.brief_errors import add_traceback, brief_errors
 from kdtoolbox.runs.student_config import student_config, write_student_config
-from kdtoolbox.teacher import build_model
+from kdtoolbox.teachers.models import build_model
 
 
 def parse_args() -> argparse.Namespace:

@@ -90,7 +90,7 @@ def build(cfg: Config, args: argparse.Namespace) -> tuple[Distiller, str, str]:
         note = f'Student: {Path(args.checkpoint).name}.'
         if not is_whole and model.connectors:
             more = 'The connectors are untrained: the file has only the student.'
-    teacher = cfg.model.teacher.get('checkpoint')
+    teacher = (cfg.model.get('teacher') or {}).get('checkpoint')
     note += f' Teacher: {Path(str(teacher)).name}.' if teacher else ''
     return model.to(get_device()).eval(), note, more
 

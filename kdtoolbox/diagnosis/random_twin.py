@@ -10,7 +10,7 @@ from mmengine.model import BaseModel, revert_sync_batchnorm
 
 from kdtoolbox.diagnosis.measurements import TaskLosses
 from kdtoolbox.inspection.quiet import first_iteration
-from kdtoolbox.teacher import build_model
+from kdtoolbox.teachers.models import build_model
 
 
 def random_twin(config: str | dict, device: torch.device) -> BaseModel:

@@ -1,6 +1,5 @@
 """Build the connectors and losses of a config."""
 
-import difflib
 import inspect
 from ast import literal_eval
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -9,7 +8,7 @@ from typing import Any, get_args, get_type_hints
 
 from torch import Tensor, nn
 
-from kdtoolbox.configuration import Report, check_keys, refuse
+from kdtoolbox.configuration import Report, check_keys, did_you_mean, refuse
 from kdtoolbox.registry import MODELS
 
 SIDES = ('student', 'teacher')
@@ -221,14 +220,3 @@ def find_class(kind: str | type[nn.Module] | None, where: str) -> type[nn.Module
             f'{did_you_mean(str(kind), MODELS.module_dict)}'
         )
     return found
-
-
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Return the end of an error message: the nearest name, or else all names.
-
-    Example:
-        >>> did_you_mean('student.fnp', ['student.fpn', 'teacher.fpn'])
-        "; did you mean 'student.fpn'?"
-    """
-    close = difflib.get_close_matches(name, names, n=1)
-    return f'; did you mean {close[0]!r}?' if close else f'; there are {sorted(names)}'

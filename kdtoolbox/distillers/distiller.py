@@ -1,52 +1,65 @@
-"""A student, a hidden teacher, and losses on the wires between them."""
+"""A student, hidden teachers, and losses on the wires between them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
-from mmengine.model import BaseModel
+from mmengine.model import BaseModel, ModuleDict
 from torch import Tensor, nn
 
-from kdtoolbox.configuration import check_keys
-from kdtoolbox.distillers.building import SIDES, Wires
+from kdtoolbox.distillers.building import Wires
 from kdtoolbox.distillers.dense_targets import record_targets
 from kdtoolbox.distillers.finite import IMAGES, Seen, check_finite, finite_step
 from kdtoolbox.distillers.initialization import inherit
-from kdtoolbox.distillers.normalization import Renormalization
 from kdtoolbox.distillers.observing import Observer, Step
 from kdtoolbox.distillers.sources.assembly import build_sources
-from kdtoolbox.distillers.sources.source import Models, Recorders
+from kdtoolbox.distillers.sources.source import Recorders
 from kdtoolbox.distillers.wiring import Wiring
 from kdtoolbox.recorders import Recorder, Records, record
 from kdtoolbox.registry import MODELS
-from kdtoolbox.teacher import Teacher, build_model
+from kdtoolbox.teachers import Teacher, build_teachers
+from kdtoolbox.teachers.kinds import check_name
+from kdtoolbox.teachers.models import build_model
+from kdtoolbox.teachers.normalization import Renormalization
 
 
 @MODELS.register_module()
 class Distiller(BaseModel):
-    """Train any mmdet detector or mmseg segmentor with a teacher.
+    """Train any mmdet detector or mmseg segmentor with teachers.
 
     A wire is a list of tensors, one per level or call: ``student.<name>`` and
     ``teacher.<name>`` for each recorder, the wires of each source, and for each
     connector its output under its own name. In ``predict`` and ``tensor`` mode only the
     student runs.
 
+    A loss may read a wire of the student as ``teacher``, such as a deeper layer: no
+    gradient flows into it. A distillation without a teacher needs no ``teacher``.
+
     Args:
         student: Config of the student: a dict, a file or ``package::path``.
-        teacher: Arguments of ``kdtoolbox.teacher.Teacher``.
+        teacher: Config of the teacher, for `kdtoolbox.teachers.build_teacher`.
         losses: Losses by logged name, which must contain 'loss'. Each sets the wires
             that its ``forward`` reads: ``student`` and ``teacher``, compared level by
             level, and any other wires of the method.
-        recorders: ``dict(student=..., teacher=...)``, each as ``record`` takes it.
+        recorders: ``dict(student=..., teacher=...)``, each as ``record`` takes it, with
+            one entry for each model.
         connectors: Connectors by the name of the new wire. Each reads the wire
             ``input``, and some a second wire ``like``. They run in the order that
             these wires require, not in that of the config.
         init_student: Copy the teacher's neck and heads to the student at the start. A
-            part is copied if all its tensors fit. The log lists the copied parts.
+            part is copied if all its tensors fit. The log lists the copied parts. With
+            several teachers, the name of one of them.
         data_preprocessor: Used if the student's config sets none. mmengine's
             Runner puts a config's top-level ``data_preprocessor`` here.
         sources: Configs of `kdtoolbox.distillers.Source`, for wires that need more
-            than a recorder: ``[dict(type='RoIResponses')]``.
+            than a recorder: ``[dict(type='RoIResponses')]``. With several teachers
+            each names one: ``dict(type='RoIResponses', teacher='a')``.
+        teachers: Configs of several teachers by name, instead of ``teacher``. The name
+            begins the wires: ``a.<name>``.
+        peers: Configs of further students by name, for mutual learning
+            (arXiv:1706.00384). They train on the same batch with their own losses,
+            which the log calls ``a.<loss>``, and their wires can be the ``student`` or
+            the ``teacher`` of a loss. Only the student is evaluated and exported.
 
     Attributes:
         connectors: The connectors by name.
@@ -54,6 +67,7 @@ class Distiller(BaseModel):
         observers: Functions that get each `Step` before the backward pass. Add one
             before a step and remove it afterwards, as a copy of the model copies it.
         recorders: All recorders, those of sources included.
+        teachers: The teachers by name.
         wiring: The `Wiring` of sources, connectors and losses.
 
     Raises:
@@ -67,13 +81,16 @@ class Distiller(BaseModel):
     def __init__(
         self,
         student: str | dict,
-        teacher: dict,
+        teacher: dict | None = None,
+        *,
         losses: Mapping[str, dict],
         recorders: Mapping[str, Mapping[str, Recorder]] | None = None,
         connectors: Mapping[str, dict] | None = None,
-        init_student: bool = False,
+        init_student: bool | str = False,
         data_preprocessor: dict | None = None,
         sources: Sequence[dict] = (),
+        teachers: Mapping[str, dict] | None = None,
+        peers: Mapping[str, str | dict] | None = None,
     ) -> None:
         super().__init__()
         self.student = build_model(student, data_preprocessor)
@@ -83,9 +100,10 @@ class Distiller(BaseModel):
         with torch.random.fork_rng(devices=[]):
             made = build_sources(sources)
         with torch.random.fork_rng(devices=[]):
-            check_keys(teacher, Teacher, 'model.teacher')
-            self.teacher = Teacher(**teacher)
+            self.teachers = build_teachers(teacher, teachers, self.student)
             wiring = Wiring(losses, connectors, made)
+        with torch.random.fork_rng(devices=[]):
+            self._add_peers(peers or {}, data_preprocessor)
         # As a registered child it would put `wiring.` before the names of parameters
         # in checkpoints and optimizers. Its parts are registered here instead.
         object.__setattr__(self, 'wiring', wiring)
@@ -93,21 +111,78 @@ class Distiller(BaseModel):
             self.add_module(name, part)
         self.init_student = init_student
         self.observers: list[Observer] = []
-        recorders = check_sides(recorders or {side: {} for side in SIDES})
-        self.recorders = self.wiring.connect(self._models, recorders)
-        self._to_teacher = Renormalization(
-            self.data_preprocessor, self.teacher.model.data_preprocessor
-        )
+        check_options(made, self.teachers)
+        models = self._models
+        recorders = check_sides(recorders or {side: {} for side in models}, models)
+        trained = ['student', *self.trained_peers]
+        self.recorders = self.wiring.connect(models, recorders, trained)
+        for hidden in self.teachers.values():
+            hidden.take_images_of(self.data_preprocessor)
+        self._to_peers = {
+            name: Renormalization(
+                self.data_preprocessor, peer.data_preprocessor, f'model.peers.{name}'
+            )
+            for name, peer in self.trained_peers.items()
+        }
+
+    def _add_peers(
+        self, configs: Mapping[str, str | dict], data_preprocessor: dict | None
+    ) -> None:
+        for name in configs:
+            check_name(name, f'model.peers.{name}')
+            if name in self.teachers:
+                raise ValueError(
+                    f'model.peers.{name}: a teacher has that name too; choose another'
+                )
+        if configs:
+            # mmengine's own, which initialises the weights of its members.
+            self.peers = ModuleDict(
+                {
+                    name: build_model(config, data_preprocessor, f'model.peers.{name}')
+                    for name, config in configs.items()
+                }
+            )
 
     @property
-    def _models(self) -> Models:
-        return Models(self.student, self.teacher.model)
+    def trained_peers(self) -> dict[str, Any]:
+        """The further students by name."""
+        return dict(self._modules.get('peers') or {})
+
+    @property
+    def teacher(self) -> Teacher:
+        """The teacher of a distillation with one.
+
+        Raises:
+            ValueError: If there is none, or several.
+        """
+        if len(self.teachers) != 1:
+            raise ValueError(
+                f'model: expected one teacher, got {sorted(self.teachers) or "none"}'
+            )
+        return next(iter(self.teachers.values()))
+
+    @property
+    def _models(self) -> dict[str, Any]:
+        hidden = {name: some.model for name, some in self.teachers.items()}
+        return {'student': self.student, **self.trained_peers, **hidden}
 
     def init_weights(self) -> None:
         """Initialise the student, then copy the teacher's parts if `init_student`."""
         super().init_weights()
         if self.init_student:
-            inherit(self.student, self.teacher.model)
+            inherit(self.student, self._inherited().model)
+        for teacher in self.teachers.values():
+            teacher.start(self.student)
+
+    def _inherited(self) -> Teacher:
+        if self.init_student is True and len(self.teachers) == 1:
+            return self.teacher
+        if self.init_student not in self.teachers:
+            raise ValueError(
+                f'model.init_student: expected the name of a teacher, one of '
+                f'{sorted(self.teachers)}, got {self.init_student!r}'
+            )
+        return self.teachers[self.init_student]
 
     def forward(
         self,
@@ -129,7 +204,7 @@ class Distiller(BaseModel):
     def loss(self, inputs: Tensor, data_samples: Sequence) -> dict[str, Any]:
         """Return the student's own losses and those of the distillation.
 
-        The teacher does not run while every loss weight is 0.
+        A teacher does not run while all losses that read it have weight 0.
 
         Raises:
             ValueError: If a distillation loss has the name of a student's loss.
@@ -137,7 +212,7 @@ class Distiller(BaseModel):
         """
         with finite_step(data_samples, self) as seen:
             seen[IMAGES] = inputs
-            if self.wiring.active:
+            if self.wiring.active or self.trained_peers:
                 return self._losses(inputs, data_samples, seen)
             task_losses = self.student(inputs, data_samples, mode='loss')
             zeros = {name: self.wiring.zero(inputs) for name in self.wiring.losses}
@@ -151,23 +226,20 @@ class Distiller(BaseModel):
     ) -> dict[str, Any]:
         note_ignored_label(self.student, data_samples)
         needs_targets = self.wiring.reads_targets
+        models = self._models
         with (
-            self.wiring.observe(self._models) as observed,
+            self.wiring.observe(models) as observed,
             record_targets(self.student, needs_targets) as targets,
         ):
-            # The teacher runs first: its activations are freed before the student's
+            # The teachers run first: their activations are freed before the student's
             # exist.
-            teacher_inputs = self._to_teacher(inputs, data_samples)
-            found = self.teacher.observe(
-                self.recorders['teacher'], teacher_inputs, data_samples
-            )
-            records = _wires_of('teacher', found)
+            records = self._observe_teachers(inputs, data_samples)
             seen |= self._places(records)
-            task_losses, found = self._observe_student(inputs, data_samples)
-        records = _wires_of('student', found) | records
+            task_losses, found = self._observe_trained(inputs, data_samples)
+        records = found | records
         seen |= self._places(records)
         try:
-            wires = self.wiring.collect(self._models, records, observed)
+            wires = self.wiring.collect(models, records, observed)
             seen |= self._places(wires)
         finally:
             seen |= _own(task_losses)
@@ -179,31 +251,58 @@ class Distiller(BaseModel):
         )
         losses = self.wiring(wires, context, seen)
         for observer in self.observers:
-            made = {name: seen[f'model.connectors.{name}'] for name in self.connectors}
+            places = {name: f'model.connectors.{name}' for name in self.connectors}
+            made = {k: seen[place] for k, place in places.items() if place in seen}
             own = (wires | made, task_losses, losses, found_targets)
             observer(Step(inputs, data_samples, *own))
         return merge(task_losses, losses)
 
-    def _observe_student(
+    def _observe_teachers(self, inputs: Tensor, data_samples: Sequence) -> Wires:
+        """Run each teacher that a loss reads, and return the records as wires."""
+        records: Wires = {}
+        for name, teacher in self.teachers.items():
+            recorders = self.wiring.recorders_of(name, self.recorders)
+            if recorders:
+                found = teacher.observe(recorders, inputs, data_samples)
+                records |= _wires_of(name, found)
+        return records
+
+    def _observe_trained(
         self, inputs: Tensor, data_samples: Sequence
-    ) -> tuple[dict[str, Any], Records]:
-        """Compute the student's own losses; return them with the student's records."""
+    ) -> tuple[dict[str, Any], Wires]:
+        """Run peers and student; return their own losses and records."""
+        losses: dict[str, Any] = {}
+        records: Wires = {}
+        for name, peer in self.trained_peers.items():
+            images = self._to_peers[name](inputs, data_samples)
+            own, found = self._observe(name, peer, images, data_samples)
+            losses |= {f'{name}.{key}': value for key, value in own.items()}
+            records |= found
+        own, found = self._observe('student', self.student, inputs, data_samples)
+        return merge(losses, own), records | found
+
+    def _observe(
+        self, name: str, model: BaseModel, inputs: Tensor, data_samples: Sequence
+    ) -> tuple[dict[str, Any], Wires]:
+        """Compute a model's own losses; return them with its records."""
         with record(
-            self.student,
-            self.recorders['student'],
+            model,
+            self.recorders[name],
             require_grad=torch.is_grad_enabled(),
-            where='model.recorders.student',
+            where=f'model.recorders.{name}',
         ) as records:
             try:
-                task_losses = self.student(inputs, data_samples, mode='loss')
+                task_losses = model(inputs, data_samples, mode='loss')
             except Exception:
-                check_finite(self._places(_wires_of('student', records)), data_samples)
+                check_finite(self._places(_wires_of(name, records)), data_samples)
                 raise
-        return task_losses, records
+        return task_losses, _wires_of(name, records)
 
     def _places(self, wires: Wires) -> Seen:
         """Return the wires by the names that errors use."""
-        known = {f'{side}.{name}' for side in SIDES for name in self.recorders[side]}
+        known = {
+            f'{side}.{name}' for side, named in self.recorders.items() for name in named
+        }
         return {
             f'model.recorders.{wire}' if wire in known else f'wire {wire}': levels
             for wire, levels in wires.items()
@@ -242,16 +341,31 @@ class Distiller(BaseModel):
     def _apply(self, fn: Callable, recurse: bool = True) -> 'Distiller':
         super()._apply(fn, recurse)
         if recurse:
-            self.teacher = self.teacher.moved(fn)
+            self.teachers = {
+                name: teacher.moved(fn) for name, teacher in self.teachers.items()
+            }
         return self
 
 
-def check_sides(recorders: Recorders) -> Recorders:
-    """Return the recorders; raise ValueError if they are not those of two sides."""
-    if not isinstance(recorders, Mapping) or recorders.keys() != set(SIDES):
+def check_options(sources: Sequence[Any], teachers: Mapping[str, Teacher]) -> None:
+    """Raise ValueError if a source needs a teacher without `view` and `dtype`."""
+    for source in sources:
+        teacher = teachers.get(source.teacher)
+        if source.asks_teacher and teacher is not None and not teacher.plain:
+            raise ValueError(
+                f'{source.where}: {type(source).__name__} runs parts of the teacher on '
+                "the student's features, so the teacher needs the student's images "
+                f'and number type; remove `view` and `dtype` of {teacher.where}'
+            )
+
+
+def check_sides(recorders: Recorders, models: Collection[str]) -> Recorders:
+    """Return the recorders; raise ValueError if they are not those of the models."""
+    if not isinstance(recorders, Mapping) or recorders.keys() != {*models}:
         is_dict = isinstance(recorders, Mapping)
+        wanted = ', '.join(f'{name}=...' for name in models)
         raise ValueError(
-            'model.recorders: expected dict(student=..., teacher=...), got '
+            f'model.recorders: expected dict({wanted}), got '
             + (f'keys {sorted(recorders)}' if is_dict else repr(recorders))
         )
     for side, named in recorders.items():

@@ -4,8 +4,8 @@ import difflib
 from collections.abc import Collection, Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 
-from kdtoolbox.configuration import Report, refuse
-from kdtoolbox.distillers.building import SIDES, Ends, did_you_mean
+from kdtoolbox.configuration import Report, did_you_mean, refuse
+from kdtoolbox.distillers.building import Ends
 
 
 def running_order(connections: Ends) -> list[str]:
@@ -35,11 +35,33 @@ def running_order(connections: Ends) -> list[str]:
         ) from error
 
 
+def wires_read(
+    losses: Collection[str], connections: Ends, comparisons: Ends
+) -> set[str]:
+    """Return all wires that some losses read, directly or through connectors.
+
+    Example:
+        >>> connections = dict(a={'input': 'student.fpn'}, b={'input': 'student.c5'})
+        >>> comparisons = dict(loss_a=dict(student='a', teacher='teacher.fpn'))
+        >>> sorted(wires_read(['loss_a'], connections, comparisons))
+        ['a', 'student.fpn', 'teacher.fpn']
+    """
+    found: set[str] = set()
+    waiting = [wire for name in losses for wire in comparisons[name].values()]
+    while waiting:
+        wire = waiting.pop()
+        if wire not in found:
+            found.add(wire)
+            waiting += connections.get(wire, {}).values()
+    return found
+
+
 def check_wiring(
     sides: Mapping[str, set[str]],
     connections: Ends,
     comparisons: Ends,
     report: Report = refuse,
+    trained: Collection[str] = ('student',),
 ) -> None:
     """Check that all wires exist and that something reads each connector.
 
@@ -49,6 +71,7 @@ def check_wiring(
         connections: For each connector the wires it reads.
         comparisons: For each loss the wires it reads.
         report: Gets all faults. By default the first is raised.
+        trained: The names of the models that train.
 
     Raises:
         ValueError: If a wire does not exist, if nothing reads a connector, or if a loss
@@ -60,19 +83,19 @@ def check_wiring(
         for key, wire in connections[name].items():
             where = f'model.connectors.{name}.{key}'
             _check_wire(wire, {*sides, *connections} - {name}, where, report, unknown)
-        read = [sides.get(wire, {*SIDES}) for wire in connections[name].values()]
-        sides[name] = {side for known in read for side in known} or {*SIDES}
+        read = [sides.get(wire, {*trained}) for wire in connections[name].values()]
+        sides[name] = {side for known in read for side in known} or {*trained}
     for name, comparison in comparisons.items():
         where = f'model.losses.{name}'
         for fault in _loss_name_faults(name):
             report(fault)
         for key, wire in comparison.items():
             _check_wire(wire, sides, f'{where}.{key}', report, unknown)
-        trained = comparison.get('student', '')
-        if 'student' not in sides.get(trained, SIDES):
+        target = comparison.get('student', '')
+        if not {*trained} & {*sides.get(target, trained)}:
             report(
                 ValueError(
-                    f'{where}.student: {trained!r} depends on the teacher only, so the '
+                    f'{where}.student: {target!r} depends on the teacher only, so the '
                     'loss trains nothing; name a wire of the student'
                 )
             )

@@ -8,12 +8,11 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from kdtoolbox.configuration import check_keys
 from kdtoolbox.distillers.finite import IMAGES, Seen, finite_step
 from kdtoolbox.losses.features.receptive_tokens import ReceptiveTokens, dice_similarity
 from kdtoolbox.recorders import check_recorders, find_modules
 from kdtoolbox.registry import MODELS
-from kdtoolbox.teacher import Teacher
+from kdtoolbox.teachers import build_teacher
 
 
 @MODELS.register_module()
@@ -32,7 +31,7 @@ class TokenTrainer(BaseModel):
     Unverified: the similarity counts once for each level.
 
     Args:
-        teacher: Arguments of ``kdtoolbox.teacher.Teacher``.
+        teacher: Config of the teacher, for `kdtoolbox.teachers.build_teacher`.
         channels: Channels of the maps.
         num_levels: Levels of the pyramid.
         num_tokens: Tokens of each level. The paper uses 6 for detection and 8 for
@@ -58,8 +57,7 @@ class TokenTrainer(BaseModel):
         data_preprocessor: dict | None = None,
     ) -> None:
         super().__init__()
-        check_keys(teacher, Teacher, 'model.teacher')
-        self.teacher = Teacher(**teacher)
+        self.teacher = build_teacher(teacher)
         self.data_preprocessor = self.teacher.model.data_preprocessor
         check_recorders(self.teacher.model, dict(source=source), 'model')
         self.source = source

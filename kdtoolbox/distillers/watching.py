@@ -19,11 +19,13 @@ def trained_wires(
     sides: Mapping[str, Collection[str]],
     connections: Mapping[str, Mapping[str, str]],
     comparisons: Mapping[str, Mapping[str, str]],
+    trained: Collection[str] = ('student',),
 ) -> dict[str, list[str]]:
-    """Return for each loss the wire of the student that it has to train.
+    """Return for each loss the wire that it has to train.
 
     This is its ``student``, followed back through the ``input`` of connectors. Losses
-    read other wires for their sizes or scores, often without gradient.
+    read other wires for their sizes or scores, often without gradient. ``trained`` has
+    the names of the models that train.
 
     Example:
         >>> sides = {'student.fpn': ['student'], 'teacher.fpn': ['teacher']}
@@ -31,13 +33,13 @@ def trained_wires(
         >>> trained_wires(sides, connections, dict(loss_a=dict(student='a')))
         {'loss_a': ['student.fpn']}
     """
-    trained = {}
+    found = {}
     for name, ends in comparisons.items():
         wire = ends['student']
         while wire in connections:
-            wire = connections[wire]['input']
-        trained[name] = [wire] if 'student' in sides[wire] else []
-    return trained
+            wire = next(iter(connections[wire].values()))
+        found[name] = [wire] if {*trained} & {*sides[wire]} else []
+    return found
 
 
 class Watch:

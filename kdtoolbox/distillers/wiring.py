@@ -21,10 +21,16 @@ from kdtoolbox.distillers.calls import (
     tensors_among,
 )
 from kdtoolbox.distillers.finite import Seen
-from kdtoolbox.distillers.graph import check_wiring, running_order
-from kdtoolbox.distillers.sources.assembly import connect_sources
-from kdtoolbox.distillers.sources.source import Models, Recorders, Source
+from kdtoolbox.distillers.graph import check_wiring, running_order, wires_read
+from kdtoolbox.distillers.sources.assembly import (
+    as_made_by,
+    as_seen_by,
+    connect_sources,
+    models_of,
+)
+from kdtoolbox.distillers.sources.source import Recorders, Source
 from kdtoolbox.distillers.watching import Watch, trained_wires
+from kdtoolbox.recorders import Recorder
 
 
 class Wiring(nn.Module):
@@ -86,12 +92,18 @@ class Wiring(nn.Module):
             )
         self.add_module(name, part)
 
-    def connect(self, models: Models, recorders: Recorders) -> Recorders:
+    def connect(
+        self,
+        models: Mapping[str, Any],
+        recorders: Recorders,
+        trained: Sequence[str] = ('student',),
+    ) -> Recorders:
         """Check all wires, begin to watch the losses and return all recorders.
 
         Args:
-            models: Student and teacher.
+            models: The student and the other models by name.
             recorders: The recorders of the config.
+            trained: The names of the models that train.
 
         Raises:
             ValueError: As `connect_sources` and `check_wiring` raise it.
@@ -101,34 +113,72 @@ class Wiring(nn.Module):
             w for ends in sections for wires in ends.values() for w in wires.values()
         }
         recorders, sides = connect_sources(self.sources, models, recorders, read)
-        check_wiring(sides, *sections)
+        check_wiring(sides, *sections, trained=trained)
+        self._check_targets(sides, trained)
         self.sides = sides
-        self.watch = Watch(trained_wires(sides, *sections))
+        self.watch = Watch(trained_wires(sides, *sections, trained))
         return recorders
 
-    @contextmanager
-    def observe(self, models: Models) -> Iterator[list]:
-        """Let all sources observe both models while they run in the block."""
-        with ExitStack() as stack:
-            yield [stack.enter_context(some.observe(models)) for some in self.sources]
+    def _check_targets(self, sides: Sides, trained: Sequence[str]) -> None:
+        for name, wires in trained_wires(
+            sides, self.connections, self.comparisons, trained
+        ).items():
+            others = [w for w in wires if 'student' not in sides[w]]
+            if others and 'targets' in context_of(self.losses[name]):
+                raise ValueError(
+                    f'model.losses.{name}: it reads the targets of the head of '
+                    f"`model.student`, and {others[0]!r} is another model's; name a "
+                    'wire of the student, or take a loss without targets'
+                )
 
-    def collect(self, models: Models, records: Wires, observed: Sequence) -> Wires:
+    @contextmanager
+    def observe(self, models: Mapping[str, Any]) -> Iterator[list]:
+        """Let all sources observe their models while they run in the block."""
+        with ExitStack() as stack:
+            yield [
+                stack.enter_context(source.observe(models_of(source, models)))
+                for source in self.sources
+            ]
+
+    def collect(
+        self, models: Mapping[str, Any], records: Wires, observed: Sequence
+    ) -> Wires:
         """Return the records and the wires of all sources.
 
         Args:
-            models: Student and teacher.
-            records: The records of both models as wires.
+            models: The student and the other models by name.
+            records: The records of all models as wires.
             observed: What `observe` yielded.
         """
         wires = dict(records)
         for source, found in zip(self.sources, observed, strict=True):
-            wires |= source.make_wires(models, wires, found)
+            both, seen = models_of(source, models), as_seen_by(source, wires)
+            wires |= as_made_by(source, source.make_wires(both, seen, found))
         return wires
 
     @property
     def active(self) -> list[str]:
         """The losses whose weight is not 0."""
         return [name for name, loss in self.losses.items() if loss.loss_weight]
+
+    @property
+    def needed(self) -> set[str]:
+        """The wires that the losses whose weight is not 0 read."""
+        return wires_read(self.active, self.connections, self.comparisons)
+
+    def recorders_of(self, name: str, recorders: Recorders) -> dict[str, Recorder]:
+        """Return the recorders of a model that a step needs.
+
+        Args:
+            name: The name of the model.
+            recorders: All recorders.
+        """
+        named = dict(recorders[name])
+        if any(source.teacher == name for source in self.sources):
+            # Sources read records of their own.
+            return named
+        needed = self.needed
+        return {key: named[key] for key in named if f'{name}.{key}' in needed}
 
     @property
     def reads_targets(self) -> bool:
@@ -152,7 +202,8 @@ class Wiring(nn.Module):
         seen = {} if seen is None else seen
         active = self.active
         wires = dict(self.watch.follow(wires, active))
-        for name in self._order:
+        needed = self.needed
+        for name in [name for name in self._order if name in needed]:
             where = f'model.connectors.{name}'
             inputs = [wires[wire] for wire in self.connections[name].values()]
             wires[name] = seen[where] = call(where, self.connectors[name], *inputs)

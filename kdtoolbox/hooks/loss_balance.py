@@ -7,7 +7,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-from kdtoolbox.distillers.building import did_you_mean
+from kdtoolbox.configuration import did_you_mean
 from kdtoolbox.distillers.gradient_shares import share
 from kdtoolbox.distillers.watching import trained_wires
 from kdtoolbox.hooks.balancing import make_balances

@@ -34,8 +34,7 @@ def count_resources(model: Any) -> dict[str, float]:
     """Return the resources of this process, and the number of a model's hooks."""
     pages = int((_PROCESS / 'statm').read_text().split()[1])
     models = [model]
-    if hasattr(model, 'teacher'):
-        models.append(model.teacher.model)
+    models += [teacher.model for teacher in getattr(model, 'teachers', {}).values()]
     return dict(
         rss_mb=pages * os.sysconf('SC_PAGE_SIZE') / 2**20,
         threads=len(os.listdir(_PROCESS / 'task')),

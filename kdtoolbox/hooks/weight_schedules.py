@@ -4,8 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from kdtoolbox.configuration import check_keys
-from kdtoolbox.distillers.building import did_you_mean
+from kdtoolbox.configuration import check_keys, did_you_mean
 from kdtoolbox.losses.arguments import check_at_least
 
 

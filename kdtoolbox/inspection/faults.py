@@ -26,7 +26,8 @@ from kdtoolbox.inspection.quiet import first_iteration
 from kdtoolbox.inspection.recipe_checks import check_recipe
 from kdtoolbox.inspection.reports import Fault, Faults
 from kdtoolbox.inspection.trial import Trial, try_parts
-from kdtoolbox.teacher import build_model
+from kdtoolbox.teachers.kinds import without_weights
+from kdtoolbox.teachers.models import build_model
 
 
 @dataclass
@@ -101,7 +102,7 @@ def _examine_trainer(model: dict, kind: type, found: Examination) -> None:
     """Examine a model around a teacher alone."""
     if found.faults:
         return
-    random = dict(config=model['teacher']['config'], allow_random=True)
+    random = without_weights(model['teacher'])
     arguments = {key: model[key] for key in model if key != 'type'}
     built = attempt(
         lambda: kind(**dict(arguments, teacher=random)), 'model', found.faults
@@ -127,7 +128,7 @@ def _examine_distiller(
     found.parts = build_parts(model, found.faults)
     found.models = found.parts.models
     _outline(found)
-    if len(found.models) == 2:
+    if found.parts.complete:
         _try(found, found.parts)
     shapes = {
         wire: [tuple(level.shape) for level in levels]
@@ -153,7 +154,7 @@ def _outline(found: Examination) -> None:
 
 def _try(found: Examination, parts: Parts) -> None:
     """Try all parts on small images, and on the usual ones if something fails."""
-    student: Any = parts.student
+    student: Any = parts.trained['student']
     student.train()
     for side in sides_of(student):
         torch.manual_seed(0)
@@ -174,11 +175,14 @@ def _try(found: Examination, parts: Parts) -> None:
 
 def _compare_images(found: Examination) -> None:
     """Report models that read images of different channels, if one has failed."""
-    student, teacher = (image_channels(model) for model in found.models.values())
-    if student != teacher:
-        told = (
-            f'model.teacher: it reads images of {teacher} channels and the student '
-            f'{student}; both get the same images: take a teacher that was trained on '
-            f'{student} channels'
-        )
-        found.faults(ValueError(told))
+    student = image_channels(found.models['student'])
+    for name, model in found.models.items():
+        if image_channels(model) != student and found.parts is not None:
+            hidden = found.parts.teachers.get(name)
+            where = hidden.where if hidden else f'model.peers.{name}'
+            told = (
+                f'{where}: it reads images of {image_channels(model)} channels and the '
+                f'student {student}; both get the same images: take a teacher that was '
+                f'trained on {student} channels'
+            )
+            found.faults(ValueError(told))

@@ -11,7 +11,8 @@ from typing import Any
 from kdtoolbox.distillers import Distiller, TokenTrainer
 from kdtoolbox.inspection.recipe_checks import class_of, scoped
 from kdtoolbox.inspection.reports import Fault
-from kdtoolbox.teacher import Teacher
+from kdtoolbox.teachers import MMEngineTeacher
+from kdtoolbox.teachers.kinds import OPTIONS
 
 _MEANT = {
     r"model\.(\S+): no wire '.*'; did you mean '(.+)'\?": '{}',
@@ -90,7 +91,11 @@ def meant(config: Any, target: Callable) -> Any:
         close = [] if given else difflib.get_close_matches(key, known, n=1)
         renamed[close[0] if close else key] = value
     if 'teacher' in renamed:
-        renamed['teacher'] = meant(renamed['teacher'], Teacher)
+        teacher = renamed['teacher']
+        if isinstance(teacher, Mapping) and 'type' not in teacher:
+            options = {key: teacher[key] for key in teacher if key in OPTIONS}
+            own = {key: teacher[key] for key in teacher if key not in OPTIONS}
+            renamed['teacher'] = meant(own, MMEngineTeacher) | options
     return renamed
 
 

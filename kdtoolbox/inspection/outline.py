@@ -93,11 +93,11 @@ def outline(model: nn.Module, side: int | None = None) -> Outline:
     and those of a forward without losses.
 
     Args:
-        model: A model of mmdet or mmseg.
+        model: A model of mmdet or mmseg, or a module that takes images alone.
         side: Height and width of the images in pixels; None for a usual size.
 
     Example:
-        >>> from kdtoolbox.teacher import build_model
+        >>> from kdtoolbox.teachers.models import build_model
         >>> model = build_model('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py')
         >>> neck = outline(model, side=128).layers['neck']
         >>> [value.shape[2:] for value in neck.outputs]
@@ -136,7 +136,10 @@ def _run(model: Any, images: Tensor, samples: list, mode: str) -> Outline:
     found = Outline((images.shape[-2], images.shape[-1]), layers)
     with _watched(model, found):
         try:
-            model(images, deepcopy(samples), mode=mode)
+            if hasattr(model, 'extract_feat'):
+                model(images, deepcopy(samples), mode=mode)
+            else:
+                model(images)
         except Exception as error:
             found.error = error
     return found

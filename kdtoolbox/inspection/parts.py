@@ -9,27 +9,27 @@ from mmengine.model import BaseModel
 from torch import nn
 
 from kdtoolbox.distillers.building import (
-    SIDES,
     Ends,
     Sides,
     build_section,
     connector_wires,
     loss_wires,
 )
-from kdtoolbox.distillers.distiller import check_sides
+from kdtoolbox.distillers.distiller import check_options, check_sides
 from kdtoolbox.distillers.graph import check_wiring
 from kdtoolbox.distillers.sources.assembly import build_sources, connect_sources
-from kdtoolbox.distillers.sources.source import Models, Source
+from kdtoolbox.distillers.sources.source import Source
 from kdtoolbox.inspection.models import (
     attempt,
-    build_student,
-    build_teacher,
+    build_random,
+    build_trained,
     check_images,
     features_of,
 )
 from kdtoolbox.inspection.reports import Faults
 from kdtoolbox.recorders import Recorder, check_recorders
-from kdtoolbox.teacher import Teacher
+from kdtoolbox.teachers import Teacher
+from kdtoolbox.teachers.kinds import named_teachers, place_of
 
 
 @dataclass
@@ -37,8 +37,9 @@ class Parts:
     """What works of a distillation; what has a fault is left out.
 
     Attributes:
-        student: The student, or None.
-        teacher: The teacher with random weights, or None.
+        names: The names of all models in the config, those with faults included.
+        trained: The student, called 'student', and its peers by name.
+        teachers: The teachers with random weights by name.
         sources: The sources of wires.
         named: The recorders of the config, those with faults included.
         recorders: The recorders, those of sources included.
@@ -48,8 +49,9 @@ class Parts:
         comparisons: The wires that each loss reads; all losses of the config.
     """
 
-    student: BaseModel | None = None
-    teacher: Teacher | None = None
+    names: list[str] = field(default_factory=list)
+    trained: dict[str, BaseModel] = field(default_factory=dict)
+    teachers: dict[str, Teacher] = field(default_factory=dict)
     sources: list[Source] = field(default_factory=list)
     named: dict[str, dict[str, Recorder]] = field(default_factory=dict)
     recorders: dict[str, dict[str, Recorder]] = field(default_factory=dict)
@@ -59,11 +61,15 @@ class Parts:
     comparisons: Ends = field(default_factory=dict)
 
     @property
-    def models(self) -> dict[str, BaseModel]:
-        """The models that were built, by side."""
-        teacher = self.teacher.model if self.teacher is not None else None
-        both = dict(zip(SIDES, (self.student, teacher), strict=True))
-        return {side: model for side, model in both.items() if model is not None}
+    def models(self) -> dict[str, Any]:
+        """The models that were built, by name."""
+        hidden = {name: teacher.model for name, teacher in self.teachers.items()}
+        return {**self.trained, **hidden}
+
+    @property
+    def complete(self) -> bool:
+        """Whether all models were built."""
+        return {*self.models} == {*self.names} and 'student' in self.trained
 
 
 def build_parts(model: Mapping[str, Any], faults: Faults) -> Parts:
@@ -74,8 +80,7 @@ def build_parts(model: Mapping[str, Any], faults: Faults) -> Parts:
         faults: Gets all faults.
     """
     parts = Parts()
-    parts.student = build_student(model, faults)
-    parts.teacher = build_teacher(model.get('teacher'), faults)
+    _add_models(parts, model, faults)
     parts.sources = build_sources(model.get('sources', ()), faults)
     lost = len(faults.numbers('model.sources')) > 0
     parts.connectors, parts.connections = build_section(
@@ -85,38 +90,58 @@ def build_parts(model: Mapping[str, Any], faults: Faults) -> Parts:
         model.get('losses', {}), 'model.losses', loss_wires, faults
     )
     known = len(faults)
-    parts.named = _recorders_of(model, faults)
+    parts.named = _recorders_of(model, parts.names, faults)
     lost = lost or len(faults) > known
     parts.recorders = _working_recorders(parts, faults)
     sections = (parts.connections, parts.comparisons)
     read = {w for ends in sections for wires in ends.values() for w in wires.values()}
     made, missed = _connect(parts, read, faults)
     sides = made | {
-        f'{side}.{name}': {side} for side in SIDES for name in parts.named[side]
+        f'{side}.{name}': {side} for side in parts.names for name in parts.named[side]
     }
     if lost or missed:
-        sides |= _unnamed(read, {*sides, *parts.connections})
-    check_wiring(sides, *sections, faults)
-    check_images(parts.models, faults)
+        sides |= _unnamed(read, {*sides, *parts.connections}, parts.names)
+    trained = [name for name in parts.names if name not in parts.teachers]
+    check_wiring(sides, *sections, faults, trained or ['student'])
+    check_images(parts.trained.get('student'), parts.teachers, faults)
     return parts
 
 
+def _add_models(parts: Parts, model: Mapping[str, Any], faults: Faults) -> None:
+    parts.trained = build_trained(model, faults)
+    student = parts.trained.get('student')
+    teacher, teachers = model.get('teacher'), model.get('teachers')
+    peers = model.get('peers')
+    parts.names = ['student', *(peers if isinstance(peers, Mapping) else ())]
+    try:
+        named = named_teachers(teacher, teachers)
+    except ValueError:
+        # `check_recipe` reports it.
+        named = {}
+    for name, config in named.items():
+        place = place_of(name, teachers is None)
+        built = build_random(config, name, place, student, faults)
+        parts.names.append(name)
+        if built is not None:
+            parts.teachers[name] = built
+
+
 def _recorders_of(
-    model: Mapping[str, Any], faults: Faults
+    model: Mapping[str, Any], names: list[str], faults: Faults
 ) -> dict[str, dict[str, Recorder]]:
-    given = model.get('recorders') or {side: {} for side in SIDES}
-    attempt(lambda: check_sides(given), 'model.recorders', faults)
-    found: dict[str, dict[str, Recorder]] = {side: {} for side in SIDES}
+    given = model.get('recorders') or {side: {} for side in names}
+    attempt(lambda: check_sides(given, names), 'model.recorders', faults)
+    found: dict[str, dict[str, Recorder]] = {side: {} for side in names}
     if isinstance(given, Mapping):
         for key, named in given.items():
-            for side in difflib.get_close_matches(key, SIDES, n=1):
+            for side in difflib.get_close_matches(key, names, n=1):
                 found[side] |= named if isinstance(named, Mapping) else {}
     return found
 
 
 def _working_recorders(parts: Parts, faults: Faults) -> dict[str, dict[str, Recorder]]:
     """Return the recorders that match modules; the others become faults."""
-    working: dict[str, dict[str, Recorder]] = {side: {} for side in SIDES}
+    working: dict[str, dict[str, Recorder]] = {side: {} for side in parts.names}
     for side, model in parts.models.items():
         for name, recorder in parts.named[side].items():
             try:
@@ -133,10 +158,11 @@ def _connect(parts: Parts, read: set[str], faults: Faults) -> tuple[Sides, bool]
     Returns:
         The wires of the sources, and whether a source was left out.
     """
-    if len(parts.models) < len(SIDES):
+    if not parts.complete:
         missed, parts.sources = bool(parts.sources), []
         return {}, missed
-    models = Models(**parts.models)
+    models = parts.models
+    attempt(lambda: check_options(parts.sources, parts.teachers), 'model', faults)
     own = parts.recorders
     working: list[Source] = []
     made: Sides = {}
@@ -149,7 +175,7 @@ def _connect(parts: Parts, read: set[str], faults: Faults) -> tuple[Sides, bool]
         except Exception as error:
             faults(error, _without(source, parts), source.where)
             continue
-        parts.recorders = {side: dict(complete[side]) for side in SIDES}
+        parts.recorders = {side: dict(complete[side]) for side in models}
         made = dict(made_now)
         working.append(source)
     missed = len(working) < len(parts.sources)
@@ -169,10 +195,10 @@ def _without(source: Source, parts: Parts) -> str:
     )
 
 
-def _unnamed(read: set[str], known: set[str]) -> Sides:
+def _unnamed(read: set[str], known: set[str], names: list[str]) -> Sides:
     """Return wires that a failed source may make: read, unknown, and no typos."""
     return {
-        wire: set(SIDES)
+        wire: set(names)
         for wire in read - known
         if not difflib.get_close_matches(wire, known, n=1, cutoff=0.9)
     }

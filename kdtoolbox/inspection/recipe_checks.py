@@ -9,9 +9,8 @@ from mmengine.config import Config
 from mmengine.registry import Registry as MMEngineRegistry
 
 from kdtoolbox import registry
-from kdtoolbox.configuration import Report, check_keys, refuse
-from kdtoolbox.distillers.building import did_you_mean
-from kdtoolbox.teacher import Teacher
+from kdtoolbox.configuration import Report, check_keys, did_you_mean, refuse
+from kdtoolbox.teachers.kinds import named_teachers, place_of, teacher_faults
 
 _REGISTRIES = [
     kind for kind in vars(registry).values() if isinstance(kind, MMEngineRegistry)
@@ -74,20 +73,20 @@ def _faults_of(cfg: Config) -> Iterator[Exception]:
         check_keys(own, kind, 'model')
     except TypeError as error:
         yield error
-    yield from _teacher_faults(model.get('teacher', dict(config=None)))
+    yield from _teacher_faults(model, kind)
 
 
-def _teacher_faults(teacher: Any) -> Iterator[Exception]:
-    if not isinstance(teacher, Mapping):
-        yield TypeError(
-            'model.teacher: expected dict(config=..., checkpoint=...), got '
-            f'{teacher!r}; write teacher=dict(config={teacher!r}, checkpoint=...)'
-        )
+def _teacher_faults(model: Mapping[str, Any], kind: type) -> Iterator[Exception]:
+    if 'teacher' not in inspect.signature(kind).parameters:
         return
+    teacher, teachers = model.get('teacher'), model.get('teachers')
     try:
-        check_keys(teacher, Teacher, 'model.teacher')
-    except TypeError as error:
+        named = named_teachers(teacher, teachers)
+    except ValueError as error:
         yield error
+        return
+    for name, config in named.items():
+        yield from teacher_faults(config, place_of(name, teachers is None))
 
 
 def _unknown(kind: Any) -> Iterator[ValueError]:

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from kdtoolbox.datasets.head_labels import class_heads
 from kdtoolbox.distillers.building import SIDES
-from kdtoolbox.distillers.normalization import swaps_channels
 from kdtoolbox.inspection.batches import image_channels
 from kdtoolbox.inspection.faults import Examination
 from kdtoolbox.inspection.models import features_of
 from kdtoolbox.inspection.outline import Layer, Outline
+from kdtoolbox.teachers.normalization import swaps_channels
 
 _NO_HEADS = ('data_preprocessor', 'backbone', 'neck')
 
@@ -88,14 +88,15 @@ def wire_rows(found: Examination) -> list[WireRow]:
     parts = found.parts
     if parts is None:
         return []
-    names = dict.fromkeys(name for side in SIDES for name in parts.named[side])
+    several = [name for name in parts.names if name not in SIDES]
+    names = dict.fromkeys(n for side in parts.named for n in parts.named[side])
     rows: list[WireRow] = []
     for name in names:
-        wires = [f'{side}.{name}' for side in SIDES if name in parts.named[side]]
-        places = [f'recorders.{wire}' for wire in wires]
-        done = all(wire in found.trial.wires for wire in wires)
-        both = [f'{side}.{name}' for side in SIDES]
-        rows += _levels(f'recorders.*.{name}', both, found, places, done)
+        wires = [f'{s}.{name}' for s in parts.named if name in parts.named[s]]
+        for row, both in _pairs(name, wires, bool(several)):
+            places = [f'recorders.{wire}' for wire in both if wire in wires]
+            done = all(wire in found.trial.wires for wire in both if wire in wires)
+            rows += _levels(row, both, found, places, done)
     for name, ends in parts.connections.items():
         place, wires = f'connectors.{name}', [ends.get('input', ''), name]
         rows += _levels(place, wires, found, [place], name in found.trial.wires)
@@ -103,6 +104,18 @@ def wire_rows(found: Examination) -> list[WireRow]:
         place, wires = f'losses.{name}', [ends.get(side, '') for side in SIDES]
         rows += _levels(place, wires, found, [place], name in found.trial.compared)
     return rows
+
+
+def _pairs(
+    name: str, wires: list[str], several: bool
+) -> Iterator[tuple[str, list[str]]]:
+    """Yield the name of a row and the wires of its two columns."""
+    if not several:
+        yield f'recorders.*.{name}', [f'{side}.{name}' for side in SIDES]
+        return
+    for wire in wires:
+        columns = [wire, ''] if wire.startswith('student.') else ['', wire]
+        yield f'recorders.{wire}', columns
 
 
 def _levels(

@@ -1,8 +1,9 @@
 """Try a distillation part by part on made-up images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -12,11 +13,11 @@ from kdtoolbox.distillers.calls import call, compare, context_of
 from kdtoolbox.distillers.dense_targets import record_targets
 from kdtoolbox.distillers.distiller import merge, note_ignored_label
 from kdtoolbox.distillers.graph import running_order
-from kdtoolbox.distillers.normalization import Renormalization
-from kdtoolbox.distillers.sources.source import Models
+from kdtoolbox.distillers.sources.assembly import as_made_by, as_seen_by, models_of
 from kdtoolbox.inspection.parts import Parts
 from kdtoolbox.inspection.reports import Faults
 from kdtoolbox.recorders import Recorder, Records, record
+from kdtoolbox.teachers.normalization import Renormalization
 
 
 @dataclass
@@ -101,9 +102,7 @@ def _run_models(
     Raises:
         ModelFailure: If a model fails.
     """
-    teacher: Any = parts.teacher
-    student: Any = parts.student
-    models = Models(student, teacher.model)
+    student: Any = parts.trained['student']
     note_ignored_label(student, samples)
     wanted = [
         parts.comparisons[name]
@@ -111,29 +110,21 @@ def _run_models(
         if 'targets' in context_of(loss)
     ]
 
-    def observe_teacher(recorders: dict[str, Recorder]) -> Records:
-        both = (student.data_preprocessor, teacher.model.data_preprocessor)
-        inputs = Renormalization(*both)(images, samples)
-        return teacher.observe(recorders, inputs, samples)
-
-    def observe_student(recorders: dict[str, Recorder]) -> Records:
-        where = 'model.recorders.student'
-        with record(student, recorders, require_grad=True, where=where) as records:
-            trial.task_losses = student(images, samples, mode='loss')
-        return records
-
     with ExitStack() as stack:
-        observed = [stack.enter_context(some.observe(models)) for some in parts.sources]
+        observed = [
+            stack.enter_context(source.observe(models_of(source, parts.models)))
+            for source in parts.sources
+        ]
         targets = stack.enter_context(record_targets(student, bool(wanted)))
-        runs = dict(teacher=observe_teacher, student=observe_student)
         trial.wires = {
             f'{side}.{name}': levels
-            for side, run in runs.items()
+            for side, run in _runs(trial, parts, images, samples).items()
             for name, levels in _records(side, run, parts, faults).items()
         }
     for source, found in zip(parts.sources, observed, strict=True):
+        both, seen = models_of(source, parts.models), as_seen_by(source, trial.wires)
         try:
-            trial.wires |= source.make_wires(models, trial.wires, found)
+            trial.wires |= as_made_by(source, source.make_wires(both, seen, found))
         except Exception as error:
             faults(error, where=source.where)
     size = tuple(images.shape[-2:])
@@ -144,6 +135,29 @@ def _run_models(
         except ValueError as error:
             if any(_reachable(ends, trial.wires, parts) for ends in wanted):
                 faults(error)
+
+
+def _runs(
+    trial: Trial, parts: Parts, images: Tensor, samples: list
+) -> Mapping[str, Callable[[Mapping[str, Recorder]], Records]]:
+    """Return for each model a function that runs it and returns records."""
+
+    def observe(name: str, recorders: Mapping[str, Recorder]) -> Records:
+        return parts.teachers[name].observe(recorders, images, samples)
+
+    def train(name: str, recorders: Mapping[str, Recorder]) -> Records:
+        model, where = parts.trained[name], f'model.recorders.{name}'
+        own = parts.trained['student'].data_preprocessor
+        convert = Renormalization(own, model.data_preprocessor, f'model.peers.{name}')
+        with record(model, recorders, require_grad=True, where=where) as records:
+            losses = model(convert(images, samples), samples, mode='loss')
+        if name == 'student':
+            trial.task_losses = losses
+        return records
+
+    hidden = {name: partial(observe, name) for name in parts.teachers}
+    hidden = {name: partial(observe, name) for name in parts.teachers}
+    return hidden | {name: partial(train, name) for name in parts.trained}
 
 
 def _reachable(ends: dict[str, str], wires: Wires, parts: Parts) -> bool:

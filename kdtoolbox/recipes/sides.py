@@ -12,7 +12,7 @@ from torch import nn
 from kdtoolbox.configuration import load_config
 from kdtoolbox.inspection.outline import Outline, Value, quick_outline
 from kdtoolbox.recorders import find_modules
-from kdtoolbox.teacher import build_model
+from kdtoolbox.teachers.models import build_model
 
 FAMILIES = dict(
     segmentor='segmentors',

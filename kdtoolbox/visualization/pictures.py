@@ -8,7 +8,6 @@ import torch
 
 from kdtoolbox.distillers import Distiller
 from kdtoolbox.distillers.building import SIDES
-from kdtoolbox.distillers.normalization import Renormalization
 from kdtoolbox.distillers.observing import Step
 from kdtoolbox.visualization.attention import draw_attention
 from kdtoolbox.visualization.comparisons import Picture, draw_channels, draw_features
@@ -67,7 +66,7 @@ def draw_step(
 
 
 def _common_records(distiller: Distiller) -> list[str]:
-    student, teacher = (distiller.recorders[side] for side in SIDES)
+    student, teacher = (distiller.recorders.get(side, {}) for side in SIDES)
     return [name for name in student if name in teacher]
 
 
@@ -78,7 +77,10 @@ def draw_models(
     note: str = '',
     images: int = 1,
 ) -> list[Pictures]:
-    """Draw the predictions of student and teacher beside the ground truth.
+    """Draw the predictions of student and teachers beside the ground truth.
+
+    A teacher that predicts nothing, or that sees the images at another scale, has no
+    picture.
 
     Args:
         distiller: The model.
@@ -91,14 +93,12 @@ def draw_models(
         For each image its picture, named ``predictions``.
     """
     inputs, samples = step.inputs[:images], step.data_samples[:images]
-    teacher = distiller.teacher.model
-    convert = Renormalization(distiller.data_preprocessor, teacher.data_preprocessor)
-    both = dict(
-        student=predict(distiller.student, inputs, samples),
-        teacher=predict(teacher, convert(inputs, samples), samples),
-    )
+    found = dict(student=predict(distiller.student, inputs, samples))
+    for name, teacher in distiller.teachers.items():
+        if teacher.plain and hasattr(teacher.model, 'predict'):
+            found[name] = predict(teacher.model, *teacher.see(inputs, samples))
     scenes = scenes_of(step, distiller.data_preprocessor, images)
-    return [_composed(_predicted(scene, both, meta), note) for scene in scenes]
+    return [_composed(_predicted(scene, found, meta), note) for scene in scenes]
 
 
 def _predicted(

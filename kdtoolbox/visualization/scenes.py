@@ -8,8 +8,8 @@ import torch
 from mmengine.model import ImgDataPreprocessor
 from torch import Tensor, nn
 
-from kdtoolbox.distillers.normalization import Renormalization
 from kdtoolbox.distillers.observing import Step
+from kdtoolbox.teachers.normalization import Renormalization
 
 
 class Scene(NamedTuple):

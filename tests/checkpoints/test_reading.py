@@ -27,7 +27,7 @@ from kdtoolbox.checkpoints.reading import (
 )
 from kdtoolbox.checkpoints.student_export import export_student
 from kdtoolbox.runs.work_dir import enter_work_dir
-from kdtoolbox.teacher import Teacher
+from kdtoolbox.teachers import MMEngineTeacher
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = {'weight': torch.arange(4.0), 'bias': torch.ones(2)}
@@ -89,7 +89,7 @@ def call_tool(name: str, *arguments: Any) -> None:
 
 
 def teach(path: Path, tools: SimpleNamespace) -> None:
-    Teacher(tools.toy.gfl(), str(path))
+    MMEngineTeacher(tools.toy.gfl(), str(path))
 
 
 def start_from(path: Path, tools: SimpleNamespace) -> None:

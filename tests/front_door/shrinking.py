@@ -8,7 +8,7 @@ import torch
 from mmengine.config import Config
 
 from kdtoolbox.configuration import load_config
-from kdtoolbox.teacher import build_model
+from kdtoolbox.teachers.models import build_model
 
 _SIZES = ('scale', 'scales', 'img_scale', 'crop_size', 'size', 'border', 'stride')
 _SIZES += ('random_size_range',)

@@ -11,7 +11,7 @@ from door import knock
 from shrinking import shrink
 
 from kdtoolbox.configuration import load_config
-from kdtoolbox.teacher import build_model
+from kdtoolbox.teachers.models import build_model
 
 DET, SEG = 'mmdet::', 'mmseg::'
 DILATED = 'own/deeplabv3_stride16.py'

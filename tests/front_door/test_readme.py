@@ -12,7 +12,7 @@ from door import ROOT, knock
 from shrinking import shrink
 
 from kdtoolbox.configuration import load_config
-from kdtoolbox.teacher import build_model
+from kdtoolbox.teachers.models import build_model
 
 SEGMENTOR = """
 _base_ = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'

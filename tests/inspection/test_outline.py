@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from kdtoolbox.inspection.outline import outline
-from kdtoolbox.teacher import build_model
+from kdtoolbox.teachers.models import build_model
 
 Toy = SimpleNamespace
 

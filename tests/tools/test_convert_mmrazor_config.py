@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from kdtoolbox.configuration import load_config
 from kdtoolbox.distillers.observing import Step
-from kdtoolbox.teacher import build_model
+from kdtoolbox.teachers.models import build_model
 
 Toy = SimpleNamespace
 ROOT = Path(__file__).resolve().parents[2]

@@ -18,7 +18,7 @@ from mmengine.config import Config
 from kdtoolbox.checkpoints.weights import load_checkpoint, load_strictly
 from kdtoolbox.configuration import load_config
 from kdtoolbox.runs.student_config import write_student_config
-from kdtoolbox.teacher import build_model
+from kdtoolbox.teachers.models import build_model
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / 'tools/export_onnx.py'

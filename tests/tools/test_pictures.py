@@ -18,7 +18,7 @@ from mmengine.registry import Registry
 from kdtoolbox.configuration import load_config
 from kdtoolbox.datasets import PRESETS, make_digit_scenes
 from kdtoolbox.runs.student_config import write_student_config
-from kdtoolbox.teacher import build_model
+from kdtoolbox.teachers.models import build_model
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.e2e

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from kdtoolbox.datasets import PRESETS, make_digit_scenes
-from kdtoolbox.teacher import build_model
+from kdtoolbox.teachers.models import build_model
 from kdtoolbox.visualization.boxes import TRUE
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -3,18 +3,18 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from kdtoolbox.configuration import Report, refuse
+from kdtoolbox.configuration import Report, did_you_mean, refuse
 from kdtoolbox.distillers.building import (
-    SIDES,
     Sides,
     argument_faults,
-    did_you_mean,
     find_class,
     placed,
 )
 from kdtoolbox.distillers.sources.source import Models, Recorders, Source
 from kdtoolbox.recorders import check_recorders
 from kdtoolbox.registry import MODELS
+
+_KEYS = ('type', '_scope_', 'teacher')
 
 
 def build_sources(configs: Sequence[dict], report: Report = refuse) -> list[Source]:
@@ -46,7 +46,7 @@ def build_sources(configs: Sequence[dict], report: Report = refuse) -> list[Sour
         except ValueError as error:
             report(error)
             continue
-        arguments = {k: v for k, v in config.items() if k not in ('type', '_scope_')}
+        arguments = {k: v for k, v in config.items() if k not in _KEYS}
         faults: list[Exception] = [
             *_place_faults(kind, places, where),
             *argument_faults(kind, arguments, where),
@@ -55,12 +55,16 @@ def build_sources(configs: Sequence[dict], report: Report = refuse) -> list[Sour
         for fault in faults:
             report(fault)
         if not faults:
-            sources += _built(kind, arguments, where, report)
+            sources += _built(kind, config, arguments, where, report)
     return sources
 
 
 def _built(
-    kind: type[Source], arguments: Mapping[str, Any], where: str, report: Report
+    kind: type[Source],
+    config: Mapping[str, Any],
+    arguments: Mapping[str, Any],
+    where: str,
+    report: Report,
 ) -> list[Source]:
     try:
         source = kind(**arguments)
@@ -69,6 +73,7 @@ def _built(
         report(placed(error, f'{where}.'))
         return []
     source.where = where
+    source.teacher = config.get('teacher', source.teacher)
     return [source]
 
 
@@ -104,14 +109,51 @@ def _place_faults(
         )
 
 
+def models_of(source: Source, models: Mapping[str, Any]) -> Models:
+    """Return the two models that a source reads.
+
+    Raises:
+        ValueError: If the distillation has no such teacher.
+    """
+    if source.teacher not in models:
+        names = sorted({*models} - {'student'})
+        raise ValueError(
+            f'{source.where}.teacher: no model {source.teacher!r}; '
+            + (f'name one of {names}' if names else 'set `model.teacher`')
+        )
+    return Models(models['student'], models[source.teacher])
+
+
+def as_seen_by(source: Source, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return wires, or recorders by side, with the teacher's under 'teacher'."""
+    return _renamed(values, source.teacher, 'teacher')
+
+
+def as_made_by(source: Source, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a source made with the name of its teacher instead of 'teacher'."""
+    return _renamed(values, 'teacher', source.teacher)
+
+
+def _renamed(values: Mapping[str, Any], old: str, new: str) -> dict[str, Any]:
+    if old == new:
+        return dict(values)
+    return {
+        new + key.removeprefix(old) if key.partition('.')[0] == old else key: value
+        for key, value in values.items()
+    }
+
+
 def connect_sources(
-    sources: Iterable[Source], models: Models, recorders: Recorders, read: set[str]
+    sources: Iterable[Source],
+    models: Mapping[str, Any],
+    recorders: Recorders,
+    read: set[str],
 ) -> tuple[Recorders, Sides]:
     """Return all recorders, and all wires with the models that each depends on.
 
     Args:
         sources: The sources in the order of the config.
-        models: Student and teacher.
+        models: The student and the other models by name.
         recorders: The recorders of the config.
         read: The wires that connectors and losses read.
 
@@ -120,19 +162,25 @@ def connect_sources(
             recorders or wires have one name.
     """
     owners: dict[str, Source | None] = dict.fromkeys(_wires_of(recorders))
-    complete = {side: dict(recorders[side]) for side in SIDES}
+    complete = {side: dict(recorders[side]) for side in models}
     for source in sources:
-        added = source.record(models)
-        reserved = dict.fromkeys(SIDES, source.reserved)
+        added = as_made_by(source, source.record(models_of(source, models)))
+        reserved = dict.fromkeys(('student', source.teacher), source.reserved)
         _claim(owners, source, [w for w in _wires_of(reserved) if w in owners])
         _claim(owners, source, _wires_of(added))
         for side, named in added.items():
             complete[side] |= named
-    for side, model in zip(SIDES, models, strict=True):
+    for side, model in models.items():
         check_recorders(model, complete[side], f'model.recorders.{side}')
     sides = {wire: {wire.partition('.')[0]} for wire in _wires_of(complete)}
     for source in sources:
-        made = source.connect(models, complete, read)
+        both = models_of(source, models)
+        wanted = [*as_seen_by(source, dict.fromkeys(read))]
+        made = source.connect(both, as_seen_by(source, complete), wanted)
+        made = {
+            wire: {*as_made_by(source, dict.fromkeys(depends))}
+            for wire, depends in as_made_by(source, made).items()
+        }
         _claim(owners, source, made)
         sides |= made
     return complete, sides

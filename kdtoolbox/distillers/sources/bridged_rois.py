@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from kdtoolbox.configuration import did_you_mean
 from kdtoolbox.distillers.box_heads import (
     RESPONSES,
     ask_box_head,
@@ -16,7 +17,6 @@ from kdtoolbox.distillers.building import (
     Sides,
     Wires,
     build_section,
-    did_you_mean,
 )
 from kdtoolbox.distillers.sources.source import Models, Recorders, Source
 from kdtoolbox.registry import MODELS
@@ -54,6 +54,7 @@ class BridgedRoIs(Source):
     """
 
     follows = 'RoIResponses'
+    asks_teacher = True
 
     def __init__(self, bridges: Mapping[str, dict]) -> None:
         super().__init__()

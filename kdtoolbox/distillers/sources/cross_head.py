@@ -44,6 +44,8 @@ class CrossHead(Source):
             tower, such as ``dict(type='ConvConnector', in_channels=..., ...)``.
     """
 
+    asks_teacher = True
+
     def __init__(self, stage: int = 3, projection: dict | None = None) -> None:
         super().__init__()
         self.stage = stage

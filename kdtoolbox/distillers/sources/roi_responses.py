@@ -39,6 +39,7 @@ class RoIResponses(Source):
     """
 
     reserved = frozenset({*RESPONSES, 'roi_levels', 'rois', 'roi_labels'})
+    asks_teacher = True
 
     def record(self, models: Models) -> Recorders:
         """Record the levels from which the teacher's RoIs are cut.

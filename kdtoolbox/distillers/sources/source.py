@@ -10,7 +10,8 @@ from kdtoolbox.distillers.building import Sides, Wires
 from kdtoolbox.recorders import Recorder
 
 Recorders = Mapping[str, Mapping[str, Recorder]]
-"""The recorders of 'student' and 'teacher' by the names of their records."""
+"""The recorders of each model, 'student', 'teacher' or another name, by the names of
+their records."""
 
 
 class Models(NamedTuple):
@@ -34,11 +35,18 @@ class Source(nn.Module):
     Attributes:
         reserved: Names that recorders of the config may not use on either side.
         follows: Name of a source that has to stand earlier in the list.
+        asks_teacher: Whether it runs parts of the teacher itself, on the images and in
+            the number type of the student.
+        teacher: Name of the teacher that it reads, ``teacher`` in the config. The
+            source itself calls its wires ``teacher.<name>``; whoever calls the source
+            renames them.
         where: Place in the config, for errors.
     """
 
     reserved: ClassVar[frozenset[str]] = frozenset()
     follows: ClassVar[str | None] = None
+    asks_teacher: ClassVar[bool] = False
+    teacher = 'teacher'
     where = 'model.sources'
 
     def __init__(self) -> None:

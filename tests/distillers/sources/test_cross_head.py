@@ -9,7 +9,7 @@ from kdtoolbox.distillers.dense_targets import record_targets
 from kdtoolbox.distillers.split_head import SplitHead
 from kdtoolbox.inspection.batches import made_up_batch
 from kdtoolbox.inspection.quiet import make_finite
-from kdtoolbox.teacher import build_model
+from kdtoolbox.teachers.models import build_model
 
 Toy = SimpleNamespace
 

@@ -295,7 +295,7 @@ def test_an_interrupted_step_leaves_nothing_behind(toy: Toy) -> None:
     first, second = (loss_of(m, toy.det_data()) for m in (model, copy.deepcopy(model)))
     torch.testing.assert_close(distilled(first), distilled(second))
     [source] = model.wiring.sources
-    assert vars(source).keys() == {*vars(type(source)()), 'where'}
+    assert vars(source).keys() == {*vars(type(source)()), 'teacher', 'where'}
 
 
 @pytest.mark.parametrize('side', ['student', 'teacher'])

@@ -11,12 +11,13 @@ from mmengine.config import Config
 from torch import nn
 
 from kdtoolbox.configuration import load_config
-from kdtoolbox.teacher import Teacher, build_model
+from kdtoolbox.teachers import MMEngineTeacher
+from kdtoolbox.teachers.models import build_model
 
 Toy = SimpleNamespace
 
 
-def batch(teacher: Teacher, data: dict) -> dict:
+def batch(teacher: MMEngineTeacher, data: dict) -> dict:
     return teacher.model.data_preprocessor(data, training=True)
 
 
@@ -37,8 +38,8 @@ def forbid(model: nn.Module, *paths: str) -> None:
 
 def test_no_checkpoint_is_refused_with_the_cure(toy: Toy) -> None:
     with pytest.raises(ValueError, match='set `allow_random=True`'):
-        Teacher(toy.gfl())
-    Teacher(toy.gfl(), allow_random=True)
+        MMEngineTeacher(toy.gfl())
+    MMEngineTeacher(toy.gfl(), allow_random=True)
 
 
 def test_config_from_dict_file_and_package(toy: Toy, tmp_path: Path) -> None:
@@ -46,9 +47,9 @@ def test_config_from_dict_file_and_package(toy: Toy, tmp_path: Path) -> None:
     lines = [f'{key} = {value!r}\n' for key, value in config.items()]
     (tmp_path / 'gfl.py').write_text(''.join(lines))
     for source in (config, str(tmp_path / 'gfl.py')):
-        model = Teacher(source, allow_random=True).model
+        model = MMEngineTeacher(source, allow_random=True).model
         assert model.state_dict().keys() == toy.build(config).state_dict().keys()
-    package = Teacher('mmdet::gfl/gfl_r50_fpn_1x_coco.py', allow_random=True)
+    package = MMEngineTeacher('mmdet::gfl/gfl_r50_fpn_1x_coco.py', allow_random=True)
     assert package.model.backbone.depth == 50
 
 
@@ -95,7 +96,7 @@ def test_weights_of_the_checkpoint_are_loaded(
         torch.save(dict(state_dict=state, meta={}), path)
     else:
         safetensors.torch.save_file(state, path)
-    loaded = Teacher(toy.gfl(), str(path)).model.state_dict()
+    loaded = MMEngineTeacher(toy.gfl(), str(path)).model.state_dict()
     assert all(torch.equal(loaded[key], state[key]) for key in state)
 
 
@@ -103,7 +104,7 @@ def test_checkpoint_of_another_width_is_refused(toy: Toy, tmp_path: Path) -> Non
     path = tmp_path / 'wide.pth'
     torch.save(toy.build(toy.gfl(base=16)).state_dict(), path)
     with pytest.raises(ValueError, match=r'misshapen \(backbone.layer') as caught:
-        Teacher(toy.gfl(), str(path))
+        MMEngineTeacher(toy.gfl(), str(path))
     assert 'wide.pth' in str(caught.value)
     assert 'does not fit GFL' in str(caught.value)
 
@@ -112,7 +113,7 @@ def test_checkpoint_of_another_task_is_refused(toy: Toy, tmp_path: Path) -> None
     path = tmp_path / 'seg.pth'
     torch.save(toy.build(toy.segmentor()).state_dict(), path)
     with pytest.raises(ValueError, match=r'\d+ missing .*bbox_head') as caught:
-        Teacher(toy.gfl(), str(path))
+        MMEngineTeacher(toy.gfl(), str(path))
     assert 'unexpected' in str(caught.value)
 
 
@@ -127,7 +128,7 @@ def test_misfit_names_file_and_config(toy: Toy, tmp_path: Path) -> None:
         (str(tmp_path / 'gfl.py'), f"of '{tmp_path}/gfl.py':"),
     ):
         with pytest.raises(ValueError, match=r"wide\.pth' does not fit GFL") as caught:
-            Teacher(config, str(path))
+            MMEngineTeacher(config, str(path))
         assert named in str(caught.value)
 
 
@@ -138,7 +139,7 @@ def test_weights_with_a_prefix_are_loaded(
     state = toy.build(toy.gfl()).state_dict()
     path = tmp_path / 'gfl.pth'
     torch.save({prefix + key: value for key, value in state.items()}, path)
-    loaded = Teacher(toy.gfl(), str(path)).model.state_dict()
+    loaded = MMEngineTeacher(toy.gfl(), str(path)).model.state_dict()
     assert all(torch.equal(loaded[key], state[key]) for key in state)
 
 
@@ -150,7 +151,7 @@ def test_the_student_of_a_distillation_can_be_the_teacher(
     )
     runner.train()
     trained = runner.model.student.state_dict()
-    model = Teacher(toy.gfl(), str(tmp_path / 'epoch_1.pth')).model
+    model = MMEngineTeacher(toy.gfl(), str(tmp_path / 'epoch_1.pth')).model
     assert all(torch.equal(trained[k], v) for k, v in model.state_dict().items())
 
 
@@ -159,22 +160,22 @@ def test_classes_are_those_of_the_checkpoint(toy: Toy, tmp_path: Path) -> None:
     path = tmp_path / 'gfl.pth'
     for meta, names in ((dict(CLASSES=list('abc')), ('a', 'b', 'c')), ({}, None)):
         torch.save(dict(state_dict=state, meta=meta), path)
-        teacher = Teacher(toy.gfl(), str(path))
+        teacher = MMEngineTeacher(toy.gfl(), str(path))
         assert teacher.classes == names
         assert teacher.moved(lambda tensor: tensor.double()).classes == names
-    assert Teacher(toy.gfl(), allow_random=True).classes is None
+    assert MMEngineTeacher(toy.gfl(), allow_random=True).classes is None
 
 
 def test_config_that_inherits_in_place() -> None:
     change = dict(bbox_head=dict(num_classes=7))
     base = 'mmdet::gfl/gfl_r50_fpn_1x_coco.py'
-    model = Teacher(dict(_base_=base, model=change), allow_random=True).model
+    model = MMEngineTeacher(dict(_base_=base, model=change), allow_random=True).model
     assert model.bbox_head.num_classes == 7
 
 
 def test_missing_config_names_its_place() -> None:
     with pytest.raises(ValueError, match=r'^model\.teacher\.config: there is no file'):
-        Teacher('nowhere.py', allow_random=True)
+        MMEngineTeacher('nowhere.py', allow_random=True)
 
 
 @pytest.mark.parametrize(
@@ -191,7 +192,7 @@ def test_misspelt_argument_of_a_model(toy: Toy) -> None:
     with pytest.raises(TypeError, match=r"^model\.student: GFL takes no 'bacbone'"):
         build_model(config)
     with pytest.raises(TypeError, match=r"^model\.teacher\.config.* needs 'backbone'"):
-        Teacher(config, allow_random=True)
+        MMEngineTeacher(config, allow_random=True)
 
 
 def test_an_unknown_model_raises_the_error_of_its_registry(toy: Toy) -> None:
@@ -214,12 +215,12 @@ def test_trust_pickle_reaches_the_loader(toy: Toy, tmp_path: Path) -> None:
     state = toy.build(toy.gfl()).state_dict()
     torch.save(dict(state_dict=state, meta=SimpleNamespace(a=1)), path)
     with pytest.raises(ValueError, match='trust_pickle=True'):
-        Teacher(toy.gfl(), str(path))
-    Teacher(toy.gfl(), str(path), trust_pickle=True)
+        MMEngineTeacher(toy.gfl(), str(path))
+    MMEngineTeacher(toy.gfl(), str(path), trust_pickle=True)
 
 
 def test_the_teacher_is_frozen_and_records_without_gradient(toy: Toy) -> None:
-    teacher = Teacher(toy.gfl(), allow_random=True)
+    teacher = MMEngineTeacher(toy.gfl(), allow_random=True)
     assert not any(p.requires_grad for p in teacher.model.parameters())
     records = teacher.observe({'fpn': 'neck'}, **batch(teacher, toy.det_data()))
     assert not teacher.model.training
@@ -260,7 +261,7 @@ def noisy(toy: Toy, kind: str) -> dict:
 @pytest.mark.parametrize('of', ['', 'backbone', 'decode_head', 'within'])
 def test_two_teacher_forwards_on_one_batch_agree(toy: Toy, kind: str, of: str) -> None:
     """This holds whichever part of the model was set to training in between."""
-    teacher = Teacher(noisy(toy, kind), allow_random=True)
+    teacher = MMEngineTeacher(noisy(toy, kind), allow_random=True)
     path = NOISY[kind] if of == 'within' else of
     inputs = batch(teacher, toy.seg_data())
     before = copy.deepcopy(teacher.model.state_dict())
@@ -276,7 +277,7 @@ def test_two_teacher_forwards_on_one_batch_agree(toy: Toy, kind: str, of: str) -
 
 @pytest.mark.parametrize('kind', NOISY)
 def test_these_models_are_noisy_in_training(toy: Toy, kind: str) -> None:
-    model = Teacher(noisy(toy, kind), allow_random=True).model
+    model = MMEngineTeacher(noisy(toy, kind), allow_random=True).model
     inputs = model.data_preprocessor(toy.seg_data(), training=True)
     for part in (model.backbone, model.decode_head)[kind == 'dropout' :]:
         model.eval()
@@ -287,12 +288,12 @@ def test_these_models_are_noisy_in_training(toy: Toy, kind: str) -> None:
 
 
 def test_a_deepcopy_shares_the_model(toy: Toy) -> None:
-    teacher = Teacher(toy.gfl(), allow_random=True)
+    teacher = MMEngineTeacher(toy.gfl(), allow_random=True)
     assert copy.deepcopy([teacher])[0] is teacher
 
 
 def test_misspelt_recorder_names_its_config_path(toy: Toy) -> None:
-    teacher = Teacher(toy.gfl(), allow_random=True)
+    teacher = MMEngineTeacher(toy.gfl(), allow_random=True)
     with pytest.raises(ValueError, match=r'recorders\.teacher\.x.*bbox_head\.gfl_cls'):
         teacher.check({'x': 'bbox_head.gfl_clss'})
 
@@ -327,7 +328,7 @@ SEG_LOSSES = ('loss', 'predict', 'decode_head.loss', 'postprocess_result')
 def test_records_no_deeper_than_needed(
     toy: Toy, model: str, source: str, shapes: list[int], forbidden: tuple
 ) -> None:
-    teacher = Teacher(getattr(toy, model)(), allow_random=True)
+    teacher = MMEngineTeacher(getattr(toy, model)(), allow_random=True)
     make = toy.seg_data if model == 'segmentor' else toy.det_data
     inputs = batch(teacher, make())
     forbid(teacher.model, *forbidden)
@@ -337,7 +338,7 @@ def test_records_no_deeper_than_needed(
 
 
 def test_record_equals_the_plain_forward(toy: Toy) -> None:
-    teacher = Teacher(toy.segmentor(), allow_random=True)
+    teacher = MMEngineTeacher(toy.segmentor(), allow_random=True)
     inputs = batch(teacher, toy.seg_data())
     [logits] = teacher.observe({'x': 'decode_head.conv_seg'}, **inputs)['x']
     with torch.no_grad():
@@ -345,7 +346,7 @@ def test_record_equals_the_plain_forward(toy: Toy) -> None:
 
 
 def test_records_of_several_parts_together(toy: Toy) -> None:
-    teacher = Teacher(toy.segmentor(), allow_random=True)
+    teacher = MMEngineTeacher(toy.segmentor(), allow_random=True)
     recorders = dict(
         a='backbone.layer1', b='decode_head.conv_seg', c='auxiliary_head.conv_seg'
     )
@@ -354,14 +355,14 @@ def test_records_of_several_parts_together(toy: Toy) -> None:
 
 
 def test_record_within_the_roi_head(toy: Toy) -> None:
-    teacher = Teacher(toy.faster_rcnn(), allow_random=True)
+    teacher = MMEngineTeacher(toy.faster_rcnn(), allow_random=True)
     inputs = batch(teacher, toy.det_data())
     records = teacher.observe({'x': 'roi_head.bbox_head.fc_cls'}, **inputs)
     assert records['x'][0].shape[1] == 4
 
 
 def test_recording_the_roi_head_itself_raises_a_clear_error(toy: Toy) -> None:
-    teacher = Teacher(toy.faster_rcnn(), allow_random=True)
+    teacher = MMEngineTeacher(toy.faster_rcnn(), allow_random=True)
     inputs = batch(teacher, toy.det_data())
     with pytest.raises(ValueError, match=r"teacher\.x: 'roi_head' was not called"):
         teacher.observe({'x': 'roi_head'}, **inputs)
@@ -371,7 +372,7 @@ def test_list_of_auxiliary_heads(toy: Toy) -> None:
     # As in UPerNet variants, BiSeNet and ICNet.
     config = toy.segmentor()
     config['model']['auxiliary_head'] = [config['model']['auxiliary_head']] * 2
-    teacher = Teacher(config, allow_random=True)
+    teacher = MMEngineTeacher(config, allow_random=True)
     inputs = batch(teacher, toy.seg_data())
     for source in ('auxiliary_head.1.conv_seg', 'auxiliary_head[1].conv_seg'):
         [logits] = teacher.observe({'x': source}, **inputs)['x']
@@ -389,7 +390,7 @@ def test_cascaded_decode_heads(toy: Toy) -> None:
         type='CascadeEncoderDecoder', num_stages=2, decode_head=heads
     )
     del config['model']['auxiliary_head']
-    teacher = Teacher(config, allow_random=True)
+    teacher = MMEngineTeacher(config, allow_random=True)
     inputs = batch(teacher, toy.seg_data())
     for source in ('decode_head.0.conv_seg', 'decode_head[-1].conv_seg'):
         [logits] = teacher.observe({'x': source}, **inputs)['x']
@@ -397,7 +398,7 @@ def test_cascaded_decode_heads(toy: Toy) -> None:
 
 
 def test_observe_draws_no_random_numbers(toy: Toy) -> None:
-    teacher = Teacher(toy.segmentor(), allow_random=True)
+    teacher = MMEngineTeacher(toy.segmentor(), allow_random=True)
     inputs = batch(teacher, toy.seg_data())
     before = torch.random.get_rng_state()
     teacher.observe({'x': 'decode_head'}, **inputs)
@@ -411,7 +412,7 @@ def test_a_checkpoint_of_a_runner_can_be_the_teacher(
         toy.gfl()['model'], train_cfg=dict(by_epoch=True, max_epochs=1)
     )
     runner.train()
-    model = Teacher(toy.gfl(), str(tmp_path / 'epoch_1.pth')).model
+    model = MMEngineTeacher(toy.gfl(), str(tmp_path / 'epoch_1.pth')).model
     trained = runner.model.state_dict()
     assert all(torch.equal(trained[k], v) for k, v in model.state_dict().items())
 
@@ -438,4 +439,4 @@ def test_misspelt_key_of_a_part_is_named_with_its_place(
     with pytest.raises(TypeError, match=r'^model\.student\.' + told):
         build_model(config)
     with pytest.raises(TypeError, match=r'^model\.teacher\.config\.' + told):
-        Teacher(config, allow_random=True)
+        MMEngineTeacher(config, allow_random=True)

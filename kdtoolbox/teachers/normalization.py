@@ -18,6 +18,7 @@ class Renormalization:
     Args:
         student: The data preprocessor that makes the batch.
         teacher: The data preprocessor of the teacher's own recipe.
+        where: Config path of the teacher, for errors.
 
     Raises:
         ValueError: If the two normalise different numbers of channels.
@@ -30,17 +31,20 @@ class Renormalization:
         [2.0, 2.0, 2.0]
     """
 
-    def __init__(self, student: nn.Module, teacher: nn.Module) -> None:
+    def __init__(
+        self, student: nn.Module, teacher: nn.Module, where: str = 'model.teacher'
+    ) -> None:
         mean_student, std_student = _statistics(student)
         mean_teacher, std_teacher = _statistics(teacher)
         if len(mean_student) > 1:
-            _check_channels(len(mean_student), len(mean_teacher))
+            _check_channels(len(mean_student), len(mean_teacher), where)
         self.flip = swaps_channels(student) != swaps_channels(teacher)
         if self.flip and len(mean_student) == COLOURS:
             mean_student, std_student = mean_student.flip(0), std_student.flip(0)
         self.scale = std_student / std_teacher
         self.shift = (mean_student - mean_teacher) / std_teacher
         self.padding = _padding(teacher)
+        self.where = where
         self.differs = bool(
             (self.scale != 1).any()
             or (self.shift != 0).any()
@@ -58,7 +62,7 @@ class Renormalization:
         Raises:
             ValueError: If the teacher normalises a different number of channels.
         """
-        _check_channels(inputs.shape[1], len(self.scale))
+        _check_channels(inputs.shape[1], len(self.scale), self.where)
         if self.flip and inputs.shape[1] == COLOURS:
             inputs = inputs.flip(1)
         if not self.differs:
@@ -83,14 +87,14 @@ def _statistics(preprocessor: nn.Module) -> tuple[Tensor, Tensor]:
     return torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
 
 
-def _check_channels(student: int, teacher: int) -> None:
+def _check_channels(student: int, teacher: int, where: str) -> None:
     if teacher not in (1, student):
         raise ValueError(
-            f'the student reads images of {student} channels, `mean` and `std` of the '
-            f"teacher's `data_preprocessor` are for {teacher}; both read the same "
-            f'images: take a teacher that was trained on {student} channels, or load '
-            f"{teacher} and give the student's `data_preprocessor` as many values for "
-            '`mean` and `std`'
+            f'{where}: the student reads images of {student} channels, `mean` and '
+            f"`std` of the teacher's `data_preprocessor` are for {teacher}; both read "
+            f'the same images: take a teacher that was trained on {student} channels, '
+            f"or load {teacher} and give the student's `data_preprocessor` as many "
+            'values for `mean` and `std`'
         )
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from kdtoolbox.distillers.normalization import Renormalization
+from kdtoolbox.teachers.normalization import Renormalization
 
 RGB = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)
 CAFFE = dict(mean=[103.53, 116.28, 123.675], std=[1.0, 1.0, 1.0], bgr_to_rgb=False)
