@@ -18,6 +18,7 @@ from kdtoolbox.hooks import (
     ExportStudentHook,
     FiniteWeightsHook,
     FittingResumeHook,
+    FollowStudentHook,
     MissedValidationHook,
     ReadableCheckpointHook,
     SeedHook,
@@ -112,6 +113,9 @@ def add_hooks(runner: Runner, resume_partly: bool) -> None:
     runner.register_hook(FittingResumeHook(resume_partly))
     for kind in (SeedHook, WholeUpdatesHook, BestCheckpointHook, FiniteWeightsHook):
         runner.register_hook(kind())
+    teachers = getattr(bare(runner), 'teachers', {}).values()
+    if any(teacher.follows for teacher in teachers):
+        runner.register_hook(FollowStudentHook())
     exports = runner.cfg.get('export_student', True)
     there = any(isinstance(hook, ExportStudentHook) for hook in runner.hooks)
     if exports and not there and isinstance(bare(runner), Distiller):

@@ -88,9 +88,7 @@ def build_section(
             wires[name] = {}
             continue
         keys = _wire_keys(config, wires_of)
-        wires[name] = {
-            key: config[key] for key in keys if isinstance(config.get(key), str)
-        }
+        wires[name] = dict(_named_wires(config, keys))
         if faults:
             continue
         arguments = {key: value for key, value in config.items() if key not in keys}
@@ -100,6 +98,18 @@ def build_section(
         except (KeyError, TypeError, ValueError) as error:
             report(placed(error, f'{where}.{name}: '))
     return modules, wires
+
+
+def _named_wires(
+    config: Mapping[str, Any], keys: Iterable[str]
+) -> Iterator[tuple[str, str]]:
+    """Yield the wires of an entry by key, those in a list by ``key[0]`` and so on."""
+    for key in keys:
+        value = config.get(key)
+        listed = enumerate(value) if isinstance(value, list | tuple) else ()
+        yield from ((f'{key}[{index}]', wire) for index, wire in listed)
+        if isinstance(value, str):
+            yield key, value
 
 
 def placed(error: Exception, place: str) -> Exception:
@@ -151,13 +161,21 @@ def _entry_faults(
             f'{" and one as ".join(map(repr, missing))}'
         )
     for key in keys:
-        if not isinstance(config.get(key, ''), str):
+        if not _names_wires(config.get(key, ''), kind):
             yield ValueError(
                 f"{place}.{key}: expected the name of a wire, such as 'student.fpn', "
                 f'got {config[key]!r}'
             )
     arguments = {key: value for key, value in config.items() if key not in keys}
     yield from argument_faults(kind, arguments, place)
+
+
+def _names_wires(value: Any, kind: type[nn.Module]) -> bool:
+    """Return whether a value is a wire, or a list of them for ``forward(*wires)``."""
+    parameters = inspect.signature(kind.forward).parameters.values()
+    several = any(x.kind is inspect.Parameter.VAR_POSITIONAL for x in parameters)
+    values = value if several and isinstance(value, list | tuple) and value else [value]
+    return all(isinstance(name, str) for name in values)
 
 
 def argument_faults(

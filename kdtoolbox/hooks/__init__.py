@@ -4,6 +4,7 @@ from kdtoolbox.hooks.best_checkpoint import BestCheckpointHook
 from kdtoolbox.hooks.export_student import ExportStudentHook
 from kdtoolbox.hooks.finite_weights import FiniteWeightsHook
 from kdtoolbox.hooks.fitting_resume import FittingResumeHook
+from kdtoolbox.hooks.follow_student import FollowStudentHook
 from kdtoolbox.hooks.loss_balance import LossBalanceHook
 from kdtoolbox.hooks.loss_weight import LossWeightHook
 from kdtoolbox.hooks.missed_validation import MissedValidationHook
@@ -19,6 +20,7 @@ __all__ = [
     'ExportStudentHook',
     'FittingResumeHook',
     'FiniteWeightsHook',
+    'FollowStudentHook',
     'LossBalanceHook',
     'LossWeightHook',
     'MissedValidationHook',

@@ -51,12 +51,13 @@ class SelfTeacher(Teacher):
         where: str = 'model.teacher',
     ) -> None:
         average = average or dict(type='ExponentialMovingAverage', momentum=0.001)
-        averaged = MODELS.build(dict(average, _scope_='kdtoolbox', model=student))
-        if not isinstance(averaged, BaseAveragedModel):
+        kind = MODELS.get(average['type'])
+        if kind is None or not issubclass(kind, BaseAveragedModel):
             raise ValueError(
                 f'{where}.average.type: {average["type"]!r} is not an averaged model; '
                 "write average=dict(type='ExponentialMovingAverage', momentum=0.001)"
             )
+        averaged = MODELS.build(dict(average, _scope_='kdtoolbox', model=student))
         super().__init__(averaged, name, where)
 
     @property

@@ -101,7 +101,7 @@ class Teacher:
                 f'which {dtype!r} would round away; remove `dtype`'
             )
         self._precision = Precision(dtype, channels_last, compile, self.where)
-        self._precision.apply(self._root)
+        self._precision.apply(self.model)
 
     @property
     def plain(self) -> bool:
@@ -144,7 +144,7 @@ class Teacher:
         teacher = copy.copy(self)
         # deepcopy takes the new tensors from its memo instead of copying the old ones.
         teacher._root = copy.deepcopy(self._root, made)
-        teacher._precision.compile(teacher._root)
+        teacher._precision.compile(teacher.model)
         return teacher
 
     @torch.no_grad()
