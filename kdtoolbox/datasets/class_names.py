@@ -1,6 +1,7 @@
 """Compare the classes of a data set with the classes of the teacher."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from mmengine.dataset import BaseDataset
@@ -33,7 +34,17 @@ def check_class_names(model: Any, dataset: BaseDataset, where: str) -> None:
     Raises:
         ValueError: If the order or the names differ. The message contains the fix.
     """
-    teacher_classes = getattr(getattr(model, 'teacher', None), 'classes', None)
+    for name, teacher in getattr(model, 'teachers', {}).items():
+        _check_teacher(model, name, teacher.classes, dataset, where)
+
+
+def _check_teacher(
+    model: Any,
+    teacher: str,
+    teacher_classes: Sequence[str] | None,
+    dataset: BaseDataset,
+    where: str,
+) -> None:
     classes = dataset.metainfo.get('classes')
     if teacher_classes is None or classes is None:
         return
@@ -43,7 +54,7 @@ def check_class_names(model: Any, dataset: BaseDataset, where: str) -> None:
         list(map(_normalized, some)) for some in (classes, teacher_classes)
     )
     differing = [i for i, name in enumerate(names) if name != teacher_names[i]]
-    losses = losses_on_class_logits(model) if differing else []
+    losses = losses_on_class_logits(model, teacher) if differing else []
     if not losses:
         return
     shown = differing[:_SHOWN]
@@ -60,31 +71,46 @@ def check_class_names(model: Any, dataset: BaseDataset, where: str) -> None:
     )
 
 
-def losses_on_class_logits(distiller: Any) -> list[str]:
+def losses_on_class_logits(distiller: Any, teacher: str = 'teacher') -> list[str]:
     """Return the config paths of the losses that compare logits class by class.
 
     These are the losses with the attribute ``reads_classes``, and the losses whose
     teacher wire records a layer of class logits.
+
+    Args:
+        distiller: The distiller.
+        teacher: The name of the teacher whose logits they read.
     """
     return [
         f'model.losses.{name}'
         for name, wires in distiller.wiring.comparisons.items()
-        if getattr(distiller.losses[name], 'reads_classes', False)
-        or _has_class_logits(distiller, wires.get('teacher', ''))
+        if (
+            getattr(distiller.losses[name], 'reads_classes', False)
+            and _depends(distiller, wires.get('teacher', ''), teacher)
+        )
+        or _has_class_logits(distiller, wires.get('teacher', ''), teacher)
     ]
 
 
-def _has_class_logits(distiller: Any, wire: str) -> bool:
+def _depends(distiller: Any, wire: str, teacher: str) -> bool:
+    connections = distiller.wiring.connections
+    if wire in connections:
+        sources = connections[wire].values()
+        return any(_depends(distiller, source, teacher) for source in sources)
+    return teacher in distiller.wiring.sides[wire]
+
+
+def _has_class_logits(distiller: Any, wire: str, teacher: str) -> bool:
     connections = distiller.wiring.connections
     if wire in connections:
         return any(
-            _has_class_logits(distiller, source)
+            _has_class_logits(distiller, source, teacher)
             for source in connections[wire].values()
         )
     side, _, name = wire.partition('.')
-    if side != 'teacher':
+    if side != teacher:
         return False
-    recorder = distiller.recorders['teacher'].get(name, name)
+    recorder = distiller.recorders[teacher].get(name, name)
     if not isinstance(recorder, str):
         if recorder.get('what') == 'input':
             return False

@@ -85,7 +85,9 @@ class LossMeter:
 
     def _compare_wires(self, step: Step) -> None:
         for student, teacher in self._pairs():
-            levels = zip(step.wires[student], step.wires[teacher], strict=False)
+            # Wires that only losses of weight 0 read were not made.
+            both = step.wires.get(student, []), step.wires.get(teacher, [])
+            levels = zip(*both, strict=False)
             for level, (one, other) in enumerate(levels):
                 value = level_similarity(one, other)
                 if value is not None:

@@ -49,7 +49,7 @@ def draw_step(
     drawn = []
     for scene in scenes_of(step, distiller.data_preprocessor, images):
         found: dict[str, Picture | None] = {}
-        for name in distiller.losses:
+        for name in _computed(distiller, step):
             read = (distiller, step, name, scene)
             if 'features' in kinds:
                 found[f'features_{name}'] = draw_features(*read)
@@ -59,15 +59,22 @@ def draw_step(
             if 'channels' in kinds:
                 found[f'channels_{name}'] = draw_channels(*read)
         if 'attention' in kinds:
-            for name in _common_records(distiller):
+            for name in _common_records(distiller, step):
                 found[f'attention_{name}'] = draw_attention(step, name, scene)
         drawn.append(_composed(found, note))
     return drawn
 
 
-def _common_records(distiller: Distiller) -> list[str]:
+def _computed(distiller: Distiller, step: Step) -> list[str]:
+    """Return the losses whose wires were made; some are not for a weight of 0."""
+    ends = distiller.wiring.comparisons
+    return [n for n in distiller.losses if {*ends[n].values()} <= step.wires.keys()]
+
+
+def _common_records(distiller: Distiller, step: Step) -> list[str]:
     student, teacher = (distiller.recorders.get(side, {}) for side in SIDES)
-    return [name for name in student if name in teacher]
+    made = step.wires
+    return [n for n in student if n in teacher and f'teacher.{n}' in made]
 
 
 def draw_models(
