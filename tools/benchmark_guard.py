@@ -22,6 +22,7 @@ from kdtoolbox.distillers.finite import check_finite
 from kdtoolbox.distillers.gradients import finite_gradients
 from kdtoolbox.inspection.batches import made_up_batch
 from kdtoolbox.registry import MODELS
+from kdtoolbox.teachers.kinds import forget_weights
 
 GUARDS = dict(none=(), values=('values',), gradients=('gradients',))
 GUARDS['both'] = ('values', 'gradients')
@@ -32,7 +33,7 @@ def distiller_of(config: str) -> Distiller:
     """Return the distiller of a recipe, with random weights."""
     cfg = load_config(config)
     resolve_paths(cfg)
-    cfg.model.teacher.update(checkpoint=None, allow_random=True)
+    forget_weights(cfg.model)
     torch.manual_seed(0)
     model = MODELS.build(dict(cfg.model, _scope_=cfg.get('default_scope')))
     return revert_sync_batchnorm(model).train()

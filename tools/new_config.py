@@ -25,6 +25,7 @@ from kdtoolbox.runs.pair_arguments import (
     recipe_of,
 )
 from kdtoolbox.runs.rehearsal import rehearse
+from kdtoolbox.teachers.kinds import forget_weights
 
 console = Console(soft_wrap=True)
 
@@ -68,7 +69,7 @@ def check(path: Path) -> None:
     """
     cfg = read_config(str(path))
     init_default_scope(cfg.get('default_scope') or 'mmengine')
-    cfg.model.teacher.update(checkpoint=None, allow_random=True)
+    forget_weights(cfg.model)
     with all_faults(cfg):
         model = build_distiller(cfg)
         rehearse(model, sides_of(model.student)[0])

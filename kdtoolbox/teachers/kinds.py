@@ -144,6 +144,15 @@ def teacher_faults(config: Any, where: str) -> Iterator[Exception]:
         yield error
 
 
+def forget_weights(model: Any) -> None:
+    """Let all teachers of a model's config have random weights, in place."""
+    if model.get('teacher') is not None:
+        model['teacher'] = without_weights(model['teacher'])
+    teachers = model.get('teachers') or {}
+    for name, config in teachers.items():
+        teachers[name] = without_weights(config)
+
+
 def without_weights(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the config of the same teacher with random weights, which reads no file.
 
