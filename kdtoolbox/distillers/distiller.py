@@ -128,6 +128,7 @@ class Distiller(BaseModel):
     def _add_peers(
         self, configs: Mapping[str, str | dict], data_preprocessor: dict | None
     ) -> None:
+        self._peer_names = [*configs]
         for name in configs:
             check_name(name, f'model.peers.{name}')
             if name in self.teachers:
@@ -146,7 +147,7 @@ class Distiller(BaseModel):
     @property
     def trained_peers(self) -> dict[str, Any]:
         """The further students by name."""
-        return dict(self._modules.get('peers') or {})
+        return {name: self.peers[name] for name in self._peer_names}
 
     @property
     def teacher(self) -> Teacher:
