@@ -78,7 +78,8 @@ setup(
     packages=find_packages(include=['kdtoolbox', 'kdtoolbox.*']),
     install_requires=read_requirements('runtime'),
     extras_require={
-        name: read_requirements(name) for name in ('optional', 'tests', 'docs')
+        name: read_requirements(name)
+        for name in ('optional', 'foundation', 'tests', 'docs')
     },
     cmdclass={'build_py': BuildPy},
     zip_safe=False,

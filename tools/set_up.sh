@@ -140,6 +140,16 @@ keep_headless_opencv() {
     pip_install -q --no-deps opencv-python-headless
 }
 
+# Apart from the other packages, where only tests of foundation models look: mmdet imports
+# transformers if it can, which adds some 5 s to the start of each process. Without the
+# dependency of timm on torchvision: PyPI's does not import beside the CPU build of torch.
+install_foundation() {
+    step 'installing timm and transformers for tests, 0.2 GB'
+    pip_install -q --prefix "$venv/foundation" \
+        $(grep -v -e '^#' -e '^timm$' requirements/foundation.txt)
+    pip_install -q --prefix "$venv/foundation" --no-deps timm
+}
+
 # A cached build may lack its ops or the CUDA ops. A wheel may belong to another torch.
 check_ops() {
     local trouble
@@ -182,6 +192,7 @@ step 'installing mmengine, mmdet, mmseg and the tools (about 80 packages)'
 pip_install -q -r requirements/runtime.txt -r "$packages" \
     -r requirements/optional.txt -r requirements/tests.txt
 keep_headless_opencv
+install_foundation
 step 'installing kdtoolbox (editable)'
 pip_install -q --no-deps --no-build-isolation --editable .
 step "trying the ops of mmcv $mmcv"

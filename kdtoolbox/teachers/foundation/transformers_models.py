@@ -1,0 +1,175 @@
+"""Vision backbones of Hugging Face transformers."""
+
+import inspect
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdtoolbox.teachers.foundation.backbone import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Backbone,
+)
+from kdtoolbox.teachers.foundation.libraries import from_cache, import_library
+from kdtoolbox.teachers.foundation.licences import licence_of
+
+_HALF = (127.5, 127.5, 127.5)
+_STATISTICS = {
+    'dinov2': (IMAGENET_MEAN, IMAGENET_STD),
+    'dinov2_with_registers': (IMAGENET_MEAN, IMAGENET_STD),
+    'dinov3_vit': (IMAGENET_MEAN, IMAGENET_STD),
+    'dinov3_convnext': (IMAGENET_MEAN, IMAGENET_STD),
+    'sam_vision_model': (IMAGENET_MEAN, IMAGENET_STD),
+    'siglip_vision_model': (_HALF, _HALF),
+}
+"""Mean and std of the published models, where no config of a processor is there."""
+
+
+def build(
+    name: str, arguments: Mapping[str, Any], pretrained: bool, where: str
+) -> Backbone:
+    """Build the vision model of a model of transformers.
+
+    Args:
+        name: A name on the Hugging Face hub, a folder, or a model type such as
+            'dinov2', which stands for its default config.
+        arguments: Entries of the config of the vision model to change.
+        pretrained: Whether transformers loads its weights.
+        where: Config path of the teacher, for errors.
+
+    Raises:
+        ValueError: If transformers is missing, knows no such model or argument, or
+            finds not all weights.
+    """
+    transformers = import_library('transformers', f'{where}.model')
+    try:
+        config = _config(transformers, name, arguments, pretrained, where)
+        statistics = _statistics(transformers, name, config.model_type, pretrained)
+        if pretrained:
+            model = _load(transformers.AutoModel, name, config, where)
+        else:
+            model = transformers.AutoModel.from_config(config)
+    except OSError as error:
+        offline = (
+            '' if pretrained else '; without `pretrained` it reads its cache alone'
+        )
+        raise ValueError(
+            f'{where}.model: transformers cannot load {name!r}: '
+            f'{str(error).partition(chr(10))[0]}{offline}'
+        ) from error
+    depth = _depth(config)
+    # SAM adds a position embedding of fixed size.
+    fixed = config.model_type == 'sam_vision_model'
+    return Backbone(
+        model,
+        partial(read, depth=depth),
+        depth=depth,
+        patch_size=_stride(config),
+        image_size=(config.image_size, config.image_size) if fixed else None,
+        mean=statistics[0],
+        std=statistics[1],
+        licence=licence_of(config.model_type),
+    )
+
+
+def _config(
+    transformers: Any,
+    name: str,
+    arguments: Mapping[str, Any],
+    pretrained: bool,
+    where: str,
+) -> Any:
+    known = name in transformers.CONFIG_MAPPING
+    if known:
+        config = transformers.CONFIG_MAPPING[name]()
+    else:
+        load = partial(transformers.AutoConfig.from_pretrained, name)
+        config = from_cache(load, pretrained)
+    # Models of images and texts have a config for each.
+    config = getattr(config, 'vision_config', config)
+    for key in arguments:
+        if not hasattr(config, key):
+            raise ValueError(
+                f'{where}.arguments: {type(config).__name__} has no {key!r}; it has '
+                f'{sorted(config.to_dict())}'
+            )
+    if known:
+        # Some entries follow from others.
+        return type(config)(**arguments)
+    for key, value in arguments.items():
+        setattr(config, key, value)
+    return config
+
+
+def _load(auto_model: Any, name: str, config: Any, where: str) -> Any:
+    load = partial(
+        auto_model.from_pretrained,
+        name,
+        config=config,
+        # By default the model would get the type of the file.
+        dtype=torch.float32,
+        output_loading_info=True,
+    )
+    model, report = from_cache(load, download=True)
+    # transformers fills these with random values. Maps do not depend on the pooler.
+    missing = [key for key in report['missing_keys'] if not key.startswith('pooler.')]
+    misshapen = [key for key, *_ in report['mismatched_keys']]
+    if missing or misshapen:
+        raise ValueError(
+            f'{where}.model: the weights of {name!r} do not fit '
+            f'{type(model).__name__}: missing {sorted(missing)}, of another shape '
+            f'{sorted(misshapen)}; remove the `arguments` that change its shape, or '
+            'name a model with such weights'
+        )
+    return model
+
+
+def _statistics(
+    transformers: Any, name: str, family: str, pretrained: bool
+) -> tuple[Any, Any]:
+    """Return mean and std in pixel units, or None for each if they are unknown."""
+    load = partial(transformers.ImageProcessingMixin.get_image_processor_dict, name)
+    try:
+        if name in transformers.CONFIG_MAPPING:
+            raise FileNotFoundError(name)
+        processor, _ = from_cache(load, pretrained)
+        values = processor['image_mean'], processor['image_std']
+    except (OSError, KeyError):
+        return _STATISTICS.get(family, (None, None))
+    scale = processor.get('rescale_factor', 1 / 255)
+    mean, std = ([value / scale for value in part] for part in values)
+    return mean, std
+
+
+def _depth(config: Any) -> int:
+    """Return the number of layers; 1, the output, where the config has none."""
+    stages = getattr(config, 'depths', None)
+    return len(stages) if stages else getattr(config, 'num_hidden_layers', 1)
+
+
+def _stride(config: Any) -> int | None:
+    """Return the stride of the last tokens in pixels."""
+    # The stem of DINOv3's ConvNeXt has a fixed stride.
+    convnext = config.model_type == 'dinov3_convnext'
+    size = 4 if convnext else getattr(config, 'patch_size', None)
+    if not isinstance(size, int):
+        return None
+    # Each stage after the first halves the grid.
+    return size * 2 ** (len(getattr(config, 'depths', [0])) - 1)
+
+
+def read(model: Any, images: Tensor, layers: list[int], depth: int) -> list[Tensor]:
+    """Return the outputs of layers; that of the last includes the final norm."""
+    more: dict[str, Any] = dict(output_hidden_states=layers != [depth - 1])
+    if 'interpolate_pos_encoding' in inspect.signature(model.forward).parameters:
+        more['interpolate_pos_encoding'] = True
+    output = model(pixel_values=images, **more)
+    # Swin and its like also have maps instead of tokens.
+    states = output.get('reshaped_hidden_states') or output.get('hidden_states')
+    return [
+        output.last_hidden_state if layer == depth - 1 else states[layer + 1]
+        for layer in layers
+    ]
