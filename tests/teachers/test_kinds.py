@@ -16,6 +16,14 @@ from kdtoolbox.teachers.kinds import build_teachers, named_teachers, without_wei
 
 Toy = SimpleNamespace
 KINDS: dict[str, Callable[[Toy], dict[str, Any]]] = {
+    'FoundationTeacher': lambda toy: dict(
+        type='FoundationTeacher',
+        model='torch.nn.Conv2d',
+        arguments=dict(in_channels=3, out_channels=4, kernel_size=8, stride=8),
+        mean=[123.675, 116.28, 103.53],
+        std=[58.395, 57.12, 57.375],
+        allow_random=True,
+    ),
     'MMEngineTeacher': lambda toy: dict(config=toy.gfl(), allow_random=True),
     'SelfTeacher': lambda toy: dict(type='SelfTeacher'),
 }
