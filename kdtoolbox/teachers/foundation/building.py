@@ -49,7 +49,7 @@ def build_foundation(
             its mean or std is unknown.
     """
     check_weights(checkpoint, pretrained, allow_random, where)
-    library, _, name = model.rpartition('::')
+    library, _, name = str(model).rpartition('::')
     if library not in _BUILDERS:
         raise ValueError(
             f'{where}.model: expected timm::NAME, transformers::NAME, '
@@ -61,11 +61,15 @@ def build_foundation(
         load_strictly(backbone.module, state, repr(checkpoint), f'{where}.model')
     if patch_size is not None:
         backbone.patch_size = patch_size
-    mean, std = mean or backbone.mean, std or backbone.std
-    preprocessor = _preprocessor(mean, std, bgr, where)
+    preprocessor = _preprocessor(mean or backbone.mean, std or backbone.std, bgr, where)
+    numbers = [
+        f'{x:.6g}'
+        for part in (preprocessor.mean, preprocessor.std)
+        for x in part.flatten()
+    ]
     print_log(
         f'{where}: {model}, licence of its published weights: {backbone.licence}; '
-        f'mean {mean}, std {std} of {"BGR" if bgr else "RGB"} images',
+        f'mean and std of its {"BGR" if bgr else "RGB"} images: {", ".join(numbers)}',
         'current',
     )
     return FoundationModel(backbone, preprocessor, layers or (-1,), where)

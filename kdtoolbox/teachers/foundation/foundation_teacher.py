@@ -36,8 +36,10 @@ class FoundationTeacher(Teacher):
     Images are resized to the nearest multiple of the patch, bilinear with antialiasing;
     those of SAM of transformers to the only size that it takes. Nets without patches
     get them as they are. Position embeddings are interpolated by the library. Class and
-    register tokens are dropped. The last layer includes the final norm of the model, or
-    the neck of SAM. Other layers are as their blocks leave them, without a norm.
+    register tokens are dropped. The last layer is the output of the features of the
+    model: with its final norm, or the neck of SAM. Other layers are as their blocks
+    leave them, without a norm. ``compile`` has no effect on timm and on DINO's own
+    code, whose layers do not come from their forward.
 
     timm and transformers are needed for their models alone: ``pip install
     kdtoolbox[foundation]``. Only they and torch.hub download, into their own caches,

@@ -58,9 +58,10 @@ def _create(timm: Any, name: str, arguments: dict, where: str) -> Any:
         raise TypeError(f'{where}.arguments: {error}') from error
     except (RuntimeError, OSError) as error:
         near = difflib.get_close_matches(name, timm.list_models(), n=4)
+        nearest = f'; nearest: {", ".join(near) or "none"}'
+        hint = '' if timm.is_model(name) else nearest
         raise ValueError(
-            f'{where}.model: timm cannot build {name!r}: {error}; '
-            f'nearest: {", ".join(near) or "none"}'
+            f'{where}.model: timm cannot build {name!r}: {error!r}{hint}'
         ) from error
 
 

@@ -90,7 +90,7 @@ def test_the_log_names_the_licence(caplog: pytest.LogCaptureFixture) -> None:
         logger.removeHandler(caplog.handler)
     [line] = [r.getMessage() for r in caplog.records if r.levelno == logging.INFO]
     assert f'{CONV}, licence of its published weights: your own' in line
-    assert 'mean [10.0, 20.0, 30.0]' in line
+    assert line.endswith('mean and std of its RGB images: 10, 20, 30, 1, 2, 4')
 
 
 def test_all_maps_and_raw_modules_can_be_recorded() -> None:

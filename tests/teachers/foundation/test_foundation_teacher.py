@@ -18,7 +18,7 @@ DINO = dict(
     type='FoundationTeacher',
     model='transformers::dinov2',
     arguments=dict(
-        hidden_size=8, num_hidden_layers=2, num_attention_heads=2, image_size=64
+        hidden_size=8, num_hidden_layers=2, num_attention_heads=2, patch_size=16
     ),
     layers=[0, 1],
     allow_random=True,

@@ -108,6 +108,27 @@ def test_a_checkpoint_of_another_model_is_refused(
     assert torch.equal(same(images)[0], model(images)[0])
     with pytest.raises(ValueError, match='does not fit VisionTransformer'):
         build('vit_small_patch14_reg4_dinov2', arguments=VIT, checkpoint=path)
+    by_timm = build(
+        'vit_small_patch14_dinov2',
+        arguments=dict(VIT, pretrained_cfg_overlay=dict(file=path)),
+        pretrained=True,
+    )
+    assert torch.equal(by_timm(images)[0], model(images)[0])
+
+
+@pytest.mark.parametrize(
+    ('overlay', 'message'),
+    [
+        (dict(file='missing.pth'), 'FileNotFoundError'),
+        (dict(hf_hub_id=None, url=None), 'No pretrained weights exist'),
+    ],
+)
+def test_weights_that_timm_cannot_find_are_an_error(
+    timm: ModuleType, overlay: dict, message: str
+) -> None:
+    arguments = dict(VIT, pretrained_cfg_overlay=overlay)
+    with pytest.raises(ValueError, match=f"cannot build 'vit_small_.*{message}"):
+        build('vit_small_patch14_dinov2', arguments=arguments, pretrained=True)
 
 
 def test_wrong_names_arguments_and_layers_are_refused(timm: ModuleType) -> None:
