@@ -1,3 +1,4 @@
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -124,6 +125,26 @@ def test_a_folder_has_weights_and_normalisation(
         build(str(tmp_path), dict(num_hidden_layers=3), pretrained=True)
     random = build(str(tmp_path))
     assert not torch.equal(random(images)[0], model(images)[0])
+
+
+def test_a_name_on_the_hub_is_read_from_the_cache(
+    transformers: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    constants = importlib.import_module('huggingface_hub.constants')
+    monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path))
+    place = tmp_path / 'models--nobody--dino'
+    (place / 'refs').mkdir(parents=True)
+    (place / 'refs/main').write_text('0')
+    whole = transformers.Dinov2Model(transformers.Dinov2Config(**DINO)).eval()
+    whole.save_pretrained(place / 'snapshots/0')
+    transformers.BitImageProcessor(image_mean=[0.1, 0.2, 0.3]).save_pretrained(
+        place / 'snapshots/0'
+    )
+    model = build('nobody/dino', pretrained=True)
+    for key, tensor in whole.state_dict().items():
+        assert torch.equal(model.backbone.state_dict()[key], tensor)
+    mean = model.data_preprocessor.mean.flatten().tolist()
+    assert mean == pytest.approx([25.5, 51, 76.5])
 
 
 def test_a_checkpoint_is_loaded_strictly(
