@@ -116,12 +116,16 @@ def folder() -> Path:
     return next(place for place in places if place.is_dir())
 
 
+_NO_METHODS = ('digits', 'foundation', 'pretrain', 'students')
+"""Folders of configs/ whose recipes are for models of their own."""
+
+
 def method_names() -> list[str]:
     """Return the methods that have recipes."""
     return sorted(
         path.name
         for path in folder().iterdir()
-        if path.name not in ('digits', 'students') and any(path.glob('*.py'))
+        if path.name not in _NO_METHODS and any(path.glob('*.py'))
     )
 
 

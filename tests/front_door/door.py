@@ -5,11 +5,16 @@ import multiprocessing
 import os
 import runpy
 import sys
+import sysconfig
 import traceback
 from pathlib import Path
 from types import SimpleNamespace
 
 ROOT = Path(__file__).parents[2]
+_PREFIX = str(Path(sys.prefix, 'foundation'))
+FOUNDATION = Path(
+    sysconfig.get_path('purelib', vars=dict(base=_PREFIX, platbase=_PREFIX))
+)
 _PROCESSES = multiprocessing.get_context('forkserver')
 _PROCESSES.set_forkserver_preload(
     [
@@ -49,6 +54,9 @@ def _enter(command: list[str], folder: Path, log: Path) -> None:
     from mmengine.runner import loops, runner
     from yapf.yapflib import yapf_api
 
+    if FOUNDATION.is_dir():
+        # Where `tools/set_up.sh` installs the libraries of foundation models.
+        sys.path.append(str(FOUNDATION))
     # Two of them run side by side.
     torch.set_num_threads(1)
     # A collection would go through all that was imported before, each time.

@@ -89,6 +89,10 @@ def _weights(cfg: Config, folder: Path) -> dict[str, Any]:
     if 'teacher' in model:
         changes |= {'model.teacher.checkpoint': None}
         changes |= {'model.teacher.allow_random': True}
+    if model.get('teacher', {}).get('type') == 'FoundationTeacher':
+        changes |= {'model.teacher.model': 'transformers::dinov2'}
+        changes |= {'model.teacher.pretrained': False}
+        changes |= {'model.teacher.arguments.num_hidden_layers': 2}
     if model.get('student', {}).get('type') == 'YOLOX':
         changes['model.teacher.checkpoint'] = _calm_weights(cfg, folder)
     for name, loss in model.get('losses', {}).items():

@@ -55,6 +55,10 @@ def build_foundation(
             f'{where}.model: expected timm::NAME, transformers::NAME, '
             f'hub::REPOSITORY:ENTRY or package.module.Class, got {model!r}'
         )
+    if not isinstance(arguments or {}, Mapping):
+        raise ValueError(
+            f'{where}.arguments: expected a dict of arguments, got {arguments!r}'
+        )
     backbone = _BUILDERS[library](name, arguments or {}, pretrained, where)
     if checkpoint is not None:
         state = load_checkpoint(checkpoint, trust_pickle)['state_dict']
