@@ -43,7 +43,8 @@ class FoundationTeacher(Teacher):
 
     timm and transformers are needed for their models alone: ``pip install
     kdtoolbox[foundation]``. Only they and torch.hub download, into their own caches,
-    and only with ``pretrained``. The log names the licence of the published weights.
+    and weights only with ``pretrained``. The log names the licence of the published
+    weights.
 
     Args:
         model: The name of the model.

@@ -46,19 +46,16 @@ def build(
     """
     transformers = import_library('transformers', f'{where}.model')
     try:
-        config = _config(transformers, name, arguments, pretrained, where)
+        config = _config(transformers, name, arguments, where)
         statistics = _statistics(transformers, name, config.model_type, pretrained)
         if pretrained:
             model = _load(transformers.AutoModel, name, config, where)
         else:
             model = transformers.AutoModel.from_config(config)
     except OSError as error:
-        offline = (
-            '' if pretrained else '; without `pretrained` it reads its cache alone'
-        )
         raise ValueError(
             f'{where}.model: transformers cannot load {name!r}: '
-            f'{str(error).partition(chr(10))[0]}{offline}'
+            f'{str(error).partition(chr(10))[0]}'
         ) from error
     depth = _depth(config)
     # SAM adds a position embedding of fixed size.
@@ -79,7 +76,6 @@ def _config(
     transformers: Any,
     name: str,
     arguments: Mapping[str, Any],
-    pretrained: bool,
     where: str,
 ) -> Any:
     known = name in transformers.CONFIG_MAPPING
@@ -87,7 +83,8 @@ def _config(
         config = transformers.CONFIG_MAPPING[name]()
     else:
         load = partial(transformers.AutoConfig.from_pretrained, name)
-        config = from_cache(load, pretrained)
+        # A small file, which an inspection without weights needs as well.
+        config = from_cache(load, download=True)
     # Models of images and texts have a config for each.
     config = getattr(config, 'vision_config', config)
     for key in arguments:
