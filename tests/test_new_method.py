@@ -13,6 +13,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = ('kdtoolbox', 'configs', 'docs', 'tools', 'tests/losses', 'tests/conftest.py')
 COPIED += ('pyproject.toml', 'README.md', 'model-index.yml')
+COPIED += ('tests/connector_arguments.py',)
 PAGE = ROOT / 'docs/writing-a-method.md'
 LOSS = 'kdtoolbox/losses/features/toy.py'
 CONNECTOR = 'kdtoolbox/connectors/scale.py'
@@ -115,7 +116,7 @@ def test_the_blocks_are_a_method_with_its_recipe_and_tests() -> None:
     assert list(blocks()) == [LOSS, CONNECTOR, SOURCE, RECIPE, *TESTS]
     assert list(blocks('add to ')) == [
         'kdtoolbox/distillers/sources/__init__.py',
-        'tests/losses/test_arguments.py',
+        'tests/connector_arguments.py',
     ]
     for code in blocks().values():
         lines = [line for line in code.splitlines() if 'https://' not in line]

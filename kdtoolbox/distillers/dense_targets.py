@@ -91,10 +91,17 @@ def _read_returned_anchors(
     head: Any, priors: Any, result: tuple, data_samples: Sequence
 ) -> DenseTargets:
     # These heads divide by the mean over processes.
-    count = torch.as_tensor(result[5], dtype=torch.float, device=result[0][0].device)
+    count = _number(result[5], result[0][0].device)
     return _with_anchors(
         head, result[0], result[1:4], _mean_over_processes(count), data_samples
     )
+
+
+def _number(value: Tensor | float, device: torch.device) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.to(device, torch.float)
+    # A copy of the number would wait for the device.
+    return torch.full((), value, dtype=torch.float, device=device)
 
 
 def _with_anchors(
@@ -119,7 +126,7 @@ def _with_anchors(
         priors=anchors,
         strides=strides,
         num_classes=head.num_classes,
-        avg_factor=torch.as_tensor(avg_factor, dtype=torch.float, device=device),
+        avg_factor=_number(avg_factor, device),
         decode=decode,
         gt_inds=_match(labels, boxes, data_samples, head.num_classes),
     )

@@ -135,6 +135,9 @@ class Inputs:
         }
         return replace(self, wires=wires)
 
+    def on(self, device: str) -> 'Inputs':
+        return Inputs(moved(self.wires, device), moved(self.context, device))
+
     def turned(self) -> 'Inputs':
         """Return the same batch with its last image, or row, moved to the front."""
         wires = {
@@ -151,6 +154,23 @@ class Inputs:
         decode = decoder(rolled['priors'], targets.strides)
         context['targets'] = replace(targets, decode=decode, **rolled)
         return Inputs(wires, context)
+
+
+def moved(value: Any, device: str) -> Any:
+    """Return a copy of tensors on a device, in whatever holds them."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: moved(part, device) for key, part in value.items()}
+    if isinstance(value, list):
+        return [moved(part, device) for part in value]
+    if isinstance(value, SimpleNamespace):
+        return SimpleNamespace(**moved(vars(value), device))
+    if isinstance(value, DenseTargets):
+        parts = moved(vars(value), device)
+        decode = decoder(parts['priors'], value.strides)
+        return DenseTargets(**parts | dict(decode=decode))
+    return value
 
 
 def make_inputs(scene: Scene, kinds: Mapping[str, str]) -> Inputs:

@@ -7,24 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from connector_arguments import REQUIRED
 from torch import nn
 
 from kdtoolbox import connectors, losses
 from kdtoolbox.losses.arguments import check_counts
 from kdtoolbox.losses.examples import Sizes, examples_of, loss_classes
 from kdtoolbox.losses.logits.class_logits import check_tau
-
-REQUIRED: dict[str, dict[str, Any]] = {
-    'ABFConnector': dict(in_channels=[4, 4], out_channels=[4, 4], mid_channels=2),
-    'CBAMConnector': dict(in_channels=[4, 4], out_channels=[4, 4]),
-    'ChannelMLPConnector': dict(in_channels=[4, 4], out_channels=4),
-    'ConvConnector': dict(in_channels=[4, 4], out_channels=4),
-    'LevelsConnector': dict(levels=[0]),
-    'MGDConnector': dict(channels=4, num_levels=2, mask_ratio=0.5),
-    'RegressorConnector': dict(in_channels=4, out_channels=4),
-    'TranslatorConnector': dict(in_channels=4, out_channels=4),
-}
-"""Required arguments of the connectors; lists where they accept lists."""
 
 FURTHER: dict[str, list[Any]] = {
     'iou_exponent': [1.5],

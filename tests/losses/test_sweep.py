@@ -4,7 +4,6 @@ The fast tests check one scene, those marked e2e many. The scenes are the same i
 run; KDTOOLBOX_SWEEP=500 tries 500 new ones instead.
 """
 
-import inspect
 import os
 import zlib
 from collections.abc import Callable
@@ -23,11 +22,10 @@ from hypothesis import (
     seed,
     settings,
 )
-from sweep_cases import CASES, FURTHER, REGISTERED, SPECIAL, Case
+from sweep_cases import CASES, FURTHER, SPECIAL, Case
+from sweep_runs import build, run
 from sweep_scenes import SITUATIONS, USUAL, Inputs, Scene, make_inputs, scenes
-from torch import Tensor, nn
-
-from kdtoolbox.distillers.building import CONTEXT
+from torch import Tensor
 
 THOROUGH = int(os.environ.get('KDTOOLBOX_SWEEP', 0))
 every_loss = pytest.mark.parametrize('name', CASES)
@@ -53,48 +51,21 @@ def sweep(name: str, check: Check, examples: int) -> None:
         suppress_health_check=[HealthCheck.too_slow],
     )
     @given(scene=scenes())
-    def run(scene: Scene) -> None:
+    def check_scene(scene: Scene) -> None:
         case = cases[scene.variant % len(cases)]
         check(name, case, case.prepare(scene))
 
     if not THOROUGH:
         # Each loss has its own scenes, the same in each run.
-        seed(zlib.crc32(name.encode()))(run)
-    run()
-
-
-def build(name: str, case: Case, scene: Scene, dtype: torch.dtype) -> nn.Module:
-    """Build a loss of weight 1 whose parameters are all nonzero."""
-    torch.manual_seed(0)
-    loss = REGISTERED[name](**case.arguments(scene))
-    for parameter in loss.parameters():
-        with torch.no_grad():
-            parameter.add_(0.1 * torch.randn(parameter.shape))
-    loss.loss_weight = 1.0
-    loss.train(case.training)
-    return loss.to(torch.promote_types(dtype, torch.float32))
+        seed(zlib.crc32(name.encode()))(check_scene)
+    check_scene()
 
 
 def terms_of(name: str, case: Case, scene: Scene, inputs: Inputs) -> dict[str, Tensor]:
-    """Run a new loss as a Distiller does and sum each term over the levels."""
+    """Run a new loss."""
     with torch.random.fork_rng():
         loss = build(name, case, scene, inputs.wires['student'][0].dtype)
-        named = inspect.signature(loss.forward).parameters
-        context = {key: inputs.context[key] for key in CONTEXT[1:] if key in named}
-        if not getattr(loss, 'per_level', True):
-            return as_terms(loss(**inputs.wires, **context))
-        totals: dict[str, Tensor] = {}
-        for level in range(scene.num_levels):
-            wires = {key: levels[level] for key, levels in inputs.wires.items()}
-            if 'level' in named:
-                context['level'] = level
-            for key, term in as_terms(loss(**wires, **context)).items():
-                totals[key] = totals.get(key, 0) + term
-        return totals
-
-
-def as_terms(value: Any) -> dict[str, Tensor]:
-    return value if isinstance(value, dict) else {'loss': value}
+        return run(loss, scene, inputs)
 
 
 def gradients_of(

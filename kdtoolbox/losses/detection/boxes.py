@@ -1,4 +1,6 @@
-"""Areas and overlaps of boxes, for tensors whose leading axes broadcast."""
+"""Areas, overlaps and cells of boxes, for tensors whose leading axes broadcast."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -134,6 +136,32 @@ def to_corners(boxes: Tensor) -> Tensor:
     """
     center, half = boxes[..., :2], boxes[..., 2:] / 2
     return torch.cat([center - half, center + half], -1)
+
+
+def to_cells(
+    boxes: Tensor, shapes: Sequence[tuple[int, int]], size: tuple[int, int]
+) -> Tensor:
+    """Convert boxes in pixels into boxes in cells of maps that cover the images.
+
+    Args:
+        boxes: Boxes (N, G, 4).
+        shapes: Height and width of each image in pixels, or one pair for all images.
+        size: Height and width of the maps.
+
+    Example:
+        >>> to_cells(torch.tensor([[[0.0, 8.0, 16.0, 32.0]]]), [(32, 64)], (4, 8))
+        tensor([[[0., 1., 2., 4.]]])
+    """
+    height, width = size
+    cells = _from_host([(width, height) * 2], boxes)
+    extents = _from_host([(w, h, w, h) for h, w in shapes], boxes)
+    return boxes * cells[:, None] / extents[:, None]
+
+
+def _from_host(rows: list[tuple], like: Tensor) -> Tensor:
+    # `like.new_tensor` waits until the device has done all its work before.
+    values = torch.tensor(rows, dtype=like.dtype, device='cpu')
+    return values.to(like.device, non_blocking=True)
 
 
 def _ious_and_unions(a: Tensor, b: Tensor, eps: float) -> tuple[Tensor, Tensor]:

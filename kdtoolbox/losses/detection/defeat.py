@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdtoolbox.losses.arguments import check_at_least
+from kdtoolbox.losses.detection.boxes import to_cells
 from kdtoolbox.losses.detection.targets import pad_boxes
 from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.inputs import check_maps
@@ -226,12 +227,11 @@ class DeFeatLoss(nn.Module):
         """Return the weighted terms of maps (N, C, H, W), a list over the levels."""
         boxes, _, exist = pad_boxes(data_samples, student[0].device)
         belongs = pyramid_levels(boxes, len(student))
-        extent = boxes.new_tensor([*batch_input_shape[::-1]] * 2)
         terms = []
         for level, pair in enumerate(zip(student, teacher, strict=True)):
-            height, width = pair[0].shape[2:]
-            cells = boxes * boxes.new_tensor([width, height] * 2) / extent
-            mask = box_mask(cells, exist & (belongs == level), (height, width))
+            size = (pair[0].shape[2], pair[0].shape[3])
+            cells = to_cells(boxes, [batch_input_shape], size)
+            mask = box_mask(cells, exist & (belongs == level), size)
             terms.append(torch.stack(decoupled_error(*pair, mask)))
         foreground, background = self.loss_weight * torch.stack(terms).mean(0)
         return dict(

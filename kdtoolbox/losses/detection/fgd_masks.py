@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdtoolbox.losses.detection.boxes import to_cells
 from kdtoolbox.losses.detection.targets import pad_boxes
 
 
@@ -59,7 +60,5 @@ def sample_masks(
     """Return `object_masks` of samples whose maps cover images of these shapes."""
     boxes, _, exist = pad_boxes(data_samples, maps.device)
     boxes = boxes.to(torch.promote_types(maps.dtype, torch.float32))
-    height, width = maps.shape[2:]
-    extents = boxes.new_tensor([(w, h, w, h) for h, w in shapes])[:, None]
-    cells = boxes * boxes.new_tensor([width, height] * 2) / extents
-    return object_masks(cells, exist, (height, width))
+    size = (maps.shape[2], maps.shape[3])
+    return object_masks(to_cells(boxes, shapes, size), exist, size)

@@ -184,7 +184,7 @@ class FGFILoss(nn.Module):
         self, anchors: list[Tensor], boxes: Tensor, exist: Tensor
     ) -> list[Tensor]:
         # That code adds one pixel to the size of a box, but not in the IoU.
-        sizes = boxes + boxes.new_tensor([0, 0, 1, 1])
+        sizes = torch.cat([boxes[..., :2], boxes[..., 2:] + 1], -1)
         belongs = pyramid_levels(sizes, len(anchors))
         regions = []
         for index, level in enumerate(anchors):
