@@ -13,6 +13,7 @@ from kdtoolbox import connectors
 
 LEVELS = (2, 4, 8, 6), (2, 4, 4, 3)
 WIRES = {
+    'MeanConnector': (LEVELS, LEVELS),
     'QueryMaskConnector': (((2, 5, 4),), LEVELS[:1]),
     'ResizeConnector': (LEVELS, ((2, 6, 4, 3), (2, 6, 2, 2))),
     'TokenConnector': (((2, 8 * 6 + 4 * 3, 4),), LEVELS),

@@ -1,19 +1,16 @@
 """The launchers: processes that die, two machines, and slurm."""
 
-import os
 import shutil
-import socket
 import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from launching import ROOT, launch, variables
 
 from kdtoolbox.datasets import PRESETS, make_digit_scenes
 
-ROOT = Path(__file__).resolve().parents[2]
 IP = shutil.which('ip') or 'ip'
 HOSTS = ('10.213.87.1', '10.213.87.2')
 pytestmark = pytest.mark.e2e
@@ -39,49 +36,6 @@ def config(tmp_path_factory: pytest.TempPathFactory, seg_mend: str) -> Path:
         + seg_mend
     )
     return config
-
-
-def variables(**changes: str) -> dict[str, str]:
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        port = str(probe.getsockname()[1])
-    own = dict(
-        OMP_NUM_THREADS='1',
-        PYTHON=sys.executable,
-        PYTHONPATH=str(Path(__file__).parent),
-        PORT=port,
-        FAIL='',
-    )
-    return os.environ | own | changes
-
-
-def processes_with(mark: str) -> list[str]:
-    found = []
-    for path in Path('/proc').glob('[0-9]*'):
-        try:
-            if mark.encode() in (path / 'environ').read_bytes():
-                found.append((path / 'cmdline').read_text())
-        except OSError:
-            # It ended meanwhile, or is not ours.
-            continue
-    return found
-
-
-def launch(*command: str | Path, **changes: str) -> tuple[int, str]:
-    """Run a launcher; make sure that it leaves no process behind."""
-    mark = uuid.uuid4().hex
-    run = subprocess.run(
-        list(map(str, command)),
-        cwd=ROOT,
-        env=variables(MARK=mark, **changes),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-    )
-    if Path('/proc').exists():
-        assert processes_with(mark) == []
-    return run.returncode, run.stdout
 
 
 def test_a_rank_that_dies_ends_the_run_and_leaves_a_checkpoint_that_resumes(

@@ -201,6 +201,19 @@ FURTHER: dict[str, list[dict[str, Any]]] = {
 }
 """Further cases of a loss: what differs from its first case."""
 
+WAITS = {
+    'GIDLoss': {
+        'mmcv.ops.nms.': 'NMS keeps a number of boxes that only their values tell',
+        'kdtoolbox.losses.detection.gid._response_errors': 'of ten thousands of '
+        'anchors some hundred match; computing the errors of all takes longer',
+    },
+    'MaskQueryLoss': {
+        'kdtoolbox.losses.segmentation.query_matching.match_queries': 'scipy solves '
+        'the assignment on the CPU, of all images at once',
+    },
+}
+"""Losses that let the host wait for a GPU: the places and their reasons."""
+
 
 def cases_of(name: str) -> list[Case]:
     """Return the cases of a registered loss."""

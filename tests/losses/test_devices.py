@@ -14,22 +14,9 @@ from unittest import mock
 import pytest
 import torch
 from device_discipline import device_discipline
-from sweep_cases import CASES, Case
+from sweep_cases import CASES, WAITS, Case
 from sweep_runs import build, run
 from sweep_scenes import USUAL, Scene, make_inputs
-
-WAITS = {
-    'GIDLoss': {
-        'mmcv.ops.nms.': 'NMS keeps a number of boxes that only their values tell',
-        'kdtoolbox.losses.detection.gid._response_errors': 'of ten thousands of '
-        'anchors some hundred match; computing the errors of all takes longer',
-    },
-    'MaskQueryLoss': {
-        'kdtoolbox.losses.segmentation.query_matching.match_queries': 'scipy solves '
-        'the assignment on the CPU, of all images at once',
-    },
-}
-"""Losses that cannot do without a wait: the places and their reasons."""
 
 
 def step(name: str, case: Case, scene: Scene, device: str) -> list[str]:
