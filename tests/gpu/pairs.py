@@ -61,7 +61,7 @@ def batch(toy: Toy, model: Any) -> dict:
 
 
 def train(
-    toy: Toy, model: Any, wrapper: OptimWrapper | None = None, steps: int = 3
+    toy: Toy, model: Any, wrapper: OptimWrapper | None = None, steps: int = 2
 ) -> list[dict[str, float]]:
     """Return the losses of each step."""
     sgd = torch.optim.SGD(model.parameters(), lr=0.01)
