@@ -1,5 +1,6 @@
 """Average the wires of several teachers."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -29,7 +30,7 @@ class MeanConnector(nn.Module):
 
     def __init__(self, weights: Sequence[float] | None = None) -> None:
         super().__init__()
-        if weights is not None and (min(weights, default=0) < 0 or sum(weights) <= 0):
+        if weights is not None and not _can_weigh(weights):
             raise ValueError(
                 f'MeanConnector: expected weights of at least 0 and not all 0, got '
                 f'{list(weights)}; write weights=[1, 1]'
@@ -63,3 +64,8 @@ class MeanConnector(nn.Module):
             torch.stack([s * x for s, x in zip(shares, levels, strict=True)]).sum(0)
             for levels in zip(*wires, strict=True)
         ]
+
+
+def _can_weigh(weights: Sequence[float]) -> bool:
+    total = sum(weights)
+    return all(weight >= 0 for weight in weights) and 0 < total < math.inf

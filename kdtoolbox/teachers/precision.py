@@ -43,10 +43,15 @@ class Precision:
             )
         self.dtype = None if dtype is None else _DTYPES[dtype]
         self.channels_last = channels_last
+        self.where = where
         self.compiled = bool(compile)
 
     def apply(self, model: nn.Module) -> None:
-        """Convert a model in place."""
+        """Convert a model in place.
+
+        Raises:
+            ValueError: If an op of the model does not support the layout.
+        """
         if self.dtype is not None:
             preprocessor = getattr(model, 'data_preprocessor', None)
             model.to(self.dtype)
@@ -54,8 +59,19 @@ class Precision:
                 # Its mean and std are read, not computed with.
                 preprocessor.float()
         if self.channels_last:
+            self._check_ops(model)
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.compile(model)
+
+    def _check_ops(self, model: nn.Module) -> None:
+        kinds = {type(module) for module in model.modules()}
+        ops = sorted(k.__name__ for k in kinds if k.__module__.startswith('mmcv.ops'))
+        if ops:
+            raise ValueError(
+                f'{self.where}.channels_last: {", ".join(ops)} of mmcv read maps as if '
+                'their channels came first, whatever the layout, so the features would '
+                'be wrong; remove `channels_last`'
+            )
 
     def compile(self, model: nn.Module) -> None:
         """Compile the parts of a model; a copy of a compiled model is not compiled."""

@@ -171,6 +171,12 @@ def test_channels_last_changes_no_number(toy: Toy, kind: str) -> None:
         torch.testing.assert_close(level, goal, rtol=1e-3, atol=1e-3)
 
 
+def test_channels_last_is_refused_where_it_gives_wrong_features(toy: Toy) -> None:
+    teacher = dict(config=toy.faster_rcnn(), allow_random=True, channels_last=True)
+    with pytest.raises(ValueError, match=r'channels_last: RoIAlign of mmcv read maps'):
+        build_teacher(teacher)
+
+
 @ALL
 def test_half_precision_stays_in_the_teacher(toy: Toy, kind: str) -> None:
     if kind == 'SelfTeacher':
