@@ -37,15 +37,24 @@ def pixel_labels(
     """
     if not data_samples or not hasattr(data_samples[0], 'gt_sem_seg'):
         return None
-    labels = torch.stack([_canonical_labels(sample) for sample in data_samples])
-    labels = labels.to(device=device, dtype=torch.float)
-    return functional.interpolate(labels, size=tuple(size))[:, 0].long()
+    return torch.stack([_canonical_labels(s, size) for s in data_samples]).to(device)
 
 
-def _canonical_labels(sample: Any) -> Tensor:
-    labels = sample.gt_sem_seg.data.long()
+def _canonical_labels(sample: Any, size: Sequence[int]) -> Tensor:
+    labels = sample.gt_sem_seg.data[0]
+    for axis, length in enumerate(size):
+        # Less work than to resize the labels, which would have to be floats.
+        if labels.shape[axis] != length:
+            nearest = _nearest(labels.shape[axis], length, labels.device)
+            labels = labels.index_select(axis, nearest)
     ignored = getattr(sample, 'metainfo', {}).get('ignore_index', 255)
+    labels = labels.long()
     return labels.where(labels != ignored, IGNORED)
+
+
+def _nearest(length: int, size: int, device: torch.device) -> Tensor:
+    places = torch.arange(length, dtype=torch.float, device=device)
+    return functional.interpolate(places[None, None], size=size)[0, 0].long()
 
 
 def number_classes(labels: Tensor) -> Tensor:

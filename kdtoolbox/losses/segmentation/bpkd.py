@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.autograd.function import once_differentiable
 
 from kdtoolbox.losses.arguments import check_at_least, check_counts
 from kdtoolbox.losses.examples import Example
@@ -16,68 +16,13 @@ from kdtoolbox.losses.logits.class_logits import (
     read_logits,
     require_labels,
 )
-from kdtoolbox.losses.logits.kd import kd_divergence
-from kdtoolbox.losses.logits.pixel_labels import IGNORED, pixel_labels
+from kdtoolbox.losses.logits.pixel_labels import pixel_labels
 from kdtoolbox.losses.precision import full_precision
+from kdtoolbox.losses.segmentation.edge_shares import edge_shares
 from kdtoolbox.registry import MODELS
 
 LEFT_OUT = -1e30
 """The logit of ignored positions in a softmax; -inf could give NaN."""
-
-
-@torch.no_grad()
-def edge_shares(
-    labels: Tensor, num_classes: int, size: Sequence[int], radius: int = 3
-) -> Tensor:
-    """Return the share of each map cell that lies on the edge of each class.
-
-    A pixel is on the edge of a class if the square of side 2 * radius + 1 around it
-    contains the class and another label: the dilation of the class minus its erosion.
-    Ignored pixels count as another label, but are on no edge themselves and are left
-    out of the share of their cell.
-
-    Memory at the size of the labels: a float32 map of N * K * H * W and some masks,
-    about 120 MB for two Cityscapes crops of 512 x 1024.
-
-    Args:
-        labels: Classes (N, H, W), long, `IGNORED` at pixels without a class.
-        num_classes: Number of classes K.
-        size: Height and width (h, w) of the map.
-        radius: Radius of the edge, in pixels of the labels.
-
-    Returns:
-        Shares (N, K, h, w) from 0 to 1, float32; 0 in cells without valid pixels.
-
-    Example:
-        >>> labels = torch.tensor([[[0, 0, 0, 1, 1, 1]]])
-        >>> edge_shares(labels, 2, (1, 3), radius=1)[0, :, 0]
-        tensor([[0., 1., 0.],
-                [0., 1., 0.]])
-    """
-    valid = (labels != IGNORED)[:, None]
-    classes = torch.arange(num_classes + 1, device=labels.device)[:, None, None]
-    # Ignored pixels get an extra label, so that classes have an edge next to them.
-    near = _dilate(labels[:, None].where(valid, num_classes) == classes, radius)
-    # int16 because the default sum of booleans takes 8 bytes per pixel.
-    mixed = near.sum(1, keepdim=True, dtype=torch.int16) > 1
-    edges = near[:, :-1] & mixed & valid
-    edge_means, valid_means = (
-        functional.adaptive_avg_pool2d(mask.float(), (size[0], size[1]))
-        for mask in (edges, valid)
-    )
-    return edge_means / valid_means.where(valid_means > 0, 1)
-
-
-def _dilate(masks: Tensor, radius: int) -> Tensor:
-    # Max pooling gives the same, but needs floats and is ten times slower on a CPU.
-    for axis in (2, 3):
-        source, masks = masks, masks.clone()
-        size = source.shape[axis]
-        for shift in range(1, min(radius + 1, size)):
-            left = size - shift
-            masks.narrow(axis, shift, left).logical_or_(source.narrow(axis, 0, left))
-            masks.narrow(axis, 0, left).logical_or_(source.narrow(axis, shift, left))
-    return masks
 
 
 @full_precision
@@ -131,16 +76,46 @@ def bpkd_terms(
     require_labels('BPKDLoss', logits)
     valid = logits.valid[:, None]
     shares = _shares(logits.student, data_samples, radius).where(valid, 0)
-    # An infinite logit times a share of 0 would be NaN.
-    pair = [x.where(valid, 0) for x in (logits.student, logits.teacher)]
-    student_body, teacher_body = (
-        ((1 - shares) * x).masked_fill(~valid, LEFT_OUT) for x in pair
-    )
-    body = channel_wise_divergence(student_body, teacher_body, tau)
-    divergence = kd_divergence(shares * pair[0], shares * pair[1], tau)
+    pair, inside = (logits.student, logits.teacher), 1 - shares
+    bodies = [(inside * x).masked_fill(~valid, LEFT_OUT) for x in pair]
+    body = channel_wise_divergence(bodies[0], bodies[1], tau)
     weights = shares / shares.sum((2, 3), keepdim=True).clamp(min=1)
-    edge = (divergence * weights.sum(1)).sum() / max(len(student), 1)
+    weight = weights.sum(1, keepdim=True) / max(len(student), 1)
+    edge = _EdgeDivergence.apply(*pair, shares, weight, tau)
     return {'body': body, 'edge': edge}
+
+
+class _EdgeDivergence(torch.autograd.Function):
+    """The weighted sum of `kd_divergence` with its closed-form gradient.
+
+    The gradient dL/dS = tau W M (softmax(M S / tau) - softmax(M T / tau)) needs one
+    saved map, where plain autograd saves four.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        student: Tensor,
+        teacher: Tensor,
+        shares: Tensor,
+        weight: Tensor,
+        tau: float,
+    ) -> Tensor:
+        log_p, log_q = (
+            (shares * x).div_(tau).log_softmax(1) for x in (student, teacher)
+        )
+        log_ratio = log_q - log_p
+        q = log_q.exp_()
+        ctx.tau = tau
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(log_p.exp_().sub_(q).mul_(shares).mul_(weight))
+        return tau**2 * log_ratio.mul_(q).mul_(weight).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (difference,) = ctx.saved_tensors
+        return difference * (grad * ctx.tau), None, None, None, None
 
 
 def _shares(maps: Tensor, data_samples: Sequence[Any], radius: int) -> Tensor:

@@ -1,9 +1,11 @@
 from types import SimpleNamespace
 
+import pytest
 import torch
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from pixels import samples_of
+from torch.nn import functional
 
 from kdtoolbox.losses.logits.pixel_labels import IGNORED, number_classes, pixel_labels
 
@@ -36,3 +38,11 @@ def test_classes_are_renumbered_per_image() -> None:
     assert found.tolist() == [[[0, 1], [IGNORED, 0]], [[1, 1], [0, 2]]]
     nothing = torch.full((1, 2, 2), IGNORED)
     assert torch.equal(number_classes(nothing), nothing)
+
+
+@pytest.mark.parametrize('size', [(7, 5), (13, 31), (40, 3), (64, 64), (1, 100)])
+def test_nearest_labels_are_those_of_interpolate(size: tuple) -> None:
+    labels = torch.arange(40 * 53).reshape(1, 40, 53)
+    found = pixel_labels(samples_of(labels + 1000), size, labels.device)
+    expected = functional.interpolate(labels[None].float() + 1000, size)[0].long()
+    assert torch.equal(found, expected)
