@@ -32,6 +32,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from benchmark_bare import BARE
 from benchmark_guard import measure_guard
 from benchmark_inputs import Scene, Wires, make_scene, sizes_of, wire_names
 from benchmark_report import Result, note, page, show, write
@@ -109,26 +110,6 @@ def plain_error(scene: Scene, wire: str) -> Step:
         torch.stack([((s - t) ** 2).mean() for s, t in pairs]).sum().backward()
 
     return step
-
-
-def convolutions(losses: Wiring, wires: Wires) -> Step:
-    """Return a step of MGD's convolutions alone, without ReLU, mask and loss."""
-    generators = losses.connectors['connected'].generators
-
-    def step() -> None:
-        generated = [
-            last(first(level))
-            for (first, _, last), level in zip(
-                generators, wires['student.fpn'], strict=True
-            )
-        ]
-        torch.autograd.backward(generated, wires['teacher.fpn'])
-
-    return step
-
-
-BARE = {'MGDLoss': convolutions}
-"""Steps that do only what a method cannot do without."""
 
 
 def measure(name: str, row: Row | None, scene: Scene, repeats: int) -> Result:

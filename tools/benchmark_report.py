@@ -62,8 +62,9 @@ Time and memory of one forward and backward pass of each loss over all levels, b
 - Inputs: {maps}.
 - Machine: {machine}.
 - Time: the median over the passes. The ratios are medians over passes run in turn: to a
-  plain `((s - t) ** 2).mean()` of the same maps, and for MGD to the bare convolutions
-  of its generators. A loss on other wires than `fpn` has none.
+  plain `((s - t) ** 2).mean()` of the same maps, which a loss on other wires than `fpn`
+  has not, and for methods that train networks of their own to the bare convolutions of
+  these, without norms, ReLUs, masks and losses.
 - Memory: the most that torch's CPU allocator holds beyond what it held before, from
   the profiler's record of allocations. The column *maps* has it in units of the
   student's maps on that wire. It contains their gradient, which every loss makes.

@@ -69,7 +69,7 @@ def test_page_of_all_losses(
     for name, (wire, milliseconds, plain, bare, *memory) in rows.items():
         assert float(milliseconds) > 0
         assert (float(plain or 0) > 0) == (wire == 'fpn' and name != 'plain MSE')
-        assert (float(bare or 0) > 0) == (name == 'MGDLoss')
+        assert (float(bare or 0) > 0) == (name in {'DiffKDLoss', 'FTLoss', 'MGDLoss'})
         assert float(memory[1].rstrip(' |')) > 0
     shown = capsys.readouterr().out
     assert 'FGDLoss' in shown
@@ -101,7 +101,9 @@ def test_peak_counts_what_is_held_at_once() -> None:
     assert benchmark.peak_bytes(numbers.exp_) == 0
 
 
-@pytest.mark.parametrize(('name', 'most'), [('FGDLoss', 2.3), ('MGDLoss', 7.5)])
+@pytest.mark.parametrize(
+    ('name', 'most'), [('BPKDLoss', 16), ('FGDLoss', 2.3), ('MGDLoss', 7.5)]
+)
 def test_few_maps_are_held_at_once(name: str, most: float) -> None:
     size, strides = (512, 512), (8,)
     sizes = benchmark_inputs.sizes_of(size, strides, channels=32, images=2)

@@ -131,19 +131,20 @@ def align_scale(student: Tensor, teacher: Tensor) -> Tensor:
         >>> align_scale(student, teacher).flatten()
         tensor([10.0000, 20.0000])
     """
-    count = student.numel() // student.shape[1]
-    s_std, s_mean = _statistics(student, count)
-    t_std, t_mean = _statistics(teacher, count)
-    gain = t_std / (s_std + EPS)
-    return (student - s_mean) * gain + t_mean
+    (s_centered, s_std, _), (_, t_std, t_mean) = map(_centered, (student, teacher))
+    return s_centered * (t_std / (s_std + EPS)) + t_mean
 
 
-def _statistics(maps: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    dims = (0, 2, 3)
-    mean = maps.mean(dims, keepdim=True)
-    if count == 1:
-        return torch.zeros_like(mean), mean
-    return maps.std(dims, keepdim=True), mean
+def _centered(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return maps minus their means, and standard deviations and means (1, C, 1, 1)."""
+    mean = maps.mean((0, 2, 3), keepdim=True)
+    centered = maps - mean
+    # `std` is fifteen times slower on a CPU. Row by row: one norm over thousands of
+    # values loses digits. The gradient of a norm of 0 is 0.
+    rows = torch.linalg.vector_norm(centered, dim=3, keepdim=True)
+    norm = torch.linalg.vector_norm(rows, dim=(0, 2), keepdim=True)
+    count = maps.numel() // maps.shape[1]
+    return centered, norm / max(count - 1, 1) ** 0.5, mean
 
 
 def _split(model: Any, stage: int, where: str) -> SplitHead:

@@ -3,6 +3,9 @@
 A `kdtoolbox.connectors.ConvConnector` aligns the student's channels with the teacher's.
 """
 
+from functools import cache
+from math import sqrt
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -116,14 +119,10 @@ class DiffKDLoss(nn.Module):
         """
         share = self.adapter(student)
         maps = share * student + (1 - share) * noise
-        stride = TIMES // (2 * self.steps)
-        for time in reversed(range(0, self.steps * stride, stride)):
+        for time, of_maps, of_noise in _updates(self.steps):
             times = torch.full((len(maps),), time, device=maps.device)
             predicted = self.denoiser(maps, times)
-            kept = self.kept[time]
-            clean = (maps - (1 - kept).sqrt() * predicted) / kept.sqrt()
-            before = self.kept[time - stride] if time else torch.ones_like(kept)
-            maps = before.sqrt() * clean + (1 - before).sqrt() * predicted
+            maps = (of_maps * maps).add_(predicted, alpha=of_noise)
         return self.projection(maps)
 
     def noise_error(self, teacher: Tensor, noise: Tensor, times: Tensor) -> Tensor:
@@ -155,6 +154,23 @@ def _kept_shares() -> Tensor:
     """Return the share a_t of the features that each time step keeps."""
     betas = torch.linspace(1e-4, 0.02, TIMES, dtype=torch.float64)
     return (1 - betas).cumprod(0).float()
+
+
+@cache
+def _updates(steps: int) -> list[tuple[int, float, float]]:
+    r"""Return the times of DDIM and the factors on the maps and on their noise.
+
+    With the noise e in the maps x at time t, the maps at the next time u are
+    :math:`\sqrt{a_u} (x - \sqrt{1 - a_t} e) / \sqrt{a_t} + \sqrt{1 - a_u} e`.
+    """
+    kept, stride = _kept_shares().tolist(), TIMES // (2 * steps)
+    updates = []
+    for time in reversed(range(0, steps * stride, stride)):
+        before = kept[time - stride] if time else 1.0
+        of_maps = sqrt(before / kept[time])
+        of_noise = sqrt(1 - before) - of_maps * sqrt(1 - kept[time])
+        updates.append((time, of_maps, of_noise))
+    return updates
 
 
 def _noise(maps: Tensor) -> Tensor:

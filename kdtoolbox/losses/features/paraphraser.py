@@ -37,7 +37,7 @@ def factor_layers(widths: list[int]) -> nn.Sequential:
         layers += [
             nn.Conv2d(width, out, 3, padding=1),
             _BatchNorm(out),
-            nn.LeakyReLU(SLOPE),
+            nn.LeakyReLU(SLOPE, inplace=True),
         ]
     return nn.Sequential(*layers)
 
