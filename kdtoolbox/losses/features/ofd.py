@@ -78,7 +78,9 @@ def partial_squared_error(
     """
     check_maps(student, teacher)
     if margin is None:
-        std, mean = torch.std_mean(teacher, (0, 2, 3), correction=0)
+        # `std_mean` is ten times slower on a CPU.
+        mean = teacher.mean((0, 2, 3), keepdim=True)
+        std = (teacher - mean).square().mean((0, 2, 3), keepdim=True).sqrt()
         margin = expected_negative(mean, std)
     elif margin.numel() != teacher.shape[1]:
         raise ValueError(
