@@ -3,7 +3,6 @@
 A `kdtoolbox.connectors.ConvConnector` aligns the student's channels with the teacher's.
 """
 
-from functools import cache
 from math import sqrt
 
 import torch
@@ -76,6 +75,7 @@ class DiffKDLoss(nn.Module):
         _check_steps(steps)
         self.channels = channels
         self.steps = steps
+        self.updates = _updates(steps)
         self.noise_weight = noise_weight
         self.loss_weight = loss_weight
         self.adapter = NoiseAdapter(channels)
@@ -119,7 +119,7 @@ class DiffKDLoss(nn.Module):
         """
         share = self.adapter(student)
         maps = share * student + (1 - share) * noise
-        for time, of_maps, of_noise in _updates(self.steps):
+        for time, of_maps, of_noise in self.updates:
             times = torch.full((len(maps),), time, device=maps.device)
             predicted = self.denoiser(maps, times)
             maps = (of_maps * maps).add_(predicted, alpha=of_noise)
@@ -156,7 +156,6 @@ def _kept_shares() -> Tensor:
     return (1 - betas).cumprod(0).float()
 
 
-@cache
 def _updates(steps: int) -> list[tuple[int, float, float]]:
     r"""Return the times of DDIM and the factors on the maps and on their noise.
 
