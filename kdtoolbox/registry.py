@@ -34,7 +34,10 @@ DATASETS = Registry(
     'dataset',
     parent=MMENGINE_DATASETS,
     scope='kdtoolbox',
-    locations=['kdtoolbox.datasets.digit_segmentation'],
+    locations=[
+        'kdtoolbox.datasets.digit_segmentation',
+        'kdtoolbox.datasets.image_folder',
+    ],
 )
 DATA_SAMPLERS = Registry(
     'data sampler',

@@ -1,6 +1,7 @@
 """The distiller, its wires, connectors, losses and sources, and their checks."""
 
 from kdtoolbox.distillers.distiller import Distiller
+from kdtoolbox.distillers.pretrainer import Pretrainer
 from kdtoolbox.distillers.sources import (
     BridgedRoIs,
     ClassifierWeights,
@@ -20,6 +21,7 @@ __all__ = [
     'Distiller',
     'ObjectQueries',
     'PreActivations',
+    'Pretrainer',
     'RoIResponses',
     'Source',
     'TokenTrainer',

@@ -14,6 +14,7 @@ from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.examples import Example
 from kdtoolbox.losses.inputs import check_maps, check_positions
 from kdtoolbox.losses.precision import full_precision
+from kdtoolbox.losses.unit_vectors import unit_vectors
 from kdtoolbox.registry import MODELS
 
 
@@ -45,7 +46,9 @@ def affinity_loss(student: Tensor, teacher: Tensor) -> Tensor:
         tensor(0.5000)
     """
     check_positions(student, teacher)
-    student, teacher = (_unit(maps.flatten(2), dim=1) for maps in (student, teacher))
+    student, teacher = (
+        unit_vectors(maps.flatten(2), dim=1) for maps in (student, teacher)
+    )
     positions = student.shape[2]
     if max(student.shape[1], teacher.shape[1]) < positions:
         errors = _gram(student, student) - 2 * _gram(student, teacher)
@@ -58,11 +61,6 @@ def affinity_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 def _gram(first: Tensor, second: Tensor) -> Tensor:
     return (first @ second.mT).square().sum((1, 2))
-
-
-def _unit(values: Tensor, dim: int) -> Tensor:
-    norms = vector_norm(values, dim=dim, keepdim=True)
-    return values / norms.where(norms > 0, math.inf)
 
 
 @full_precision
@@ -93,7 +91,7 @@ def channel_affinity_loss(student: Tensor, teacher: Tensor) -> Tensor:
         tensor(0.)
     """
     check_maps(student, teacher)
-    s, t = (_unit(maps.flatten(2), dim=2) for maps in (student, teacher))
+    s, t = (unit_vectors(maps.flatten(2), dim=2) for maps in (student, teacher))
     product = vector_norm(s - t, dim=2) * vector_norm(s + t, dim=2)
     # A channel of zeros has length 0, every other channel length 1.
     lengths = s.square().sum(2) - t.square().sum(2)
@@ -124,7 +122,9 @@ def adaptation_loss(student: Tensor, teacher: Tensor) -> Tensor:
         tensor(1.)
     """
     check_maps(student, teacher)
-    student, teacher = (_unit(maps.flatten(1), dim=1) for maps in (student, teacher))
+    student, teacher = (
+        unit_vectors(maps.flatten(1), dim=1) for maps in (student, teacher)
+    )
     return (student - teacher).abs().mean()
 
 

@@ -5,8 +5,6 @@ NFD: Liu et al., "Normalized Feature Distillation for Semantic Segmentation"
 Features for Semantic Segmentation" (WACV 2024).
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -14,6 +12,7 @@ from torch.nn import functional
 from kdtoolbox.losses.arguments import check_at_least
 from kdtoolbox.losses.inputs import check_maps
 from kdtoolbox.losses.precision import full_precision
+from kdtoolbox.losses.unit_vectors import unit_vectors
 from kdtoolbox.registry import MODELS
 
 EPS = 1e-5
@@ -99,12 +98,8 @@ def angular_loss(student: Tensor, teacher: Tensor) -> Tensor:
         tensor(1.)
     """
     check_maps(student, teacher)
-    return functional.mse_loss(_unit(student), _unit(teacher)) * student.shape[1] / 2
-
-
-def _unit(maps: Tensor) -> Tensor:
-    norms = torch.linalg.vector_norm(maps, dim=1, keepdim=True)
-    return maps / norms.where(norms > 0, math.inf)
+    student, teacher = unit_vectors(student), unit_vectors(teacher)
+    return functional.mse_loss(student, teacher) * student.shape[1] / 2
 
 
 @MODELS.register_module()
