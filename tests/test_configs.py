@@ -25,14 +25,17 @@ from kdtoolbox.teachers.models import build_model
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(ROOT.glob('configs/*/*.py'))
-RECIPES = [p for p in CONFIGS if p.parent.name not in ('digits', 'students')]
+RECIPES = [
+    p for p in CONFIGS if p.parent.name not in ('digits', 'pretrain', 'students')
+]
+PRETRAIN = [path for path in CONFIGS if path.parent.name == 'pretrain']
 # Tokens are trained on a teacher alone, before there is a student.
 TOKENS = [path for path in RECIPES if '_tokens_' in path.stem]
 ALONE = ('student', 'teacher')
 DISTILLED = [
     path
     for path in CONFIGS
-    if path.parent.name != 'students' and not path.stem.endswith(ALONE)
+    if path.parent.name != 'students' and not path.stem.endswith((*ALONE, 'finetune'))
 ]
 METAFILES = sorted(ROOT.glob('configs/*/metafile.yml'))
 # Where mmsegmentation names its weights, and where its fork names the same files.
@@ -162,7 +165,7 @@ def test_model_section_has_only_known_keys(path: Path) -> None:
         assert set(model.get('recorders', ALONE)) == set(ALONE)
 
 
-@for_recipes
+@pytest.mark.parametrize('path', [*RECIPES, *PRETRAIN], ids=lambda path: path.stem)
 def test_recipe_is_short(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 30
 
@@ -266,6 +269,25 @@ def test_readme_links_the_recipe_and_quotes_its_metafile(path: Path) -> None:
     for numbers in (result, metadata['Teacher'], metadata.get('Student', result)):
         for value in numbers.get('Metrics', {}).values():
             assert f'| {value} |' in row
+
+
+@pytest.mark.parametrize('path', PRETRAIN, ids=lambda path: path.stem)
+def test_a_stage_of_pre_training_is_listed_with_its_models(path: Path) -> None:
+    models = yaml.safe_load((path.parent / 'metafile.yml').read_text())['Models']
+    [entry] = [model for model in models if model['Name'] == path.stem]
+    readme = (path.parent / 'README.md').read_text()
+    assert entry['Config'] == str(path.relative_to(ROOT))
+    assert f']({path.name})' in readme
+    assert entry['Metadata']['Student']['Config'] == name_of(base_of(path))
+    teacher = load(path).model.get('teacher')
+    if teacher is not None:
+        shown = entry['Metadata']['Teacher']
+        assert name_of(Path(teacher.config)) == shown['Config']
+        assert name_of(Path(teacher.checkpoint)) == shown['Weights']
+    [result] = entry['Results']
+    for value in result['Metrics'].values():
+        assert f'**{value} ' in readme
+        assert result['Source'].removeprefix('ours, commit ') in readme
 
 
 def detection_batch(masks: bool) -> dict:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mmengine.dataset import BaseDataset
 
+from kdtoolbox.datasets.loaders import annotation_loaders
 from kdtoolbox.registry import DATASETS
 
 SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
@@ -27,7 +28,8 @@ class ImageFolder(BaseDataset):
         indices: Take these images only, or the first ones if it is a number.
 
     Raises:
-        ValueError: If the folder does not exist or contains no image.
+        ValueError: If the folder does not exist or contains no image, or the pipeline
+            loads annotations.
 
     Example:
         >>> import tempfile
@@ -47,6 +49,14 @@ class ImageFolder(BaseDataset):
         indices: int | Sequence[int] | None = None,
     ) -> None:
         super().__init__(data_root=data_root, pipeline=list(pipeline), indices=indices)
+        loaders = annotation_loaders(self.pipeline.transforms)
+        if loaders:
+            # mmdet would take each image for one without objects.
+            raise ValueError(
+                f'ImageFolder has no annotations, and {type(loaders[0]).__name__} in '
+                'its pipeline loads some; remove it, or use the data set class of your '
+                'annotations'
+            )
 
     def load_data_list(self) -> list[dict]:
         """Return the number and the path of each image."""

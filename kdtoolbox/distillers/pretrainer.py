@@ -118,6 +118,19 @@ class Pretrainer(Distiller):
         self.student = Trunk(self.student, parts)
         check_reached(self.student, self.recorders['student'])
 
+    def loss(self, inputs: Tensor, data_samples: Sequence) -> dict[str, Any]:
+        """Return the losses of the distillation; there are no others.
+
+        Raises:
+            NonFiniteError: If an image, a wire or a loss is not finite.
+        """
+        losses = super().loss(inputs, data_samples)
+        if self.wiring.active:
+            return losses
+        # A step without any gradient would be an error, such as the first of a warmup.
+        zeros = [0 * weight.sum() for weight in self.student.parameters()]
+        return {name: value + sum(zeros) for name, value in losses.items()}
+
 
 def check_reached(student: Trunk, recorders: Mapping[str, Recorder]) -> None:
     """Check that recorders match modules of the student and reach its last part.
@@ -131,8 +144,7 @@ def check_reached(student: Trunk, recorders: Mapping[str, Recorder]) -> None:
     sources = [r if isinstance(r, str) else r['source'] for r in recorders.values()]
     paths = [path for x in sources for path in find_modules(student, x, where)]
     if not any(path.partition('.')[0] == last for path in paths):
-        cure = f"set parts={PARTS[:1]}, or record '{last}'" if last != PARTS[0] else ''
         raise ValueError(
-            f'{where}: no recorder reads the {last}, so no loss trains it; '
-            + (cure or f"record '{last}'")
+            f'{where}: no recorder reads the {last}, so no loss trains it; record '
+            f"'{last}' for a loss, or leave it out of model.parts"
         )

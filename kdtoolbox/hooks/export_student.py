@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 from kdtoolbox.checkpoints.student_export import write_student
 from kdtoolbox.checkpoints.weights import load_checkpoint
 from kdtoolbox.registry import HOOKS
-from kdtoolbox.runs.student_config import write_student_config
+from kdtoolbox.runs.student_config import is_pretraining, write_student_config
 
 _CONFIG = 'student.py'
 _NOTE = 'exported_students'
@@ -22,7 +22,8 @@ class ExportStudentHook(Hook):
 
     The file is a plain mmdet or mmseg checkpoint. It is removed with its checkpoint,
     for example because of ``max_keep_ckpts``. Its config is ``student.py`` in the same
-    folder. ``init_detector`` and ``init_model`` accept the two files.
+    folder. ``init_detector`` and ``init_model`` accept the two files. A `Pretrainer`
+    writes no config, since it has only parts of a model.
 
     Raises:
         ValueError: If the runner saves no checkpoints or not to a local folder, or if
@@ -108,8 +109,11 @@ class ExportStudentHook(Hook):
 
     @master_only
     def _write_config(self, runner: Runner) -> None:
-        if 'student' not in (runner.cfg.get('model') or {}):
-            # A runner that was built from objects has no config of its model.
+        if 'student' not in (runner.cfg.get('model') or {}) or is_pretraining(
+            runner.cfg
+        ):
+            # A runner that was built from objects has no config of its model, and
+            # parts of a student are no model.
             return
         if Path(runner.cfg.filename or '').name == _CONFIG:
             raise ValueError(

@@ -5,8 +5,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.structures import InstanceData, PixelData
+from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import Tensor, nn
+
+from kdtoolbox.distillers.pretrainer import Trunk
 
 _SIDE = 256
 """Side in pixels of the images for detectors, and of small ones for segmentors."""
@@ -22,7 +24,8 @@ def made_up_batch(model: Any, side: int | None = None) -> tuple[Tensor, list]:
     """Return random images (2, C, H, W) and samples with labels for a model.
 
     Args:
-        model: A detector of mmdet or a segmentor of mmseg.
+        model: A detector of mmdet or a segmentor of mmseg, or a trunk of one. The
+            samples for a trunk have no labels.
         side: Height and width in pixels; None for a usual size of the model.
     """
     weight = next(p for p in model.parameters() if p.dim() == 4)
@@ -31,6 +34,9 @@ def made_up_batch(model: Any, side: int | None = None) -> tuple[Tensor, list]:
     if side is not None:
         height = width = side
     images = torch.randn(2, image_channels(model), height, width).to(weight)
+    if isinstance(model, Trunk):
+        meta = _meta((height, width))
+        return images, [BaseDataElement(metainfo=meta) for _ in range(2)]
     make = _segmented if segments else _detected
     return images, [make(model, (height, width), weight.device) for _ in range(2)]
 

@@ -10,7 +10,8 @@ from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
 
-from kdtoolbox.distillers import Distiller
+from kdtoolbox.distillers import Distiller, Pretrainer
+from kdtoolbox.distillers.pretrainer import PARTS
 from kdtoolbox.inspection.batches import (
     image_channels,
     made_up_batch,
@@ -88,6 +89,11 @@ def examine(cfg: Config) -> Examination:
             _examine_plain(cfg, model, found)
         elif issubclass(kind, Distiller):
             model = meant(model, kind)
+            if issubclass(kind, Pretrainer):
+                model.setdefault('parts', PARTS)
+            else:
+                # A fault already, if it is there.
+                model.pop('parts', None)
             advised: dict[str, str] = {}
             _examine_distiller(model, found, advised)
             _examine_mended(model, found, advised)

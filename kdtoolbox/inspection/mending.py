@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from typing import Any
 
-from kdtoolbox.distillers import Distiller, TokenTrainer
+from kdtoolbox.distillers import Distiller, Pretrainer, TokenTrainer
 from kdtoolbox.inspection.recipe_checks import class_of, scoped
 from kdtoolbox.inspection.reports import Fault
 from kdtoolbox.teachers import MMEngineTeacher
@@ -102,6 +102,7 @@ def meant(config: Any, target: Callable) -> Any:
 def kind_of(name: Any) -> type | None:
     """Return the class of kdtoolbox that a type means, without scope or with a typo."""
     if isinstance(name, str) and name.startswith('kdtoolbox.'):
-        known = [f'kdtoolbox.{kind.__name__}' for kind in (Distiller, TokenTrainer)]
+        kinds = (Distiller, Pretrainer, TokenTrainer)
+        known = [f'kdtoolbox.{kind.__name__}' for kind in kinds]
         [name] = difflib.get_close_matches(name, known, n=1) or [name]
     return class_of(scoped(name))

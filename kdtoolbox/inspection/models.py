@@ -7,6 +7,7 @@ from typing import Any
 from mmengine.model import BaseModel
 from torch import nn
 
+from kdtoolbox.distillers.pretrainer import Trunk
 from kdtoolbox.inspection.quiet import make_finite
 from kdtoolbox.inspection.reports import Faults
 from kdtoolbox.teachers import Teacher, build_teacher
@@ -39,6 +40,8 @@ def build_trained(model: Mapping[str, Any], faults: Faults) -> dict[str, BaseMod
         built = attempt(
             partial(build_model, config, preprocessor, where), where, faults
         )
+        if built is not None and place == 'student' and 'parts' in model:
+            built = attempt(partial(Trunk, built, model['parts']), 'model.parts', faults)
         if built is not None:
             make_finite(built)
             found[place.removeprefix('peers.')] = built

@@ -17,6 +17,7 @@ from kdtoolbox.distillers.building import (
 )
 from kdtoolbox.distillers.distiller import check_options, check_sides
 from kdtoolbox.distillers.graph import check_wiring
+from kdtoolbox.distillers.pretrainer import Trunk, check_reached
 from kdtoolbox.distillers.sources.assembly import build_sources, connect_sources
 from kdtoolbox.distillers.sources.source import Source
 from kdtoolbox.inspection.models import (
@@ -93,6 +94,9 @@ def build_parts(model: Mapping[str, Any], faults: Faults) -> Parts:
     parts.named = _recorders_of(model, parts.names, faults)
     lost = lost or len(faults) > known
     parts.recorders = _working_recorders(parts, faults)
+    trunk, working = parts.student, parts.recorders['student']
+    if isinstance(trunk, Trunk) and working and working == parts.named['student']:
+        attempt(lambda: check_reached(trunk, working), 'model.recorders', faults)
     sections = (parts.connections, parts.comparisons)
     read = {w for ends in sections for wires in ends.values() for w in wires.values()}
     made, missed = _connect(parts, read, faults)

@@ -35,6 +35,8 @@ def methods() -> list[Method]:
     return [
         _method(path, configs, digits)
         for path in sorted(configs.glob('*/metafile.yml'))
+        # Its recipes are stages of a training and no methods.
+        if path.parent.name != 'pretrain'
     ]
 
 

@@ -11,10 +11,12 @@ from torch import nn
 from kdtoolbox.datasets.annotations import explain_failure
 from kdtoolbox.datasets.class_names import check_class_names
 from kdtoolbox.datasets.head_labels import check_ignored, class_heads, ignored_by_all
+from kdtoolbox.datasets.image_folder import ImageFolder
 from kdtoolbox.datasets.inspection import check_dataset, leaves
 from kdtoolbox.datasets.label_maps import set_ignored_by_heads
 from kdtoolbox.datasets.reading import read_samples
 from kdtoolbox.datasets.start_checks import checked_annotations
+from kdtoolbox.distillers import Distiller, Pretrainer
 
 
 def check_data(runner: Runner) -> None:
@@ -30,10 +32,11 @@ def check_data(runner: Runner) -> None:
 
     Raises:
         ValueError: If an annotation file is damaged or contains an id twice; if a data
-            set is empty or its files are missing; if boxes are invalid; if annotations
-            lack fields that the pipeline loads; if classes or ignored labels differ
-            between data, annotations and heads. The message contains the config path
-            and the line that mends it.
+            set is empty or its files are missing; if boxes are invalid; if a whole
+            student gets images without labels; if annotations lack fields that the
+            pipeline loads; if classes or ignored labels differ between data,
+            annotations and heads. The message contains the config path and the line
+            that mends it.
     """
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     # Before `train_loop` is built, which may start the workers of its loader.
@@ -60,7 +63,19 @@ def check_data(runner: Runner) -> None:
                 check_heads(model, leaf, where)
                 check_class_names(model, leaf, where)
                 if split == 'train':
+                    check_labelled(model, leaf, where)
                     check_ignored(model, leaf, where)
+
+
+def check_labelled(model: nn.Module, dataset: BaseDataset, where: str) -> None:
+    """Raise ValueError if a whole student is to learn from images without labels."""
+    whole = isinstance(model, Distiller) and not isinstance(model, Pretrainer)
+    if whole and isinstance(dataset, ImageFolder):
+        raise ValueError(
+            f'{where}: an ImageFolder has no labels, which the losses of the student '
+            "need; set `model.type='kdtoolbox.Pretrainer'` to train its backbone and "
+            'neck without labels, or use a data set with annotations'
+        )
 
 
 def check_heads(model: nn.Module, dataset: BaseDataset, where: str) -> None:

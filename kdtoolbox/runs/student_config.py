@@ -12,6 +12,8 @@ from mmengine.config import Config
 from kdtoolbox.checkpoints.plain_values import plain
 from kdtoolbox.checkpoints.writing import write_whole
 from kdtoolbox.configuration import load_config
+from kdtoolbox.distillers import Pretrainer
+from kdtoolbox.inspection.recipe_checks import class_of
 
 _RUN_KEYS = {
     *('load_from', 'resume', 'launcher', 'work_dir', 'export_student'),
@@ -30,7 +32,8 @@ def student_config(cfg: Config) -> dict[str, Any]:
         cfg: The config of a distillation, or a plain config. It is not changed.
 
     Raises:
-        ValueError: If the model is a type of kdtoolbox without a student.
+        ValueError: If the model is a type of kdtoolbox without a student, or trains
+            only parts of it.
 
     Example:
         >>> model = dict(type='kdtoolbox.Distiller', student=dict(type='GFL'))
@@ -64,8 +67,25 @@ def write_student_config(cfg: Config, path: str | os.PathLike) -> None:
         file.write('\n'.join([*lines, '']).encode())
 
 
+def is_pretraining(cfg: Config) -> bool:
+    """Return whether a run trains parts of a student, which cannot be run alone.
+
+    Example:
+        >>> is_pretraining(Config(dict(model=dict(type='kdtoolbox.Pretrainer'))))
+        True
+    """
+    kind = class_of(cfg.model.type)
+    return kind is not None and issubclass(kind, Pretrainer)
+
+
 def _model(cfg: Config, config: dict[str, Any]) -> dict[str, Any]:
     """Return the model of the student; its other keys are added to ``config``."""
+    if is_pretraining(cfg):
+        raise ValueError(
+            'model: a Pretrainer trains parts of its student without heads, so nothing '
+            'can be predicted or tested; fine-tune a model from its student_*.pth by '
+            "init_cfg=dict(type='Pretrained', ...) and test that one"
+        )
     if 'student' not in cfg.model:
         if _is_ours(cfg.model.type):
             raise ValueError(

@@ -95,6 +95,7 @@ KINDS: dict[str, Callable[[], Any]] = {
     'ObjectQueries': lambda: _test_of('sources/test_object_queries').build(TOY, 'DINO'),
     'PreActivations': lambda: _test_of('sources/test_pre_activations').build(TOY),
     'ClassifierWeights': lambda: _test_of('sources/test_classifier_weights').build(TOY),
+    'Pretrainer': lambda: _test_of('test_pretrainer').build(TOY),
     'TokenTrainer': lambda: _test_of('test_token_trainer').trainer_of(TOY.gfl()),
 }
 

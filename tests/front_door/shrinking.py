@@ -25,7 +25,7 @@ def shrink(path: Path, folder: Path) -> list[str]:
     cfg = load_config(path)
     changes = {**_lengths(cfg), **_weights(cfg, folder)}
     # Scenes of digits are small as they are.
-    factor = 1 if path.parent.name == 'digits' else _factor(cfg)
+    factor = 1 if path.parent.name in ('digits', 'pretrain') else _factor(cfg)
     for loader in _LOADERS:
         if cfg.get(loader) is None:
             continue
@@ -103,10 +103,10 @@ def _weights(cfg: Config, folder: Path) -> dict[str, Any]:
     place = place if 'student' in model else 'model'
     if student.get('pretrained'):
         changes[f'{place}.pretrained'] = None
-    backbone = student.get('backbone', {})
-    for key in ('pretrained', 'init_cfg'):
-        if backbone.get(key):
-            changes[f'{place}.backbone.{key}'] = None
+    for part in ('backbone', 'neck'):
+        for key in ('pretrained', 'init_cfg'):
+            if (student.get(part) or {}).get(key):
+                changes[f'{place}.{part}.{key}'] = None
     return changes
 
 

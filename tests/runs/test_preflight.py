@@ -56,6 +56,21 @@ def start() -> Callable[[dict], None]:
     return run
 
 
+def test_a_whole_student_needs_labels(
+    tmp_path: Path, start: Callable, toy: SimpleNamespace
+) -> None:
+    write_coco(tmp_path / 'det', [[BOX], []])
+    images = dict(
+        type='kdtoolbox.ImageFolder',
+        data_root=str(tmp_path),
+        pipeline=[dict(type='LoadImageFromFile'), dict(type='PackDetInputs')],
+    )
+    model = toy.build_distiller(toy.gfl())
+    with pytest.raises(ValueError, match=r'dataset: an ImageFolder .*kdtoolbox.Pretra'):
+        start(images, model=model)
+    start(images, model=toy.build_distiller(toy.gfl(), type='kdtoolbox.Pretrainer'))
+
+
 def test_good_data_pass(tmp_path: Path, start: Callable) -> None:
     start(write_coco(tmp_path / 'det', [[BOX], []]))
     start(write_seg(tmp_path / 'seg'), 'mmseg')

@@ -105,6 +105,12 @@ def test_a_model_of_ours_without_a_student_is_refused() -> None:
         student_config(cfg)
 
 
+def test_parts_of_a_student_have_no_config(toy: Toy) -> None:
+    cfg = Config(dict(model=toy.distiller(toy.gfl(), type='kdtoolbox.Pretrainer')))
+    with pytest.raises(ValueError, match=r'Pretrainer trains parts .*init_cfg=dict'):
+        student_config(cfg)
+
+
 def test_a_plain_config_loses_only_keys_of_the_run(toy: Toy) -> None:
     cfg = Config(dict(toy.segmentor(), train_dataloader=dict(sampler=SEEDED)))
     sampler = dict(type='InfiniteSampler')
