@@ -9,7 +9,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-from kdtoolbox.distillers import Distiller
+from kdtoolbox.distillers import Distiller, Pretrainer
 from kdtoolbox.distillers.observing import Observer, Step
 from kdtoolbox.registry import HOOKS
 from kdtoolbox.visualization import KINDS, Pictures, draw_models, draw_step
@@ -72,6 +72,12 @@ class DistillationVisualizationHook(Hook):
             raise ValueError(
                 'DistillationVisualizationHook: expected a kdtoolbox.Distiller, got a '
                 f'{type(model).__name__}; remove the hook from `custom_hooks`'
+            )
+        if isinstance(model, Pretrainer) and 'predictions' in self.what:
+            others = [kind for kind in self.what if kind != 'predictions']
+            raise ValueError(
+                'DistillationVisualizationHook: a Pretrainer has no heads and predicts '
+                f'nothing; set `what={others}`'
             )
 
     def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:

@@ -3,7 +3,7 @@
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
-from kdtoolbox.distillers import Distiller
+from kdtoolbox.distillers import Distiller, Pretrainer
 
 
 def build_distiller(cfg: Config) -> Distiller:
@@ -13,13 +13,14 @@ def build_distiller(cfg: Config) -> Distiller:
         cfg: The config of a run.
 
     Raises:
-        ValueError: If the model is no distiller, or does not fit its config.
+        ValueError: If the model is no distiller of a whole student, or does not fit
+            its config.
     """
     model = dict(cfg.model)
     if cfg.get('data_preprocessor') is not None:
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
     distiller = MODELS.build(model)
-    if not isinstance(distiller, Distiller):
+    if not isinstance(distiller, Distiller) or isinstance(distiller, Pretrainer):
         raise ValueError(
             f'model.type: expected a kdtoolbox.Distiller, got '
             f'{type(distiller).__name__}; name the config of a distillation'

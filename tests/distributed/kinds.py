@@ -100,6 +100,11 @@ KINDS: dict[str, Callable[[], Any]] = {
 }
 
 
+def queues(model: Any) -> dict[str, Tensor]:
+    """Return the queues of earlier images in a model."""
+    return {k: v for k, v in model.state_dict().items() if '.queues.' in k}
+
+
 def seeded(build: Callable[[], Any]) -> Any:
     torch.manual_seed(0)
     return build()

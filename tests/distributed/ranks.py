@@ -36,6 +36,14 @@ def losses(rank: int, ranks: int) -> dict[str, Any]:
     return found
 
 
+def queues(rank: int, ranks: int) -> dict[str, Any]:
+    """Return the queues of a loss after a step."""
+    batch = deal.make_batch()
+    student = deal.Student('QueueRelationLoss', batch)
+    student(deal.deal(batch, rank, ranks))
+    return kinds.queues(student)
+
+
 def distillers(rank: int, ranks: int) -> dict[str, Any]:
     """Return the gradients of the distillers that must not know processes apart."""
     found = {}
@@ -99,7 +107,8 @@ def main(folder: str, rank: int) -> None:
         if rank < ranks:
             store = f'file://{folder}/store_{ranks}'
             distributed.init_process_group('gloo', store, rank=rank, world_size=ranks)
-            parts = [losses, distillers, *([unused, sharded] if ranks == 2 else [])]
+            parts = [losses, queues, distillers]
+            parts += [unused, sharded] if ranks == 2 else []
             found = {part.__name__: part(rank, ranks) for part in parts}
             torch.save(found, f'{folder}/{ranks}_{rank}.pt')
             distributed.destroy_process_group()

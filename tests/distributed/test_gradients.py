@@ -151,6 +151,20 @@ def test_the_page_tells_which_losses_keep_a_state(batch: Any) -> None:
 
 @pytest.mark.e2e
 @pytest.mark.parametrize('ranks', RANKS)
+def test_every_process_stores_the_images_of_all(
+    ranks: int, batch: Any, found: dict
+) -> None:
+    student = deal.Student('QueueRelationLoss', batch)
+    before = {name: value.clone() for name, value in kinds.queues(student).items()}
+    student(batch)
+    for name, value in kinds.queues(student).items():
+        assert not torch.equal(value, before[name])
+        for rank in range(ranks):
+            assert torch.equal(found[ranks, rank]['queues'][name], value), name
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize('ranks', RANKS)
 def test_two_and_four_processes_give_the_gradients_of_the_joined_batch(
     ranks: int, batch: Any, found: dict
 ) -> None:

@@ -118,6 +118,19 @@ def test_a_plain_model_is_refused(toy: Toy, make_runner: Callable, hook: dict) -
         runner.train()
 
 
+@pytest.mark.e2e
+def test_parts_without_heads_are_drawn_without_predictions(
+    toy: Toy, make_runner: Callable, tmp_path: Path, hook: dict
+) -> None:
+    model = toy.distiller(toy.gfl(), type='kdtoolbox.Pretrainer')
+    runner = make_runner(model, custom_hooks=[hook])
+    with pytest.raises(ValueError, match=r"predicts nothing; set `what=\['features', "):
+        runner.train()
+    runner = make_runner(model, custom_hooks=[hook | dict(what=['features'])])
+    runner.train()
+    assert 'features_loss_cwd_0_1.png' in pictures(tmp_path)
+
+
 @pytest.mark.parametrize(
     ('arguments', 'match'),
     [
