@@ -7,7 +7,7 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from kdtoolbox.distillers.distiller import Distiller
-from kdtoolbox.recorders import Recorder, check_recorders, find_modules
+from kdtoolbox.recorders import Recorder, find_modules
 from kdtoolbox.registry import MODELS
 
 PARTS = ('backbone', 'neck')
@@ -24,7 +24,7 @@ class Trunk(BaseModel):
         ValueError: If ``parts`` are not those of `Pretrainer`, or the model lacks one.
 
     Example:
-        >>> from kdtoolbox.teacher import build_model
+        >>> from kdtoolbox.teachers.models import build_model
         >>> model = build_model('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py')
         >>> [name for name, _ in Trunk(model).named_children()]
         ['data_preprocessor', 'backbone', 'neck']
@@ -90,6 +90,7 @@ class Pretrainer(Distiller):
         connectors: As for `Distiller`.
         parts: The parts to train, ``('backbone', 'neck')`` or ``('backbone',)``.
         data_preprocessor: As for `Distiller`.
+        teachers: As for `Distiller`.
 
     Raises:
         ValueError: As `Distiller` raises it; if the student lacks a part; or if no
@@ -99,24 +100,32 @@ class Pretrainer(Distiller):
     def __init__(
         self,
         student: str | dict,
-        teacher: dict,
+        teacher: dict | None = None,
+        *,
         losses: Mapping[str, dict],
         recorders: Mapping[str, Mapping[str, Recorder]] | None = None,
         connectors: Mapping[str, dict] | None = None,
         parts: Sequence[str] = PARTS,
         data_preprocessor: dict | None = None,
+        teachers: Mapping[str, dict] | None = None,
     ) -> None:
+        # Before the student is built, of which it says what is kept.
+        self.parts = parts
         super().__init__(
             student,
             teacher,
-            losses,
-            recorders,
-            connectors,
+            losses=losses,
+            recorders=recorders,
+            connectors=connectors,
             data_preprocessor=data_preprocessor,
+            teachers=teachers,
         )
-        # As nn.Module does it; `student` is a child already and keeps its place.
-        self.student = Trunk(self.student, parts)
         check_reached(self.student, self.recorders['student'])
+
+    def _build_student(
+        self, config: str | dict, data_preprocessor: dict | None
+    ) -> BaseModel:
+        return Trunk(super()._build_student(config, data_preprocessor), self.parts)
 
     def loss(self, inputs: Tensor, data_samples: Sequence) -> dict[str, Any]:
         """Return the losses of the distillation; there are no others.
@@ -132,14 +141,9 @@ class Pretrainer(Distiller):
         return {name: value + sum(zeros) for name, value in losses.items()}
 
 
-def check_reached(student: Trunk, recorders: Mapping[str, Recorder]) -> None:
-    """Check that recorders match modules of the student and reach its last part.
-
-    Raises:
-        ValueError: If a recorder matches nothing, or none reads the last part.
-    """
+def check_reached(student: nn.Module, recorders: Mapping[str, Recorder]) -> None:
+    """Raise ValueError if no recorder reads the last part of a student."""
     where = 'model.recorders.student'
-    check_recorders(student, recorders, where)
     last = [name for name in PARTS if hasattr(student, name)][-1]
     sources = [r if isinstance(r, str) else r['source'] for r in recorders.values()]
     paths = [path for x in sources for path in find_modules(student, x, where)]

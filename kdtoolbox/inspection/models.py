@@ -41,7 +41,9 @@ def build_trained(model: Mapping[str, Any], faults: Faults) -> dict[str, BaseMod
             partial(build_model, config, preprocessor, where), where, faults
         )
         if built is not None and place == 'student' and 'parts' in model:
-            built = attempt(partial(Trunk, built, model['parts']), 'model.parts', faults)
+            built = attempt(
+                partial(Trunk, built, model['parts']), 'model.parts', faults
+            )
         if built is not None:
             make_finite(built)
             found[place.removeprefix('peers.')] = built

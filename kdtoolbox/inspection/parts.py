@@ -94,7 +94,7 @@ def build_parts(model: Mapping[str, Any], faults: Faults) -> Parts:
     parts.named = _recorders_of(model, parts.names, faults)
     lost = lost or len(faults) > known
     parts.recorders = _working_recorders(parts, faults)
-    trunk, working = parts.student, parts.recorders['student']
+    trunk, working = parts.trained.get('student'), parts.recorders['student']
     if isinstance(trunk, Trunk) and working and working == parts.named['student']:
         attempt(lambda: check_reached(trunk, working), 'model.recorders', faults)
     sections = (parts.connections, parts.comparisons)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from kdtoolbox.teacher import build_model
+from kdtoolbox.teachers.models import build_model
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = ROOT / 'configs/digits'
