@@ -93,7 +93,7 @@ class Distiller(BaseModel):
         peers: Mapping[str, str | dict] | None = None,
     ) -> None:
         super().__init__()
-        self.student = self._build_student(student, data_preprocessor)
+        self.student = self.build_student(student, data_preprocessor)
         self.data_preprocessor = self.student.data_preprocessor
         # The student starts from the weights that it has without distillation. The
         # learned parts of sources do not depend on the teacher's random numbers.
@@ -125,9 +125,10 @@ class Distiller(BaseModel):
             for name, peer in self.trained_peers.items()
         }
 
-    def _build_student(
+    def build_student(
         self, config: str | dict, data_preprocessor: dict | None
     ) -> BaseModel:
+        """Return the student, for ``__init__``."""
         return build_model(config, data_preprocessor)
 
     def _add_peers(

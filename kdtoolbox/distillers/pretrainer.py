@@ -122,10 +122,11 @@ class Pretrainer(Distiller):
         )
         check_reached(self.student, self.recorders['student'])
 
-    def _build_student(
+    def build_student(
         self, config: str | dict, data_preprocessor: dict | None
     ) -> BaseModel:
-        return Trunk(super()._build_student(config, data_preprocessor), self.parts)
+        """Return the parts of the student, for ``__init__``."""
+        return Trunk(super().build_student(config, data_preprocessor), self.parts)
 
     def loss(self, inputs: Tensor, data_samples: Sequence) -> dict[str, Any]:
         """Return the losses of the distillation; there are no others.
