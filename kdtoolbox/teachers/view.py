@@ -65,12 +65,13 @@ _SIZES = ('img_shape', 'pad_shape', 'batch_input_shape')
 
 
 def _scaled_sample(sample: Any, ratio: Sequence[float]) -> Any:
+    # A pipeline without such a step leaves None.
     meta = dict(sample.metainfo)
     for key in _SIZES:
-        if key in meta:
+        if meta.get(key) is not None:
             sides = zip(meta[key][:2], ratio, strict=True)
             meta[key] = tuple(round(side * factor) for side, factor in sides)
-    if 'scale_factor' in meta:
+    if meta.get('scale_factor') is not None:
         # It is (width, height).
         pairs = zip(meta['scale_factor'], reversed(ratio), strict=True)
         meta['scale_factor'] = tuple(old * factor for old, factor in pairs)

@@ -12,10 +12,18 @@ SIZE = (96, 128)
 
 
 def make_layouts(root: Path) -> None:
-    """Write ``data/coco``, ``data/cityscapes`` and ``data/ade`` below a folder."""
+    """Write the data sets, and a plain folder ``data/images``, below a folder."""
     make_coco(root / 'data/coco')
     make_cityscapes(root / 'data/cityscapes')
     make_ade(root / 'data/ade/ADEChallengeData2016')
+    make_images(root / 'data/images')
+
+
+def make_images(root: Path) -> None:
+    """Write a plain folder of images."""
+    root.mkdir(parents=True)
+    for seed in range(4):
+        _picture(seed).save(root / f'{seed}.jpg')
 
 
 def _picture(seed: int, size: Sequence[int] = SIZE) -> Image.Image:

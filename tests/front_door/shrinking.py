@@ -92,7 +92,10 @@ def _weights(cfg: Config, folder: Path) -> dict[str, Any]:
     if model.get('teacher', {}).get('type') == 'FoundationTeacher':
         changes |= {'model.teacher.model': 'transformers::dinov2'}
         changes |= {'model.teacher.pretrained': False}
-        changes |= {'model.teacher.arguments.num_hidden_layers': 2}
+        small = dict(hidden_size=384, num_attention_heads=6)
+        sizes = small if 'small' in model.teacher.model else {}
+        for key, value in dict(num_hidden_layers=2, **sizes).items():
+            changes[f'model.teacher.arguments.{key}'] = value
     if model.get('student', {}).get('type') == 'YOLOX':
         changes['model.teacher.checkpoint'] = _calm_weights(cfg, folder)
     for name, loss in model.get('losses', {}).items():
