@@ -1,5 +1,7 @@
 """Measure the cost of the losses, of whole steps, and of the checks for NaN and Inf.
 
+    python tools/benchmark.py step CONFIG [--size H W] [--batch N] [--json OUT]
+    python tools/benchmark.py page --write docs/performance.md [--only recipes]
     python tools/benchmark.py losses [--only FGDLoss MGDLoss] [--write docs/losses.md]
     python tools/benchmark.py steps [--only det_pkd] [--write docs/costs.md]
     python tools/benchmark.py guard [configs/fgd/fgd_fpn_gfl_r101_gfl_r50_1x_coco.py]
@@ -15,6 +17,16 @@ below torch are not visible.
 `steps` trains the recipes of DigitScenes and their students alone, in turn, and
 compares the times of a step. With `--costs configs/costs.json`, `losses` and `steps`
 update the file that the catalogue of methods reads.
+
+`step` measures a step of any recipe on made-up images of one object each, with random
+weights; it downloads nothing. Its parts run in turn in one process: the student alone,
+its update included; the whole forward pass of the teacher; the part of it that the
+wires need; and the distillation step, with the checks for NaN of a training. Reading
+and preprocessing the data is not part of it. The overhead is the distillation step
+divided by the sum of the student and the needed part of the teacher, a median over
+neighbouring runs. The peak memory of a part is that of its weights, the state of its
+optimizer and what the step allocates. `page` runs `step` for the recipes of a page,
+each in its own process, and writes figures and tables.
 
 `guard` trains a recipe on random images of 256 x 256 pixels on the CPU, with a teacher
 of random weights. It runs steps in turn that check nothing, the values of the forward
@@ -35,7 +47,9 @@ import torch
 from benchmark_bare import BARE
 from benchmark_guard import measure_guard
 from benchmark_inputs import Scene, Wires, make_scene, sizes_of, wire_names
+from benchmark_page import add_page
 from benchmark_report import Result, note, page, show, write
+from benchmark_step import add_step
 from benchmark_steps import measure_steps, recipes
 from benchmark_timing import Step, peak_bytes, ratio_of, seconds_of
 from rich.console import Console
@@ -131,11 +145,7 @@ def measure(name: str, row: Row | None, scene: Scene, repeats: int) -> Result:
             losses.zero_grad()
 
     times = seconds_of(steps, clear, repeats)
-    peak = 0
-    # Every loss allocates memory, but the profiler sometimes loses all events.
-    for _ in range(5):
-        clear()
-        peak = peak or peak_bytes(steps['step'])
+    peak = peak_bytes(steps['step'], clear)
     size = sum(x.numel() * x.element_size() for x in scene.wires[f'student.{wire}'])
     return Result(
         name,
@@ -175,8 +185,10 @@ def parse_args() -> argparse.Namespace:
     for command in (guard, losses, steps):
         command.add_argument('--threads', type=int, default=2)
         command.add_argument('--repeats', type=int, default=9)
+    add_step(commands)
+    add_page(commands)
     args = parser.parse_args()
-    if args.run is measure_guard:
+    if args.run not in (measure_losses, measure_steps):
         return args
     unknown = set(args.only or []) - set(args.names)
     if unknown:

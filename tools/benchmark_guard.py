@@ -21,7 +21,7 @@ from kdtoolbox.distillers import Distiller
 from kdtoolbox.distillers.finite import check_finite
 from kdtoolbox.distillers.gradients import finite_gradients
 from kdtoolbox.inspection.batches import made_up_batch
-from kdtoolbox.registry import MODELS
+from kdtoolbox.runs.distillation import build_distiller
 from kdtoolbox.teachers.kinds import forget_weights
 
 GUARDS = dict(none=(), values=('values',), gradients=('gradients',))
@@ -30,13 +30,17 @@ GUARDS['both'] = ('values', 'gradients')
 
 
 def distiller_of(config: str) -> Distiller:
-    """Return the distiller of a recipe, with random weights."""
+    """Return the distiller of a recipe, with random weights.
+
+    Raises:
+        ValueError: If the config is not that of a distillation.
+    """
     cfg = load_config(config)
     resolve_paths(cfg)
     forget_weights(cfg.model)
+    cfg.model._scope_ = cfg.get('default_scope')
     torch.manual_seed(0)
-    model = MODELS.build(dict(cfg.model, _scope_=cfg.get('default_scope')))
-    return revert_sync_batchnorm(model).train()
+    return revert_sync_batchnorm(build_distiller(cfg)).train()
 
 
 class Watched:

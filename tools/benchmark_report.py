@@ -111,7 +111,7 @@ def machine(threads: int) -> str:
     commit = f'commit {found.stdout.strip()}, ' if not found.returncode else ''
     return (
         f'{time.strftime("%Y-%m-%d", time.gmtime())}, {commit}torch '
-        f'{torch.__version__}, {_processor()}, {threads} threads'
+        f'{torch.__version__}, {processor()}, {threads} threads'
     )
 
 
@@ -121,7 +121,7 @@ def markdown(headers: Sequence[str], rows: Iterable[list[str]], texts: int) -> s
     return '\n'.join(f'| {" | ".join(cells)} |' for cells in [headers, rule, *rows])
 
 
-def _processor() -> str:
+def processor() -> str:
     path = Path('/proc/cpuinfo')
     lines = path.read_text().splitlines() if path.exists() else []
     names = [line.partition(': ')[2] for line in lines if line.startswith('model name')]

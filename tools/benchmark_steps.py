@@ -5,12 +5,12 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 from typing import Any
 
 import torch
 from benchmark_report import command, machine, markdown, note, write
-from benchmark_timing import Step, ratios_of, seconds_of
+from benchmark_timing import Step, quartiles_of, ratios_of, seconds_of
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.logging import MMLogger
@@ -118,9 +118,8 @@ def measure(stem: str, student: str, repeats: int) -> Cost:
     steps = {'plain': training_step(alone, batch), 'step': training_step(cfg, batch)}
     times = seconds_of(steps, lambda: None, repeats)
     ratios = ratios_of(times, 'plain')
-    low, _, high = quantiles(ratios, n=4, method='inclusive')
     plain, step = (1000 * median(times[name]) for name in ('plain', 'step'))
-    return Cost(plain, step, median(ratios), (low, high))
+    return Cost(plain, step, median(ratios), quartiles_of(ratios))
 
 
 def show(costs: dict[str, Cost], console: Console) -> None:

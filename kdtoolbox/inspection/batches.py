@@ -20,25 +20,30 @@ _MOST_CLASSES = 8
 """Classes in an image of a segmentor: each becomes a mask of a Mask2Former."""
 
 
-def made_up_batch(model: Any, side: int | None = None) -> tuple[Tensor, list]:
-    """Return random images (2, C, H, W) and samples with labels for a model.
+def made_up_batch(
+    model: Any, size: int | Sequence[int] | None = None, num_images: int = 2
+) -> tuple[Tensor, list]:
+    """Return random images (N, C, H, W) and samples with labels for a model.
 
     Args:
         model: A detector of mmdet or a segmentor of mmseg, or a trunk of one. The
             samples for a trunk have no labels.
-        side: Height and width in pixels; None for a usual size of the model.
+        size: Height and width in pixels, or one number for both; None for a usual size
+            of the model.
+        num_images: N.
     """
     weight = next(p for p in model.parameters() if p.dim() == 4)
     segments = hasattr(model, 'decode_head')
-    height, width = usual_size(model)
-    if side is not None:
-        height = width = side
-    images = torch.randn(2, image_channels(model), height, width).to(weight)
+    if size is None:
+        size = usual_size(model)
+    height, width = (size, size) if isinstance(size, int) else size
+    images = torch.randn(num_images, image_channels(model), height, width).to(weight)
     if isinstance(model, Trunk):
         meta = _meta((height, width))
-        return images, [BaseDataElement(metainfo=meta) for _ in range(2)]
+        return images, [BaseDataElement(metainfo=meta) for _ in images]
     make = _segmented if segments else _detected
-    return images, [make(model, (height, width), weight.device) for _ in range(2)]
+    samples = [make(model, (height, width), weight.device) for _ in images]
+    return images, samples
 
 
 def image_channels(model: nn.Module) -> int:
