@@ -74,6 +74,9 @@ RUNS = dict(
 )
 """The runs of each table of the page."""
 
+TARGETS = dict(cwd=1.03, pkd=1.03, fgd=1.03, ld=1.03, mgd=1.05, crosskd=1.05)
+"""The largest overhead that the methods should have, by their folder."""
+
 HEADERS = (
     'recipe',
     'size',
@@ -143,6 +146,9 @@ def filled(page: str, known: list[dict[str, Any]], args: argparse.Namespace) -> 
         for name, runs in RUNS.items()
     }
     texts['machine'] = conditions(known, args)
+    texts['targets'] = verdicts(
+        x for run in RUNS['methods'] for x in known if run.matches(x)
+    )
     for name, text in texts.items():
         block = rf'(<!-- {name}.*? -->\n).*?(<!-- end -->)'
         page = re.sub(block, rf'\g<1>\n{text}\n\n\g<2>', page, flags=re.DOTALL)
@@ -169,6 +175,19 @@ def cells(figures: dict[str, Any]) -> list[str]:
         f'{figures["memory_overhead"]:.2f}',
         f'{figures["guard_share"]:.2%}',
     ]
+
+
+def verdicts(rows: Iterable[dict[str, Any]]) -> str:
+    """Return a table of the overheads, compared with their targets."""
+    lines = []
+    for row in rows:
+        method = Path(row['config']).parent.name
+        low, high = row['overhead_quartiles']
+        target = TARGETS[method]
+        verdict = 'missed' if low > target else 'met' if high <= target else 'open'
+        cells = [f'`{method}`', f'{target:.2f}', f'{row["overhead"]:.3f}', verdict]
+        lines.append(cells)
+    return markdown(('method', 'target', 'overhead', 'verdict'), lines, texts=1)
 
 
 def conditions(known: list[dict[str, Any]], args: argparse.Namespace) -> str:
