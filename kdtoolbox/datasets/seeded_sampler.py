@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import get_rank, sync_random_seed
+from mmengine.dist import get_rank, get_world_size, sync_random_seed
 from mmengine.registry import DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS
 from torch.utils.data import Sampler
 
@@ -33,6 +33,10 @@ def draw_seeds(seed: int, *place: int) -> tuple[int, int, int]:
     return words[0], words[1], words[2] << 32 | words[3]
 
 
+VIEW_SEED = 0
+"""The seed of all views: runs with other seeds share what was computed from them."""
+
+
 class SeededIndex(int):
     """An index into a data set with the seed of its augmentation.
 
@@ -45,6 +49,23 @@ class SeededIndex(int):
     place: tuple[int, ...]
 
 
+def seeded_index(index: int, *place: int) -> SeededIndex:
+    """Return an index with the arguments of `draw_seeds` for its augmentation."""
+    seeded = SeededIndex(index)
+    seeded.place = place
+    return seeded
+
+
+def view_of(index: int, view: int) -> SeededIndex:
+    """Return the index of an image with one of its fixed augmentations.
+
+    Example:
+        >>> view_of(7, 1), view_of(7, 1).place
+        (7, (0, 7, 1))
+    """
+    return seeded_index(index, VIEW_SEED, index, view)
+
+
 @DATA_SAMPLERS.register_module()
 class SeededSampler(Sampler):
     """Seed the augmentation of each sample from its position in the training alone.
@@ -55,20 +76,33 @@ class SeededSampler(Sampler):
     one, with any number of workers, and the augmentation does not change the random
     numbers of dropout. ``tools/train.py`` wraps the sampler of each recipe with it.
 
+    With ``views``, each image has that many augmentations, which it gets in turn: they
+    are seeded from (index, pass through the data modulo views) alone. So they are the
+    same in every order of the images, in any number of processes and with every seed of
+    the run: what was computed from them can be stored.
+
     Args:
         dataset: The data set of the loader. It gets a ``__getitems__`` attribute.
         sampler: Config of the sampler to wrap.
         seed: The run's seed, as mmengine passes it. None draws one.
+        views: The number of augmentations of each image; None for a new one each time.
     """
 
-    def __init__(self, dataset: Any, sampler: dict, seed: int | None = None) -> None:
+    def __init__(
+        self,
+        dataset: Any,
+        sampler: dict,
+        seed: int | None = None,
+        views: int | None = None,
+    ) -> None:
         self.dataset = dataset
+        self.views = views
         self.seed = sync_random_seed() if seed is None else seed
         self.sampler = MMENGINE_DATA_SAMPLERS.build(
             sampler, default_args=dict(dataset=dataset, seed=self.seed)
         )
         self.epoch = 0
-        self._rank = get_rank()
+        self._rank, self._ranks = get_rank(), get_world_size()
         self._start = 0
         if hasattr(self.sampler, 'skip'):
             # mmengine chooses how to resume by whether the attribute exists.
@@ -82,9 +116,15 @@ class SeededSampler(Sampler):
         epoch = self.epoch
         for position, item in enumerate(self.sampler, self._start):
             if isinstance(item, Integral):
-                item = SeededIndex(item)
-                item.place = (self.seed, self._rank, epoch, position)
+                item = self._seeded(int(item), epoch, position)
             yield item
+
+    def _seeded(self, index: int, epoch: int, position: int) -> SeededIndex:
+        if self.views is None:
+            return seeded_index(index, self.seed, self._rank, epoch, position)
+        # A sampler without end has one epoch and passes through the data many times.
+        passed = (position * self._ranks + self._rank) // len(self.dataset)
+        return view_of(index, (epoch + passed) % self.views)
 
     def __len__(self) -> int:
         return len(self.sampler)

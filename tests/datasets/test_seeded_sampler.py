@@ -89,9 +89,14 @@ class Frames(Stream):
         yield np.int64(2)
 
 
-def build(sampler: dict = SHUFFLED, dataset: Any = None, seed: int | None = 3) -> Any:
+def build(
+    sampler: dict = SHUFFLED,
+    dataset: Any = None,
+    seed: int | None = 3,
+    views: int | None = None,
+) -> Any:
     dataset = Draws() if dataset is None else dataset
-    config = dict(type='kdtoolbox.SeededSampler', sampler=sampler)
+    config = dict(type='kdtoolbox.SeededSampler', sampler=sampler, views=views)
     return DATA_SAMPLERS.build(config, default_args=dict(dataset=dataset, seed=seed))
 
 
@@ -241,3 +246,109 @@ def test_data_set_and_indices_can_be_pickled_for_spawned_workers() -> None:
     assert all(type(index) is SeededIndex for index in copied)
     dataset.pipeline = sampler.dataset.pipeline = lambda: [random.random()]
     assert dataset.__getitems__(copied) == sampler.dataset.__getitems__(indices)
+
+
+def viewed(sampler: SeededSampler, count: int) -> list[tuple]:
+    """Return the first samples and sort each pass of eight."""
+    drawn = zip(range(count), sampler, strict=False)
+    samples = load_seeded(sampler.dataset, [item for _, item in drawn])
+    return sum((sorted(samples[i : i + 8]) for i in range(0, count, 8)), [])
+
+
+def test_views_repeat_in_any_order_with_any_seed() -> None:
+    sampler = build(views=3)
+    epochs = [sorted(epoch_of(sampler, epoch)) for epoch in range(7)]
+    assert epochs[:3] == epochs[3:6]
+    assert epochs[6] == epochs[0]
+    assert len({sample[1] for epoch in epochs[:3] for sample in epoch}) == 3 * 8
+    others = [
+        build(views=3, seed=9),
+        build(views=3, seed=None),
+        build(dict(type='DefaultSampler', shuffle=False), views=3),
+    ]
+    for other in others:
+        assert sorted(epoch_of(other, 4, num_workers=0)) == epochs[1]
+    assert sorted(epoch_of(build(views=3), 2, num_workers=2)) == epochs[2]
+
+
+def test_a_sampler_without_end_takes_a_view_for_each_pass() -> None:
+    expected = [sorted(epoch_of(build(views=2), epoch)) for epoch in (0, 1)]
+    endless = dict(type='InfiniteSampler')
+    assert viewed(build(endless, views=2), 24) == sum(expected, []) + expected[0]
+    # A resumed run skips what it has seen.
+    resumed = build(endless, views=2)
+    if hasattr(resumed, 'skip'):
+        resumed.skip(8)
+        assert viewed(resumed, 16) == sum(expected[::-1], [])
+
+
+@pytest.mark.parametrize('kind', ['DefaultSampler', 'InfiniteSampler'])
+def test_views_do_not_depend_on_the_number_of_processes(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = [sorted(epoch_of(build(views=2), epoch)) for epoch in (0, 1)]
+    found: list = []
+    for rank in range(2):
+        module = 'kdtoolbox.datasets.seeded_sampler'
+        monkeypatch.setattr(f'{module}.get_rank', lambda: rank)  # noqa: B023
+        monkeypatch.setattr(f'{module}.get_world_size', lambda: 2)
+        monkeypatch.setattr(
+            'mmengine.dataset.sampler.get_dist_info',
+            lambda: (rank, 2),  # noqa: B023
+        )
+        sampler = build(dict(type=kind), views=2)
+        if kind == 'InfiniteSampler':
+            drawn = [item for _, item in zip(range(8), sampler, strict=False)]
+            samples = load_seeded(sampler.dataset, drawn)
+        else:
+            samples = [x for epoch in (0, 1) for x in epoch_of(sampler, epoch)]
+        found.append(samples)
+    passes = [[*found[0][:4], *found[1][:4]], [*found[0][4:], *found[1][4:]]]
+    assert [sorted(samples) for samples in passes] == expected
+
+
+def test_views_of_mixed_images_repeat() -> None:
+    from mmdet.datasets import MultiImageMixDataset
+
+    def mixed() -> Any:
+        return MultiImageMixDataset(Numbers(pipeline=[draw]), [dict(type=Mix)])
+
+    sampler = build(dataset=mixed(), views=2)
+    epochs = [epoch_of(sampler, epoch) for epoch in range(4)]
+    draws = [sorted(sample['drawn'] for sample in epoch) for epoch in epochs]
+    assert draws[0] == draws[2] != draws[1] == draws[3]
+    again = epoch_of(build(dataset=mixed(), views=2, seed=8), 3, num_workers=1)
+    assert sorted(sample['drawn'] for sample in again) == draws[1]
+
+
+def test_views_of_a_mosaic_repeat() -> None:
+    from mmdet.datasets import BaseDetDataset, MultiImageMixDataset
+
+    class Pictures(BaseDetDataset):
+        def load_data_list(self) -> list[dict]:
+            return [dict(instances=[]) for _ in range(4)]
+
+    def paint(info: dict) -> dict:
+        image = np.random.randint(0, 255, (8, 8, 3)).astype(np.uint8)
+        boxes = np.array([[1, 1, 6, 6]], dtype=np.float32)
+        return dict(
+            info,
+            img=image,
+            img_shape=(8, 8),
+            gt_bboxes=boxes,
+            gt_bboxes_labels=np.zeros(1, dtype=np.int64),
+            gt_ignore_flags=np.zeros(1, dtype=bool),
+        )
+
+    from mmdet.registry import TRANSFORMS
+
+    boxed = TRANSFORMS.build(dict(type='Mosaic', img_scale=(8, 8), pad_val=0))
+    dataset = MultiImageMixDataset(Pictures(pipeline=[paint]), [])
+    dataset.pipeline, dataset.pipeline_types = [boxed], ['Mosaic']
+    sampler = build(dict(type='DefaultSampler', shuffle=False), dataset, views=2)
+    epochs = [
+        np.stack([sample['img'] for sample in epoch_of(sampler, epoch)])
+        for epoch in range(3)
+    ]
+    assert (epochs[0] == epochs[2]).all()
+    assert (epochs[0] != epochs[1]).any()
