@@ -11,6 +11,7 @@ WRITERS = ('write_text', 'write_bytes', 'savefig', 'imwrite', 'imsave', 'dump', 
 ALLOWED = {
     ('kdtoolbox/checkpoints/writing.py', 'open'): 'this is `write_whole` itself',
     ('kdtoolbox/checkpoints/student_export.py', 'save'): 'to memory, then write_whole',
+    ('kdtoolbox/teachers/record_files.py', 'save'): 'to memory, then write_whole',
     ('kdtoolbox/visualization/grid.py', 'save'): 'into the file of `write_whole`',
     ('kdtoolbox/datasets/digit_scenes.py', 'imwrite'): 'the whole folder is renamed',
     ('kdtoolbox/datasets/digit_scenes.py', 'write_text'): 'the whole folder is renamed',

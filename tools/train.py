@@ -15,6 +15,7 @@ from kdtoolbox.distillers import Distiller
 from kdtoolbox.distillers.finite import NonFiniteError
 from kdtoolbox.hooks import (
     BestCheckpointHook,
+    CacheReportHook,
     ExportStudentHook,
     FiniteWeightsHook,
     FittingResumeHook,
@@ -27,6 +28,7 @@ from kdtoolbox.hooks import (
 from kdtoolbox.inspection.recipe_checks import check_recipe
 from kdtoolbox.recorders import heed_hooks
 from kdtoolbox.runs.brief_errors import all_faults, brief_errors
+from kdtoolbox.runs.cached_views import seed_samples
 from kdtoolbox.runs.command_line import run_config, run_parser
 from kdtoolbox.runs.mixed_precision import use_mixed_precision
 from kdtoolbox.runs.optimizer_groups import group_as_student
@@ -88,15 +90,6 @@ def configure(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def seed_samples(cfg: Config) -> None:
-    """Make all random numbers of the data loader depend on the seed alone."""
-    sampler = cfg.train_dataloader.sampler
-    if sampler.type != 'kdtoolbox.SeededSampler':
-        cfg.train_dataloader.sampler = dict(
-            type='kdtoolbox.SeededSampler', sampler=sampler
-        )
-
-
 class StartHook(Hook):
     """Note that the hooks before this one have accepted the run."""
 
@@ -116,6 +109,8 @@ def add_hooks(runner: Runner, resume_partly: bool) -> None:
     teachers = getattr(bare(runner), 'teachers', {}).values()
     if any(teacher.follows for teacher in teachers):
         runner.register_hook(FollowStudentHook())
+    if any(teacher.cache is not None for teacher in teachers):
+        runner.register_hook(CacheReportHook())
     exports = runner.cfg.get('export_student', True)
     there = any(isinstance(hook, ExportStudentHook) for hook in runner.hooks)
     if exports and not there and isinstance(bare(runner), Distiller):

@@ -43,7 +43,7 @@ class TokenTrainer(BaseModel):
             mmengine's Runner passes the one at the top level of a config.
 
     Raises:
-        ValueError: If the teacher lacks its checkpoint or the module.
+        ValueError: If the teacher lacks its checkpoint or the module, or has a cache.
     """
 
     def __init__(
@@ -58,6 +58,11 @@ class TokenTrainer(BaseModel):
     ) -> None:
         super().__init__()
         self.teacher = build_teacher(teacher)
+        if self.teacher.cache is not None:
+            raise ValueError(
+                'model.teacher.cache: tokens change the maps of the teacher in each '
+                'step, so no record can be used twice; remove `cache`'
+            )
         self.data_preprocessor = self.teacher.model.data_preprocessor
         check_recorders(self.teacher.model, dict(source=source), 'model')
         self.source = source

@@ -1,6 +1,7 @@
 """mmengine hooks: export, loss weights, checks of weights, resuming, pictures."""
 
 from kdtoolbox.hooks.best_checkpoint import BestCheckpointHook
+from kdtoolbox.hooks.cache_report import CacheReportHook
 from kdtoolbox.hooks.export_student import ExportStudentHook
 from kdtoolbox.hooks.finite_weights import FiniteWeightsHook
 from kdtoolbox.hooks.fitting_resume import FittingResumeHook
@@ -16,6 +17,7 @@ from kdtoolbox.hooks.whole_updates import WholeUpdatesHook
 
 __all__ = [
     'BestCheckpointHook',
+    'CacheReportHook',
     'DistillationVisualizationHook',
     'ExportStudentHook',
     'FittingResumeHook',

@@ -116,19 +116,20 @@ def scoped(kind: Any) -> Any:
 def _types(cfg: Config) -> Iterator[tuple[str, Any]]:
     """Yield the types that are looked up by scope, with their config paths."""
     yield 'model', (cfg.get('model') or {}).get('type')
-    yield from _nested(cfg.get('custom_hooks'), 'custom_hooks')
+    yield from types_in(cfg.get('custom_hooks'), 'custom_hooks')
     for key in ('default_hooks', 'optim_wrapper', 'train_dataloader', 'val_dataloader'):
-        yield from _nested(cfg.get(key), key)
+        yield from types_in(cfg.get(key), key)
 
 
-def _nested(value: Any, place: str) -> Iterator[tuple[str, Any]]:
+def types_in(value: Any, place: str) -> Iterator[tuple[str, Any]]:
+    """Yield the ``type`` of each dict in a part of a config, with its config path."""
     if isinstance(value, Mapping):
         yield place, value.get('type')
         for key, child in value.items():
-            yield from _nested(child, f'{place}.{key}')
+            yield from types_in(child, f'{place}.{key}')
     elif isinstance(value, list | tuple):
         for index, child in enumerate(value):
-            yield from _nested(child, f'{place}[{index}]')
+            yield from types_in(child, f'{place}[{index}]')
 
 
 def _needs_scope(kind: Any) -> bool:

@@ -6,11 +6,12 @@ from mmengine.registry import MODELS
 from kdtoolbox.distillers import Distiller, Pretrainer
 
 
-def build_distiller(cfg: Config) -> Distiller:
+def build_distiller(cfg: Config, cached: bool = False) -> Distiller:
     """Build the distiller of a config as mmengine's Runner does.
 
     Args:
         cfg: The config of a run.
+        cached: Whether teachers use their caches, which fit the batches of a training.
 
     Raises:
         ValueError: If the model is no distiller of a whole student, or does not fit
@@ -25,4 +26,7 @@ def build_distiller(cfg: Config) -> Distiller:
             f'model.type: expected a kdtoolbox.Distiller, got '
             f'{type(distiller).__name__}; name the config of a distillation'
         )
+    if not cached:
+        for teacher in distiller.teachers.values():
+            teacher.cache = None
     return distiller

@@ -9,6 +9,7 @@ from kdtoolbox.distillers import Distiller
 from kdtoolbox.distillers.finite import NonFiniteError
 from kdtoolbox.inspection.batches import made_up_batch
 from kdtoolbox.inspection.quiet import first_iteration, make_finite
+from kdtoolbox.teachers.record_cache import uncached
 
 
 def rehearse(model: Distiller, side: int | None = None) -> None:
@@ -27,7 +28,7 @@ def rehearse(model: Distiller, side: int | None = None) -> None:
         ValueError: If a record, a connector or a loss does not work. The message begins
             with its config path.
     """
-    with torch.random.fork_rng(), first_iteration():
+    with torch.random.fork_rng(), first_iteration(), uncached():
         torch.manual_seed(0)
         try:
             copy = deepcopy(model).train()

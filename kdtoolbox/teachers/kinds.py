@@ -102,9 +102,11 @@ def build_teacher(
         raise fault
     kind = kind_of_teacher(config, where)
     own = {k: v for k, v in config.items() if k not in {'type', '_scope_', *OPTIONS}}
-    if 'student' in inspect.signature(kind).parameters:
-        own['student'] = student
-    teacher = kind(**own, name=name, where=where)
+    given: dict[str, Any] = dict(student=student, name=name, where=where)
+    if 'student' not in inspect.signature(kind).parameters:
+        del given['student']
+    teacher = kind(**own, **given)
+    teacher.made_of = dict(own, type=kind.__name__)
     teacher.use(**{key: config[key] for key in OPTIONS if key in config})
     return teacher
 

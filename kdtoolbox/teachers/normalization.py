@@ -1,6 +1,7 @@
 """Convert a batch from one model's normalisation to another's."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +74,16 @@ class Renormalization:
             image[:, height:] = self.padding
             image[:, :, width:] = self.padding
         return converted
+
+    def numbers(self) -> dict[str, Any]:
+        """Return the numbers that define the conversion."""
+        return dict(
+            flip=self.flip,
+            scale=self.scale.flatten().tolist(),
+            shift=self.shift.flatten().tolist(),
+            padding=self.padding,
+            differs=self.differs,
+        )
 
 
 def _statistics(preprocessor: nn.Module) -> tuple[Tensor, Tensor]:

@@ -2,15 +2,19 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from kdtoolbox.configuration import check_keys
 from kdtoolbox.recorders import Recorder, Records, check_recorders
+from kdtoolbox.teachers.identity import Identity, describe, identify
 from kdtoolbox.teachers.normalization import Renormalization
 from kdtoolbox.teachers.precision import Precision
+from kdtoolbox.teachers.record_cache import RecordCache
 from kdtoolbox.teachers.running import run
 from kdtoolbox.teachers.view import View
 
@@ -35,8 +39,10 @@ class Teacher:
         classes: The names of the model's classes, if they are known.
 
     Attributes:
+        cache: The `RecordCache` of its records, or None.
         classes: The names of its classes, or None.
         follows: Whether its weights follow those of the student.
+        made_of: The arguments of its kind in the config, if it is from a config.
         name: Its name.
         view: The `View` that it sees, or None for the student's own batch.
         where: Its config path.
@@ -61,6 +67,9 @@ class Teacher:
         self.name, self.where, self.classes = name, where, classes
         self._root = model.requires_grad_(False).eval()
         self.view: View | None = None
+        self.cache: RecordCache | None = None
+        self.made_of: Mapping[str, Any] = {}
+        self._described: tuple[nn.Module, dict] | None = None
         self._precision = Precision()
         self._to_own: Renormalization | None = None
 
@@ -78,6 +87,7 @@ class Teacher:
         dtype: str | None = None,
         channels_last: bool = False,
         compile: bool = False,  # noqa: A002 - the key of mmengine's configs
+        cache: Mapping[str, Any] | None = None,
     ) -> None:
         """Set how the teacher sees the images and how it computes.
 
@@ -87,6 +97,8 @@ class Teacher:
                 records have the type of the images all the same.
             channels_last: Store weights and maps with the channels last.
             compile: Compile the parts of the model with ``torch.compile``.
+            cache: Arguments of `RecordCache`: ``dict(path='caches/gfl', views=4)``
+                computes the records of each image once and reads them afterwards.
 
         Raises:
             ValueError: If a value is not supported.
@@ -102,6 +114,23 @@ class Teacher:
             )
         self._precision = Precision(dtype, channels_last, compile, self.where)
         self._precision.apply(self.model)
+        if cache is not None:
+            self.cache = self._cache_of(cache)
+
+    def _cache_of(self, config: Mapping[str, Any]) -> RecordCache:
+        where = f'{self.where}.cache'
+        if self.follows:
+            raise ValueError(
+                f'{where}: the weights of this teacher change in each step, so no '
+                'record can be used twice; remove `cache`'
+            )
+        if not isinstance(config, Mapping):
+            raise ValueError(
+                f'{where}: expected a dict, got {config!r}; write '
+                "cache=dict(path='caches/name', views=4)"
+            )
+        check_keys(config, RecordCache, where, given=('where',))
+        return RecordCache(**config, where=where)
 
     @property
     def plain(self) -> bool:
@@ -162,6 +191,15 @@ class Teacher:
                 `take_images_of` was not called.
             data_samples: Samples of the batch, for models whose forward reads them.
         """
+        compute = partial(self._compute, recorders)
+        if self.cache is None:
+            return compute(inputs, data_samples)
+        identity = self.identity(recorders, inputs.device)
+        return self.cache.observe(compute, inputs, data_samples, identity)
+
+    def _compute(
+        self, recorders: Mapping[str, Recorder], inputs: Tensor, data_samples: Sequence
+    ) -> Records:
         # Cheap, and it undoes any `train()` call that would turn dropout on.
         self._root.eval()
         images, samples = self.see(inputs, data_samples)
@@ -180,6 +218,26 @@ class Teacher:
         if self.view is not None:
             return self.view(images, data_samples)
         return images, data_samples
+
+    def identity(
+        self, recorders: Mapping[str, Recorder], device: torch.device
+    ) -> Identity:
+        """Return what its records of a batch depend on besides the batch.
+
+        Args:
+            recorders: The recorders, in the format of ``record``.
+            device: The device of the batch.
+        """
+        # A digest of all weights takes a while; a teacher that moves is another model.
+        if self._described is None or self._described[0] is not self._root:
+            settings = dict(
+                dtype=self._precision.dtype,
+                view=(self.view.scale, self.view.divisor) if self.view else None,
+                normalization=self._to_own.numbers() if self._to_own else None,
+            )
+            described = describe(self._root, self.made_of, **settings)
+            self._described = self._root, described
+        return identify(self._described[1], recorders, device, self.made_of)
 
     def check(self, recorders: Mapping[str, Recorder]) -> None:
         """Raise if a recorder matches nothing in the model."""
