@@ -355,9 +355,15 @@ class Distiller(BaseModel):
 
 
 def check_options(sources: Sequence[Any], teachers: Mapping[str, Teacher]) -> None:
-    """Raise ValueError if a source needs a teacher without `view` and `dtype`."""
+    """Raise ValueError if a source needs a teacher without some of its options."""
     for source in sources:
         teacher = teachers.get(source.teacher)
+        if source.observes_teacher and teacher is not None and teacher.cache:
+            raise ValueError(
+                f'{source.where}: {type(source).__name__} watches the teacher while it '
+                f'runs, and a teacher with a cache does not run; remove {teacher.where}'
+                '.cache'
+            )
         if source.asks_teacher and teacher is not None and not teacher.plain:
             raise ValueError(
                 f'{source.where}: {type(source).__name__} runs parts of the teacher on '

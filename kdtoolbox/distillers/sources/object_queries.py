@@ -46,6 +46,7 @@ class ObjectQueries(Source):
 
     reserved = frozenset({*_PREDICTIONS, _STATES})
     asks_teacher = True
+    observes_teacher = True
 
     def record(self, models: Models) -> Recorders:
         """Record the states of the teacher's decoder.

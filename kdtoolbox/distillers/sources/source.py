@@ -37,6 +37,8 @@ class Source(nn.Module):
         follows: Name of a source that has to stand earlier in the list.
         asks_teacher: Whether it runs parts of the teacher itself, on the images and in
             the number type of the student.
+        observes_teacher: Whether it watches the teacher's own forward pass, which a
+            cached teacher does not run.
         teacher: Name of the teacher that it reads, ``teacher`` in the config. The
             source itself calls its wires ``teacher.<name>``; whoever calls the source
             renames them.
@@ -46,6 +48,7 @@ class Source(nn.Module):
     reserved: ClassVar[frozenset[str]] = frozenset()
     follows: ClassVar[str | None] = None
     asks_teacher: ClassVar[bool] = False
+    observes_teacher: ClassVar[bool] = False
     teacher = 'teacher'
     where = 'model.sources'
 

@@ -338,3 +338,13 @@ def test_records_with_names_of_the_source_are_refused(toy: Toy, side: str) -> No
     message = rf'model\.recorders\.{side}: .* makes {re.escape(str(names))} itself'
     with pytest.raises(ValueError, match=message):
         build(toy, 'DINO', recorders=recorders)
+
+
+def test_a_cached_teacher_is_refused(toy: Toy) -> None:
+    config = toy.distiller(detr(toy), detr(toy, base=16))
+    config.pop('recorders')
+    config |= dict(sources=[dict(type='ObjectQueries')], losses=LOSSES)
+    config['teacher']['cache'] = dict(path='unused', views=1)
+    message = r'model.sources\[0\]: ObjectQueries watches .*remove model.teacher.cache'
+    with pytest.raises(ValueError, match=message):
+        toy.build(dict(model=config, default_scope='mmdet'))
