@@ -5,6 +5,7 @@
     python tools/benchmark.py losses [--only FGDLoss MGDLoss] [--write docs/losses.md]
     python tools/benchmark.py steps [--only det_pkd] [--write docs/costs.md]
     python tools/benchmark.py guard [configs/fgd/fgd_fpn_gfl_r101_gfl_r50_1x_coco.py]
+    python tools/benchmark.py cache [configs/digits/det_pkd.py]
 
 `losses` runs each loss on the CPU through the Distiller's own code, on random inputs of
 the kinds that its `examples` attribute names: time and memory of one forward and
@@ -33,6 +34,11 @@ of random weights. It runs steps in turn that check nothing, the values of the f
 pass, the gradients, or both. The ratio to a step without checks is a median over
 neighbouring steps and noisy on a busy machine. The share is the time within the checks
 divided by the rest of the same steps.
+
+`cache` trains a recipe without its teacher, with a cache that has all records, and with
+the teacher itself, in turn. A recipe of DigitScenes gets scenes, another one random
+images and a teacher of random weights. It also prints how far the flipped map of the
+teacher is from its map of the flipped image.
 """
 
 import argparse
@@ -45,6 +51,7 @@ from typing import Any
 
 import torch
 from benchmark_bare import BARE
+from benchmark_cache import measure_cache
 from benchmark_guard import measure_guard
 from benchmark_inputs import Scene, Wires, make_scene, sizes_of, wire_names
 from benchmark_page import add_page
@@ -166,6 +173,11 @@ def parse_args() -> argparse.Namespace:
     guard = commands.add_parser('guard', help='time of checking for NaN and Inf')
     guard.set_defaults(run=measure_guard)
     guard.add_argument('config', nargs='?', default='configs/digits/det_distilled.py')
+    cache = commands.add_parser('cache', help='time of a step with a cached teacher')
+    cache.set_defaults(run=measure_cache)
+    cache.add_argument('config', nargs='?', default='configs/digits/det_pkd.py')
+    cache.add_argument('--size', nargs=2, type=int, default=[320, 480])
+    cache.add_argument('--images', type=int, default=2)
     losses = commands.add_parser('losses', help='time and memory of the losses')
     losses.set_defaults(run=measure_losses)
     option = losses.add_argument
@@ -182,7 +194,7 @@ def parse_args() -> argparse.Namespace:
         option('--write', type=Path, metavar='PAGE', help='Markdown page to write')
         option('--costs', type=Path, metavar='JSON', help='file of ratios to update')
         written.set_defaults(names=names)
-    for command in (guard, losses, steps):
+    for command in (guard, cache, losses, steps):
         command.add_argument('--threads', type=int, default=2)
         command.add_argument('--repeats', type=int, default=9)
     add_step(commands)

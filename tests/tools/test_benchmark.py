@@ -159,6 +159,24 @@ def test_a_distilled_step_is_compared_with_the_students_own(
 
 
 @pytest.mark.e2e
+def test_a_cached_step_and_flipped_maps_are_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    command = ['tools/benchmark.py', 'cache', '--repeats', '1']
+    command += ['--threads', str(torch.get_num_threads())]
+    monkeypatch.setattr(sys, 'argv', command)
+    monkeypatch.chdir(ROOT)
+    benchmark.main()
+    output = capsys.readouterr().out
+    times = dict(re.findall(r'(student|cached|online) +(\d+)', output))
+    assert len(times) == 3
+    assert all(int(value) > 0 for value in times.values())
+    errors = re.findall(r'flipped map of fpn, level \d: relative error (\S+)', output)
+    assert len(errors) == 4
+    assert min(map(float, errors)) > 0.1
+
+
+@pytest.mark.e2e
 def test_the_check_for_nan_is_measured_within_the_same_steps(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
