@@ -36,9 +36,9 @@ neighbouring steps and noisy on a busy machine. The share is the time within the
 divided by the rest of the same steps.
 
 `cache` trains a recipe without its teacher, with a cache that has all records, and with
-the teacher itself, in turn. A recipe of DigitScenes gets scenes, another one random
-images and a teacher of random weights. It also prints how far the flipped map of the
-teacher is from its map of the flipped image.
+the teacher itself, in turn, and compares the time of the processor. A recipe of
+DigitScenes gets scenes, another one random images and a teacher of random weights. It
+also prints how far the flipped map of the teacher is from its map of the flipped image.
 """
 
 import argparse
