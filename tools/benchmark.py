@@ -6,6 +6,7 @@
     python tools/benchmark.py steps [--only det_pkd] [--write docs/costs.md]
     python tools/benchmark.py guard [configs/fgd/fgd_fpn_gfl_r101_gfl_r50_1x_coco.py]
     python tools/benchmark.py cache [configs/digits/det_pkd.py]
+    python tools/benchmark.py teacher [configs/digits/det_distilled.py]
 
 `losses` runs each loss on the CPU through the Distiller's own code, on random inputs of
 the kinds that its `examples` attribute names: time and memory of one forward and
@@ -28,6 +29,10 @@ divided by the sum of the student and the needed part of the teacher, a median o
 neighbouring runs. The peak memory of a part is that of its weights, the state of its
 optimizer and what the step allocates. `page` runs `step` for the recipes of a page,
 each in its own process, and writes figures and tables.
+
+`teacher` runs the needed part of a teacher with each of its options, in turn: the time,
+also in units of the plain teacher, and how the option changes the sum of the
+distillation losses. Recipes of DigitScenes have their weights, others random ones.
 
 `guard` trains a recipe on random images of 256 x 256 pixels on the CPU, with a teacher
 of random weights. It runs steps in turn that check nothing, the values of the forward
@@ -58,6 +63,7 @@ from benchmark_page import add_page
 from benchmark_report import Result, note, page, show, write
 from benchmark_step import add_step
 from benchmark_steps import measure_steps, recipes
+from benchmark_teacher import add_teacher
 from benchmark_timing import Step, peak_bytes, ratio_of, seconds_of
 from rich.console import Console
 
@@ -199,6 +205,7 @@ def parse_args() -> argparse.Namespace:
         command.add_argument('--repeats', type=int, default=9)
     add_step(commands)
     add_page(commands)
+    add_teacher(commands)
     args = parser.parse_args()
     if args.run not in (measure_losses, measure_steps):
         return args
