@@ -12,6 +12,11 @@ from kdtoolbox.teachers.foundation import (
     timm_models,
     transformers_models,
 )
+from kdtoolbox.teachers.foundation.arguments import (
+    check_layers,
+    check_patch_size,
+    check_statistics,
+)
 from kdtoolbox.teachers.foundation.backbone import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -49,6 +54,9 @@ def build_foundation(
             its mean or std is unknown.
     """
     check_weights(checkpoint, pretrained, allow_random, where)
+    check_layers(layers, where)
+    check_patch_size(patch_size, where)
+    check_statistics(mean, std, where)
     library, _, name = str(model).rpartition('::')
     if library not in _BUILDERS:
         raise ValueError(

@@ -1,7 +1,7 @@
 """Vision backbones of Hugging Face transformers."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -55,14 +55,21 @@ def build(
     except OSError as error:
         raise ValueError(
             f'{where}.model: transformers cannot load {name!r}: '
-            f'{str(error).partition(chr(10))[0]}'
+            f'{str(error).partition(chr(10))[0]} Without network, copy its files '
+            'there and name their folder as `model`'
         ) from error
+    if config.model_type == 'vit_mae':
+        raise ValueError(
+            f'{where}.model: ViTMAEModel masks and shuffles its patches at random, so '
+            'its tokens are no map; write timm::vit_base_patch16_224.mae, the same '
+            'weights without masks'
+        )
     depth = _depth(config)
     # SAM adds a position embedding of fixed size.
     fixed = config.model_type == 'sam_vision_model'
     return Backbone(
         model,
-        partial(read, depth=depth),
+        partial(read, depth=depth, where=f'{where}.layers'),
         depth=depth,
         patch_size=_stride(config),
         image_size=(config.image_size, config.image_size) if fixed else None,
@@ -158,15 +165,36 @@ def _stride(config: Any) -> int | None:
     return size * 2 ** (len(getattr(config, 'depths', [0])) - 1)
 
 
-def read(model: Any, images: Tensor, layers: list[int], depth: int) -> list[Tensor]:
-    """Return the outputs of layers; that of the last includes the final norm."""
+def read(
+    model: Any,
+    images: Tensor,
+    layers: list[int],
+    depth: int,
+    where: str = 'model.teacher.layers',
+) -> list[Tensor]:
+    """Return the outputs of layers; that of the last includes the final norm.
+
+    Raises:
+        ValueError: If the model does not return one state for each layer.
+    """
     more: dict[str, Any] = dict(output_hidden_states=layers != [depth - 1])
     if 'interpolate_pos_encoding' in inspect.signature(model.forward).parameters:
         more['interpolate_pos_encoding'] = True
     output = model(pixel_values=images, **more)
     # Swin and its like also have maps instead of tokens.
-    states = output.get('reshaped_hidden_states') or output.get('hidden_states')
-    return [
-        output.last_hidden_state if layer == depth - 1 else states[layer + 1]
-        for layer in layers
-    ]
+    states = output.get('reshaped_hidden_states') or output.get('hidden_states') or ()
+    outputs = {depth - 1: output.last_hidden_state}
+    if layers != [depth - 1]:
+        outputs = {**dict(enumerate(_of_layers(states, depth, where))), **outputs}
+    return [outputs[layer] for layer in layers]
+
+
+def _of_layers(states: Sequence[Tensor], depth: int, where: str) -> Sequence[Tensor]:
+    # Most families put the embedding before the layers; SegFormer and PVTv2 do not.
+    if len(states) not in (depth, depth + 1):
+        raise ValueError(
+            f'{where}: the model returns {len(states)} hidden states for its {depth} '
+            'layers, so they cannot be told apart; remove `layers`, which leaves the '
+            'last one, or name the model of timm'
+        )
+    return states[-depth:]

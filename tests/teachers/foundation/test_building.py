@@ -18,7 +18,7 @@ NORM = dict(mean=[10.0, 20.0, 30.0], std=[1.0, 2.0, 4.0])
 
 
 def build(**options: Any) -> FoundationModel:
-    options = dict(NORM, arguments=SHAPE, **options)
+    options = {**NORM, 'arguments': SHAPE, **options}
     return build_foundation(CONV, **options)
 
 
@@ -32,6 +32,28 @@ def build(**options: Any) -> FoundationModel:
 def test_exactly_one_source_of_weights_is_needed(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(**options)
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(layers=2), r'layers: expected a list of whole .* got 2; write layers='),
+        (dict(layers=['2']), r"layers: .* got \['2'\]; write"),
+        (dict(layers=[]), r'layers: .* got \[\]; write'),
+        (dict(patch_size=0), r'patch_size: .* above 0, got 0; write patch_size=14'),
+        (dict(patch_size=(14, 14)), r'patch_size: .* got \(14, 14\)'),
+        (dict(mean='imagenet'), r"mean: expected 3 numbers .* got 'imagenet'; write"),
+        (dict(std=[1.0, 2.0]), r'std: expected 3 numbers .* got \[1.0, 2.0\]; write'),
+        (dict(std=[0, 1, 1]), r'std: expected numbers above 0, got \[0, 1, 1\]'),
+        (
+            dict(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]),
+            r'std: expected pixel units, .*by 255: std=\[58.395, 57.12, 57.375\]',
+        ),
+    ],
+)
+def test_arguments_of_the_wrong_kind_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=rf'^model\.teacher\.{message}'):
+        build(allow_random=True, **options)
 
 
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])

@@ -20,6 +20,9 @@ SAM = dict(
     SIXTEEN, output_channels=16, window_size=2, global_attn_indexes=[1], mlp_dim=64
 )
 CONVNEXT = dict(hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1])
+PYRAMID = dict(num_attention_heads=[1, 1, 2, 2])
+SMALL_NET = dict(width_coefficient=0.1, depth_coefficient=0.1, hidden_dim=128)
+PIXELS = dict(mean=[0, 0, 0], std=[255, 255, 255])
 
 
 def build(name: str, arguments: dict | None = None, **options: Any) -> FoundationModel:
@@ -77,6 +80,33 @@ def test_the_convnext_of_dinov3_gives_the_maps_of_its_stages(
     for level, state in zip(maps[:3], output.hidden_states[1:4], strict=True):
         assert torch.equal(level, state)
     assert torch.equal(maps[3], by_hand(output.last_hidden_state, 1, 2, 3))
+
+
+@pytest.mark.parametrize('family', ['segformer', 'pvt_v2', 'resnet'])
+def test_stages_are_counted_alike_with_and_without_an_embedding(
+    transformers: ModuleType, family: str
+) -> None:
+    more = {'embedding_size': 8} if family == 'resnet' else PYRAMID
+    model = build(family, dict(CONVNEXT, **more), layers=[0, 1, 2, 3], **PIXELS)
+    maps = model(torch.randn(1, 3, 64, 96))
+    assert [tuple(level.shape[1:]) for level in maps] == [
+        (8, 16, 24),
+        (16, 8, 12),
+        (24, 4, 6),
+        (32, 2, 3),
+    ]
+    states = model.backbone(torch.randn(1, 3, 64, 96), output_hidden_states=True)
+    assert len(states.hidden_states) == (5 if family == 'resnet' else 4)
+
+
+def test_models_whose_outputs_are_no_layers_are_refused(
+    transformers: ModuleType,
+) -> None:
+    with pytest.raises(ValueError, match=r'shuffles its patches .*patch16_224\.mae'):
+        build('vit_mae', dict(TINY, mask_ratio=0.0), **PIXELS)
+    model = build('efficientnet', SMALL_NET, layers=[0], **PIXELS)
+    with pytest.raises(ValueError, match=r'layers: .* cannot be told apart; remove'):
+        model(torch.randn(1, 3, 64, 64))
 
 
 @pytest.mark.parametrize(
