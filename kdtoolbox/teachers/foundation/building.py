@@ -6,7 +6,6 @@ from typing import Any
 from mmengine.logging import print_log
 from mmengine.model import ImgDataPreprocessor
 
-from kdtoolbox.checkpoints.weights import load_checkpoint, load_strictly
 from kdtoolbox.teachers.foundation import (
     own_models,
     timm_models,
@@ -23,6 +22,7 @@ from kdtoolbox.teachers.foundation.backbone import (
     Backbone,
 )
 from kdtoolbox.teachers.foundation.model import FoundationModel
+from kdtoolbox.teachers.foundation.weights import load_backbone
 
 _BUILDERS: dict[str, Callable[..., Backbone]] = {
     'timm': timm_models.build,
@@ -69,8 +69,7 @@ def build_foundation(
         )
     backbone = _BUILDERS[library](name, arguments or {}, pretrained, where)
     if checkpoint is not None:
-        state = load_checkpoint(checkpoint, trust_pickle)['state_dict']
-        load_strictly(backbone.module, state, repr(checkpoint), f'{where}.model')
+        load_backbone(backbone.module, checkpoint, trust_pickle, where)
     if patch_size is not None:
         backbone.patch_size = patch_size
     preprocessor = _preprocessor(mean or backbone.mean, std or backbone.std, bgr, where)

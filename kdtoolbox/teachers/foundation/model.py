@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from mmengine.model import ImgDataPreprocessor
 from torch import Tensor, nn
 
@@ -66,10 +67,24 @@ class FoundationModel(nn.Module):
         """
         images = fit_images(inputs, self.patch_size, self.image_size)
         height, width = images.shape[2:]
-        outputs = self.read(self.backbone, images, self.layers)
+        outputs = self._read(images)
         return self.maps(
             [
                 to_map(output, (height, width), self.patch_size, self.where)
                 for output in outputs
             ]
         )
+
+    def _read(self, images: Tensor) -> list[Tensor]:
+        try:
+            return self.read(self.backbone, images, self.layers)
+        except torch.OutOfMemoryError:
+            raise
+        except (AssertionError, RuntimeError, TypeError) as error:
+            height, width = images.shape[2:]
+            raise ValueError(
+                f'{self.where}: {type(self.backbone).__name__} fails on images of '
+                f'{height} x {width} pixels: {error}; choose a model that takes images '
+                'of any size and nothing else, such as DINOv2, or `arguments` that fit '
+                'each other'
+            ) from error

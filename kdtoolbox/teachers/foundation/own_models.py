@@ -28,7 +28,8 @@ def build_from_hub(
         where: Config path of the teacher, for errors.
 
     Raises:
-        ValueError: If the name has no entry, or the entry returns no module.
+        ValueError: If the name has no entry, torch.hub cannot load it, or the entry
+            returns no module.
     """
     place, _, entry = name.rpartition(':')
     if not place:
@@ -42,6 +43,12 @@ def build_from_hub(
         model = torch.hub.load(place, entry, source=source, **arguments)
     except TypeError as error:
         raise TypeError(f'{where}.arguments: {error}') from error
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f'{where}.model: torch.hub cannot load {entry!r} of {place!r}: {error}; '
+            'write hub::owner/repository:entry with an entry of its hubconf.py, or, '
+            'without network, hub::folder:entry for a folder with a hubconf.py'
+        ) from error
     return _describe(model, licence_of(place), where)
 
 

@@ -1,7 +1,8 @@
 """Vision backbones of Hugging Face transformers."""
 
+import difflib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -45,18 +46,26 @@ def build(
             finds not all weights.
     """
     transformers = import_library('transformers', f'{where}.model')
+    if pretrained and name in transformers.CONFIG_MAPPING:
+        raise ValueError(
+            f'{where}.model: {name!r} is a type of models, which has no weights; name '
+            'a model of it, such as transformers::facebook/dinov2-base, or a '
+            '`checkpoint` instead of `pretrained`'
+        )
     try:
         config = _config(transformers, name, arguments, where)
         statistics = _statistics(transformers, name, config.model_type, pretrained)
         if pretrained:
             model = _load(transformers.AutoModel, name, config, where)
         else:
-            model = transformers.AutoModel.from_config(config)
+            # The config has the type of the published weights.
+            model = transformers.AutoModel.from_config(config).float()
     except OSError as error:
         raise ValueError(
             f'{where}.model: transformers cannot load {name!r}: '
             f'{str(error).partition(chr(10))[0]} Without network, copy its files '
             'there and name their folder as `model`'
+            f'{_nearest_type(name, transformers.CONFIG_MAPPING)}'
         ) from error
     if config.model_type == 'vit_mae':
         raise ValueError(
@@ -77,6 +86,12 @@ def build(
         std=statistics[1],
         licence=licence_of(config.model_type),
     )
+
+
+def _nearest_type(name: str, types: Iterable[str]) -> str:
+    # A name with a slash is one on the hub.
+    near = [] if '/' in name else difflib.get_close_matches(name, types, n=1)
+    return f'; did you mean the type {near[0]!r}?' if near else ''
 
 
 def _config(
@@ -102,7 +117,11 @@ def _config(
             )
     if known:
         # Some entries follow from others.
-        return type(config)(**arguments)
+        try:
+            return type(config)(**arguments)
+        except Exception as error:
+            # transformers checks values by an exception of its own.
+            raise ValueError(f'{where}.arguments: {error}') from error
     for key, value in arguments.items():
         setattr(config, key, value)
     return config

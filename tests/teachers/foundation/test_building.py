@@ -72,6 +72,41 @@ def test_a_checkpoint_is_loaded_strictly(tmp_path: Path, suffix: str) -> None:
     assert 'bias' in str(caught.value)
 
 
+@pytest.mark.parametrize('prefix', ['backbone.', 'teacher.backbone.', 'dinov2.'])
+def test_of_a_larger_model_only_the_backbone_is_loaded(
+    tmp_path: Path, prefix: str
+) -> None:
+    path = str(tmp_path / 'weights.pth')
+    state = nn.Conv2d(3, 4, 8, 8).state_dict()
+    around = {'teacher.head.weight': torch.ones(2), 'classifier.bias': torch.ones(2)}
+    torch.save({**{prefix + key: state[key] for key in state}, **around}, path)
+    model = build(checkpoint=path)
+    for key, tensor in state.items():
+        assert torch.equal(model.backbone.state_dict()[key], tensor)
+
+
+def test_of_two_copies_none_is_chosen_by_chance(tmp_path: Path) -> None:
+    path = str(tmp_path / 'weights.pth')
+    state = nn.Conv2d(3, 4, 8, 8).state_dict()
+    copies = [
+        f'{name}.backbone.{key}' for name in ('student', 'teacher') for key in state
+    ]
+    torch.save(dict.fromkeys(copies, torch.ones(1)), path)
+    with pytest.raises(ValueError, match='does not fit Conv2d'):
+        build(checkpoint=path)
+
+
+def test_images_that_the_backbone_cannot_take_are_named() -> None:
+    model = build_foundation(
+        'torch.nn.Linear',
+        arguments=dict(in_features=9, out_features=2),
+        allow_random=True,
+        **NORM,
+    )
+    with pytest.raises(ValueError, match=r'^model\.teacher: Linear fails on .*16 x 24'):
+        model(torch.zeros(1, 3, 16, 24))
+
+
 def test_pickles_that_could_run_code_are_refused(tmp_path: Path) -> None:
     path = tmp_path / 'whole.pth'
     torch.save(nn.Conv2d(3, 4, 8, 8), path)

@@ -117,3 +117,14 @@ def test_a_folder_with_a_hubconf_is_a_hub(tmp_path: Path, pretrained: bool) -> N
     assert bool((model.backbone.weight == 1).all()) == pretrained
     with pytest.raises(TypeError, match="teacher.arguments: .*'pretrained'"):
         build_foundation(f'hub::{tmp_path}:weights_only', allow_random=True)
+
+
+@pytest.mark.parametrize('content', [HUBCONF, None])
+def test_an_entry_that_is_not_there_says_what_to_write(
+    tmp_path: Path, content: str | None
+) -> None:
+    if content is not None:
+        (tmp_path / 'hubconf.py').write_text(content)
+    message = r"teacher\.model: torch\.hub cannot load 'patch' of .* write hub::owner"
+    with pytest.raises(ValueError, match=message):
+        build_foundation(f'hub::{tmp_path}:patch', allow_random=True)

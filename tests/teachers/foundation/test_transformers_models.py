@@ -191,6 +191,13 @@ def test_a_checkpoint_is_loaded_strictly(
         build('dinov2', dict(DINO, num_hidden_layers=3), checkpoint=path)
 
 
+def test_weights_are_float_whatever_the_type_of_the_published_ones(
+    transformers: ModuleType,
+) -> None:
+    [level] = build('dinov2', dict(DINO, dtype='bfloat16'))(torch.randn(1, 3, 28, 28))
+    assert level.dtype == torch.float32
+
+
 def test_wrong_names_and_arguments_are_refused(
     transformers: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,6 +206,12 @@ def test_wrong_names_and_arguments_are_refused(
         build('dinov2', dict(hidden=32))
     with pytest.raises(ValueError, match=r'teacher\.model: transformers cannot load'):
         build('nobody/has-such-a-model')
+    with pytest.raises(ValueError, match=r"folder as `model`; did .* type 'dinov2'\?"):
+        build('dinov22')
+    with pytest.raises(ValueError, match='which has no weights; name a model of it'):
+        build('dinov2', pretrained=True)
+    with pytest.raises(ValueError, match=r"teacher\.arguments: .*'hidden_size'"):
+        build('dinov2', dict(hidden_size='x'))
     with pytest.raises(ValueError, match='mean and std of its images are unknown'):
         build('clip_vision_model', SIGLIP)
     with pytest.raises(ValueError, match=r'no layers \[-3\]; it has 2'):
