@@ -38,7 +38,8 @@ class FoundationTeacher(Teacher):
     get them as they are. Position embeddings are interpolated by the library. Class and
     register tokens are dropped. The last layer is the output of the features of the
     model: with its final norm, or the neck of SAM. Other layers are as their blocks
-    leave them, without a norm. ``compile`` has no effect on timm and on DINO's own
+    leave them, without a norm; a stage of Swin of transformers ends with its
+    downsampling. ``compile`` has no effect on timm and on DINO's own
     code, whose layers do not come from their forward.
 
     timm and transformers are needed for their models alone: ``pip install
@@ -48,7 +49,8 @@ class FoundationTeacher(Teacher):
 
     Args:
         model: The name of the model.
-        checkpoint: Path or https URL of its weights, loaded strictly.
+        checkpoint: Path or https URL of its weights, loaded strictly; of a larger model
+            the keys of the backbone alone.
         layers: Numbers of layers; negative ones count from the last. By default the
             last one alone.
         arguments: Arguments for ``timm.create_model``, entries of the config of
@@ -68,9 +70,9 @@ class FoundationTeacher(Teacher):
         where: Config path of the teacher, for errors.
 
     Raises:
-        ValueError: If the model has no weights, two sources of them, or ones that do
-            not fit; if the library is missing or does not know the model; if there is
-            no such layer; if mean or std is unknown.
+        ValueError: If an argument has a wrong value; if the model has no weights, two
+            sources of them, or ones that do not fit; if the library is missing or does
+            not know the model; if there is no such layer; if mean or std is unknown.
         TypeError: If the model has no such argument.
 
     Example:
