@@ -15,13 +15,16 @@ from mmengine.device import get_device
 from mmengine.registry import DATASETS, init_default_scope
 from mmengine.runner import set_random_seed
 
-from kdtoolbox.checkpoints.reading import use_safe_loaders
+from kdtoolbox.checkpoints.reading import read_checkpoint, use_safe_loaders
 from kdtoolbox.checkpoints.weights import load_checkpoint, load_strictly
 from kdtoolbox.distillers import Distiller
 from kdtoolbox.distillers.observing import Step
+from kdtoolbox.hooks.follow_student import KEY
 from kdtoolbox.runs.brief_errors import brief_errors
 from kdtoolbox.runs.command_line import config_parser, read_config
 from kdtoolbox.runs.distillation import build_distiller
+from kdtoolbox.teachers.kinds import named_teachers
+from kdtoolbox.teachers.teacher import NAME
 from kdtoolbox.visualization import (
     KINDS,
     draw_models,
@@ -90,9 +93,33 @@ def build(cfg: Config, args: argparse.Namespace) -> tuple[Distiller, str, str]:
         note = f'Student: {Path(args.checkpoint).name}.'
         if not is_whole and model.connectors:
             more = 'The connectors are untrained: the file has only the student.'
-    teacher = (cfg.model.get('teacher') or {}).get('checkpoint')
-    note += f' Teacher: {Path(str(teacher)).name}.' if teacher else ''
+        restore_teachers(model, read_checkpoint(args.checkpoint))
+    note += note_on_teachers(cfg)
     return model.to(get_device()).eval(), note, more
+
+
+def restore_teachers(model: Distiller, checkpoint: Mapping[str, Any]) -> None:
+    """Give the teachers that follow the student their weights of a checkpoint.
+
+    A file of the student alone does not contain them. They are copies of it then.
+    """
+    saved = checkpoint.get(KEY) or {}
+    for name, teacher in model.teachers.items():
+        if name in saved:
+            teacher.load_state_dict(saved[name])
+        else:
+            teacher.start(model.student)
+
+
+def note_on_teachers(cfg: Config) -> str:
+    """Return sentences about the files of the teachers' weights."""
+    named = named_teachers(cfg.model.get('teacher'), cfg.model.get('teachers'))
+    files = {name: config.get('checkpoint') for name, config in named.items()}
+    return ''.join(
+        f' {"Teacher" if name == NAME else name}: {Path(str(file)).name}.'
+        for name, file in files.items()
+        if file
+    )
 
 
 def dataset_of(cfg: Config, split: str) -> Any:

@@ -8,7 +8,8 @@ from mmengine.runner import Runner
 
 from kdtoolbox.registry import HOOKS
 
-_KEY = 'teachers'
+KEY = 'teachers'
+"""Where a checkpoint contains the weights of the teachers."""
 
 
 @HOOKS.register_module()
@@ -43,7 +44,7 @@ class FollowStudentHook(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Add the teachers to the checkpoint."""
-        checkpoint[_KEY] = {
+        checkpoint[KEY] = {
             name: teacher.state_dict()
             for name, teacher in _bare(runner).teachers.items()
             if teacher.follows
@@ -56,13 +57,13 @@ class FollowStudentHook(Hook):
         for name, teacher in _bare(runner).teachers.items():
             if not teacher.follows:
                 continue
-            if name not in checkpoint.get(_KEY, {}):
+            if name not in checkpoint.get(KEY, {}):
                 raise ValueError(
                     f'{teacher.where}: the checkpoint to resume from has no teacher '
                     f'{name!r}; resume from one of this recipe, or start from its '
                     'student: load_from=..., resume=False'
                 )
-            teacher.load_state_dict(checkpoint[_KEY][name])
+            teacher.load_state_dict(checkpoint[KEY][name])
         self._resumed = True
 
 

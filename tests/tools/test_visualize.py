@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,46 @@ def test_a_segmentor_with_its_distillation_checkpoint(folder: Path) -> None:
         '000000_features_loss_cwd.png',
         '000000_predictions.png',
     }
+
+
+SELF = """_base_ = {base!r}
+model = dict(
+    _delete_=True,
+    type='kdtoolbox.Distiller',
+    student=_base_.model,
+    teacher=dict(type='SelfTeacher'),
+    recorders=dict(student=dict(fpn='neck'), teacher=dict(fpn='neck')),
+    losses=dict(
+        loss_cwd=dict(type='CWDLoss', student='student.fpn', teacher='teacher.fpn')
+    ),
+)
+"""
+
+
+@pytest.mark.parametrize('saved', [True, False])
+def test_a_teacher_that_follows_the_student_is_restored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: bool
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / 'tools')
+    from visualize import build, configure
+
+    recipe = tmp_path / 'recipe.py'
+    recipe.write_text(SELF.format(base=str(ROOT / 'configs/digits/det_student.py')))
+    path = checkpoint('det', tmp_path / 'whole.pth', 'student.')
+    content = torch.load(path)
+    args = Namespace(config=str(recipe), cfg_options=None, checkpoint=str(path))
+    if saved:
+        other = build(configure(args), Namespace(**vars(args) | {'checkpoint': None}))
+        content['teachers'] = dict(teacher=other[0].teacher.state_dict())
+        torch.save(content, path)
+    model, _, _ = build(configure(args), args)
+    found = model.teacher.model.state_dict()
+    prefix = 'module.' if saved else 'student.'
+    goal = content['teachers']['teacher'] if saved else content['state_dict']
+    name = 'backbone.conv1.weight'
+    assert torch.equal(found[name].cpu(), goal[prefix + name])
+    same = torch.equal(found[name], model.student.state_dict()[name])
+    assert same != saved
 
 
 @pytest.mark.parametrize(
