@@ -259,6 +259,7 @@ def check_keys(
     target: Callable,
     where: str,
     given: Collection[str] = (),
+    others: Collection[str] = (),
 ) -> None:
     """Check that a config's keys match the parameters of a class or function.
 
@@ -269,6 +270,7 @@ def check_keys(
         target: The class or function that gets them.
         where: Config path of the arguments.
         given: Arguments that the caller sets, and no config.
+        others: Keys that something else reads, which an unknown key may resemble.
 
     Raises:
         TypeError: If keys are unknown or missing. The message lists them all, with
@@ -292,7 +294,7 @@ it needs 'source'
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         unknown = []
     lacking = [p.name for p in named if p.default is p.empty and p.name not in keys]
-    faults = [f'takes no {key!r}{_nearest(key, known)}' for key in unknown]
+    faults = [f'takes no {key!r}{_nearest(key, [*known, *others])}' for key in unknown]
     faults += [f'needs {key!r}' for key in lacking]
     if faults:
         name = getattr(target, '__name__', repr(target))

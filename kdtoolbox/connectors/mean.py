@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ class MeanConnector(nn.Module):
             wires count the same.
 
     Raises:
-        ValueError: If a weight is negative, or all are 0.
+        ValueError: If the weights are no list, one is negative, or all are 0.
 
     Example:
         >>> first, second = [torch.zeros(1, 2, 4, 4)], [torch.ones(1, 2, 4, 4)]
@@ -32,8 +33,8 @@ class MeanConnector(nn.Module):
         super().__init__()
         if weights is not None and not _can_weigh(weights):
             raise ValueError(
-                f'MeanConnector: expected weights of at least 0 and not all 0, got '
-                f'{list(weights)}; write weights=[1, 1]'
+                'MeanConnector: expected a list of weights of at least 0 and not all '
+                f'0, got {weights!r}; write weights=[1, 1]'
             )
         self.weights = weights
 
@@ -66,6 +67,9 @@ class MeanConnector(nn.Module):
         ]
 
 
-def _can_weigh(weights: Sequence[float]) -> bool:
-    total = sum(weights)
-    return all(weight >= 0 for weight in weights) and 0 < total < math.inf
+def _can_weigh(weights: Any) -> bool:
+    if not isinstance(weights, list | tuple):
+        return False
+    if not all(isinstance(weight, int | float) and weight >= 0 for weight in weights):
+        return False
+    return 0 < sum(weights) < math.inf

@@ -18,7 +18,7 @@ from kdtoolbox.distillers.wiring import Wiring
 from kdtoolbox.recorders import Recorder, Records, record
 from kdtoolbox.registry import MODELS
 from kdtoolbox.teachers import Teacher, build_teachers
-from kdtoolbox.teachers.kinds import check_name
+from kdtoolbox.teachers.kinds import check_init, check_peers
 from kdtoolbox.teachers.models import build_model
 from kdtoolbox.teachers.normalization import Renormalization
 
@@ -109,6 +109,7 @@ class Distiller(BaseModel):
         object.__setattr__(self, 'wiring', wiring)
         for name, part in wiring.named_children():
             self.add_module(name, part)
+        check_init(init_student, self.teachers)
         self.init_student = init_student
         self.observers: list[Observer] = []
         check_options(made, self.teachers)
@@ -134,13 +135,8 @@ class Distiller(BaseModel):
     def _add_peers(
         self, configs: Mapping[str, str | dict], data_preprocessor: dict | None
     ) -> None:
+        check_peers(configs, self.teachers)
         self._peer_names = [*configs]
-        for name in configs:
-            check_name(name, f'model.peers.{name}')
-            if name in self.teachers:
-                raise ValueError(
-                    f'model.peers.{name}: a teacher has that name too; choose another'
-                )
         if configs:
             # mmengine's own, which initialises the weights of its members.
             self.peers = ModuleDict(
@@ -182,14 +178,8 @@ class Distiller(BaseModel):
             teacher.start(self.student)
 
     def _inherited(self) -> Teacher:
-        if self.init_student is True and len(self.teachers) == 1:
-            return self.teacher
-        if self.init_student not in self.teachers:
-            raise ValueError(
-                f'model.init_student: expected the name of a teacher, one of '
-                f'{sorted(self.teachers)}, got {self.init_student!r}'
-            )
-        return self.teachers[self.init_student]
+        name = self.init_student
+        return self.teacher if isinstance(name, bool) else self.teachers[name]
 
     def forward(
         self,

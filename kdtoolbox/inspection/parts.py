@@ -30,7 +30,12 @@ from kdtoolbox.inspection.models import (
 from kdtoolbox.inspection.reports import Faults
 from kdtoolbox.recorders import Recorder, check_recorders
 from kdtoolbox.teachers import Teacher
-from kdtoolbox.teachers.kinds import named_teachers, place_of
+from kdtoolbox.teachers.kinds import (
+    check_init,
+    check_peers,
+    named_teachers,
+    place_of,
+)
 
 
 @dataclass
@@ -120,14 +125,18 @@ def _add_models(parts: Parts, model: Mapping[str, Any], faults: Faults) -> None:
     try:
         named = named_teachers(teacher, teachers)
     except ValueError:
-        # `check_recipe` reports it.
-        named = {}
+        # `check_recipe` reports it. The recorders are taken to name the right models.
+        parts.names += [n for n in model.get('recorders') or () if n not in parts.names]
+        return
     for name, config in named.items():
         place = place_of(name, teachers is None)
         built = build_random(config, name, place, student, faults)
         parts.names.append(name)
         if built is not None:
             parts.teachers[name] = built
+    attempt(lambda: check_peers(peers, named), 'model.peers', faults)
+    init = model.get('init_student', False)
+    attempt(lambda: check_init(init, named), 'model.init_student', faults)
 
 
 def _recorders_of(

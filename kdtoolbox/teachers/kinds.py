@@ -1,7 +1,7 @@
 """Build teachers of all kinds from the config of a distillation."""
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from torch import nn
@@ -54,6 +54,48 @@ def check_name(name: str, where: str) -> None:
         raise ValueError(
             f'{where}: {name!r} cannot be the name of a model, which begins its '
             "wires; choose a name of letters and digits other than 'student'"
+        )
+
+
+def check_peers(peers: Any, teachers: Collection[str]) -> None:
+    """Raise an error if peers are not given by names of their own.
+
+    Args:
+        peers: ``model.peers``, or None.
+        teachers: The names of the teachers.
+
+    Raises:
+        TypeError: If they are no dict.
+        ValueError: If a name cannot be that of a peer.
+    """
+    if not isinstance(peers or {}, Mapping):
+        raise TypeError(
+            f'model.peers: expected configs by name, got {peers!r}; write '
+            "peers=dict(peer='config.py')"
+        )
+    for name in peers or {}:
+        check_name(name, f'model.peers.{name}')
+        if name in teachers:
+            raise ValueError(
+                f'model.peers.{name}: a teacher has that name too; choose another'
+            )
+        if hasattr(nn.ModuleDict(), name):
+            raise ValueError(
+                f'model.peers.{name}: every module of torch has an attribute of that '
+                "name; choose another, such as 'peer'"
+            )
+
+
+def check_init(init_student: Any, teachers: Collection[str]) -> None:
+    """Raise ValueError if `init_student` names no teacher to copy from."""
+    alone = len(teachers) == 1
+    if init_student is False or (init_student is True and alone):
+        return
+    if init_student is True or init_student not in teachers:
+        line = f'init_student={min(teachers)!r}' if teachers else 'init_student=False'
+        raise ValueError(
+            'model.init_student: expected the name of a teacher, one of '
+            f'{sorted(teachers)}, got {init_student!r}; write {line}'
         )
 
 
@@ -141,7 +183,7 @@ def teacher_faults(config: Any, where: str) -> Iterator[Exception]:
         return
     own = {k: v for k, v in config.items() if k not in OPTIONS}
     try:
-        check_keys(own, kind, where, given=_GIVEN)
+        check_keys(own, kind, where, given=_GIVEN, others=OPTIONS)
     except TypeError as error:
         yield error
 

@@ -21,7 +21,7 @@ class Precision:
         where: Config path of the teacher, for errors.
 
     Raises:
-        ValueError: If the type is not supported.
+        ValueError: If a value is not supported.
 
     Example:
         >>> model = nn.Conv2d(3, 8, 1)
@@ -37,14 +37,21 @@ class Precision:
         compile: bool = False,  # noqa: A002 - the key of mmengine's configs
         where: str = 'model.teacher',
     ) -> None:
-        if dtype is not None and dtype not in _DTYPES:
+        for key, value in dict(channels_last=channels_last, compile=compile).items():
+            if not isinstance(value, bool):
+                raise ValueError(
+                    f'{where}.{key}: expected True or False, got {value!r}; write '
+                    f'{key}=True'
+                )
+        if dtype is not None and str(dtype) not in _DTYPES:
             raise ValueError(
-                f"{where}.dtype: expected 'bfloat16', 'float16' or None, got {dtype!r}"
+                f"{where}.dtype: expected 'bfloat16', 'float16' or None, got "
+                f"{dtype!r}; write dtype='bfloat16'"
             )
         self.dtype = None if dtype is None else _DTYPES[dtype]
         self.channels_last = channels_last
         self.where = where
-        self.compiled = bool(compile)
+        self.compiled = compile
 
     def apply(self, model: nn.Module) -> None:
         """Convert a model in place.

@@ -6,8 +6,12 @@ from typing import Any
 from mmengine.model import BaseAveragedModel
 from torch import Tensor, nn
 
+from kdtoolbox.configuration import check_keys
 from kdtoolbox.registry import MODELS, TEACHERS
 from kdtoolbox.teachers.teacher import NAME, Teacher
+
+_DEFAULT = dict(type='ExponentialMovingAverage', momentum=0.001)
+_LINE = "write average=dict(type='ExponentialMovingAverage', momentum=0.001)"
 
 
 @TEACHERS.register_module()
@@ -28,7 +32,8 @@ class SelfTeacher(Teacher):
         where: Config path of the teacher, for errors.
 
     Raises:
-        ValueError: If the type is not an averaged model.
+        ValueError: If the type is not an averaged model, or a value is out of range.
+        TypeError: If ``average`` is no dict, or a key of it is unknown or missing.
 
     Example:
         >>> student = nn.Conv2d(1, 1, 1)
@@ -50,15 +55,8 @@ class SelfTeacher(Teacher):
         name: str = NAME,
         where: str = 'model.teacher',
     ) -> None:
-        average = average or dict(type='ExponentialMovingAverage', momentum=0.001)
-        kind = MODELS.get(average['type'])
-        if kind is None or not issubclass(kind, BaseAveragedModel):
-            raise ValueError(
-                f'{where}.average.type: {average["type"]!r} is not an averaged model; '
-                "write average=dict(type='ExponentialMovingAverage', momentum=0.001)"
-            )
-        averaged = MODELS.build(dict(average, _scope_='kdtoolbox', model=student))
-        super().__init__(averaged, name, where)
+        average = _DEFAULT if average is None else average
+        super().__init__(_averaged(student, average, f'{where}.average'), name, where)
 
     @property
     def model(self) -> Any:
@@ -94,6 +92,30 @@ class SelfTeacher(Teacher):
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Resume from what `state_dict` returned."""
         self._averaged.load_state_dict(state)
+
+
+def _averaged(student: nn.Module, average: Any, where: str) -> nn.Module:
+    """Return the averaged copy of a student."""
+    if not isinstance(average, Mapping) or 'type' not in average:
+        raise TypeError(
+            f'{where}: expected a dict with `type`, got {average!r}; {_LINE}'
+        )
+    name = average['type']
+    kind = MODELS.get(name) if isinstance(name, str) else name
+    if not isinstance(kind, type) or not issubclass(kind, BaseAveragedModel):
+        raise ValueError(f'{where}.type: {name!r} is not an averaged model; {_LINE}')
+    # The copy moves with the distiller.
+    check_keys(average, kind, where, given=('model', 'device'))
+    interval = average.get('interval', 1)
+    if type(interval) is not int or interval < 1:
+        raise ValueError(
+            f'{where}.interval: expected a number of iterations of at least 1, got '
+            f'{interval!r}; write interval=1'
+        )
+    try:
+        return MODELS.build(dict(average, _scope_='kdtoolbox', model=student))
+    except (AssertionError, TypeError) as error:
+        raise ValueError(f'{where}: {error}; {_LINE}') from error
 
 
 @MODELS.register_module()

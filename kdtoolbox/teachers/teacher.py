@@ -102,11 +102,19 @@ class Teacher:
 
         Raises:
             ValueError: If a value is not supported.
+            TypeError: If ``view`` is no dict, or has an unknown key.
         """
         if view is not None:
             preprocessor = getattr(self.model, 'data_preprocessor', None)
             divisor = getattr(preprocessor, 'pad_size_divisor', 1)
-            self.view = View(**view, divisor=divisor, where=f'{self.where}.view')
+            where = f'{self.where}.view'
+            if not isinstance(view, Mapping):
+                raise TypeError(
+                    f'{where}: expected a dict, got {view!r}; write '
+                    'view=dict(scale=1.5)'
+                )
+            check_keys(view, View, where, given=('divisor', 'where'))
+            self.view = View(**view, divisor=divisor, where=where)
         if dtype is not None and self.follows:
             raise ValueError(
                 f'{self.where}.dtype: this teacher adds small updates to its weights, '

@@ -1,5 +1,6 @@
 """Show a teacher the images of a batch at another scale."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,7 +33,7 @@ class View:
         self, scale: float, divisor: int = 1, where: str = 'model.teacher.view'
     ) -> None:
         is_number = isinstance(scale, int | float) and not isinstance(scale, bool)
-        if not is_number or scale <= 0:
+        if not is_number or not 0 < scale < math.inf:
             raise ValueError(
                 f'{where}.scale: expected a factor above 0, got {scale!r}; write '
                 'view=dict(scale=1.5)'

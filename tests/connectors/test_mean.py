@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 
@@ -25,8 +27,8 @@ def test_gradients_reach_every_wire_by_its_share() -> None:
     assert [wire[0].grad.unique().item() for wire in wires] == [0.25, 0.75]
 
 
-@pytest.mark.parametrize('weights', [[-1, 2], [0, 0], []])
-def test_weights_without_a_mean_are_refused(weights: list) -> None:
+@pytest.mark.parametrize('weights', [[-1, 2], [0, 0], [], 2, '12', ['1', '2']])
+def test_weights_without_a_mean_are_refused(weights: Any) -> None:
     with pytest.raises(ValueError, match='at least 0 and not all 0'):
         MeanConnector(weights=weights)
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from kdtoolbox.distillers import Distiller
 from kdtoolbox.hooks import FollowStudentHook
+from kdtoolbox.teachers import build_teacher
 
 Toy = SimpleNamespace
 
@@ -154,7 +155,8 @@ def test_the_student_is_initialised_from_one_of_them(toy: Toy) -> None:
     for name, value in model.teachers['b'].model.bbox_head.state_dict().items():
         assert torch.equal(model.student.bbox_head.state_dict()[name], value)
     with pytest.raises(
-        ValueError, match=r"init_student: expected .* \['a', 'b'\], got"
+        ValueError,
+        match=r"init_student: .* \['a', 'b'\], got True; write init_student='a'",
     ):
         pair(toy, loss, init_student=True)
 
@@ -318,13 +320,41 @@ def test_a_snapshot_is_the_student_of_an_earlier_step(toy: Toy) -> None:
     assert weight.unique().tolist() == [4.0]
 
 
-def test_a_type_that_averages_nothing_is_refused(toy: Toy) -> None:
-    with pytest.raises(ValueError, match="'NormConnector' is not an averaged model"):
-        build(
-            toy,
-            dict(loss_t=cwd('student.fpn', 'teacher.fpn')),
-            'teacher',
-            teacher=dict(type='SelfTeacher', average=dict(type='NormConnector')),
+@pytest.mark.parametrize(
+    ('average', 'kind', 'message'),
+    [
+        (dict(type='NormConnector'), ValueError, r"type: 'NormConnector' is not an"),
+        ('Snapshot', TypeError, "expected a dict with `type`, got 'Snapshot'"),
+        (dict(momentum=0.1), TypeError, r"expected a dict with `type`, got \{'mom"),
+        (dict(type='Snapshot'), TypeError, "Snapshot needs 'interval'"),
+        (dict(type='Snapshot', interval=0), ValueError, r'\.interval: .*got 0; write'),
+        (dict(type='Snapshot', interval=1.5), ValueError, r'\.interval: .*got 1\.5;'),
+        (
+            dict(type='Snapshot', interval=2, device='cuda'),
+            TypeError,
+            "takes no 'device'",
+        ),
+        (
+            dict(type='ExponentialMovingAverage', moment=0.1),
+            TypeError,
+            r"takes no 'moment' \(did you mean 'momentum'",
+        ),
+        (
+            dict(type='ExponentialMovingAverage', momentum=2.0),
+            ValueError,
+            'momentum must be in range .* got 2.0; write average=',
+        ),
+        (
+            dict(type='ExponentialMovingAverage', momentum='0.1'),
+            ValueError,
+            "'str'; write average=",
+        ),
+    ],
+)
+def test_a_wrong_average_is_refused(average: Any, kind: type, message: str) -> None:
+    with pytest.raises(kind, match=rf'^model\.teacher\.average.*{message}'):
+        build_teacher(
+            dict(type='SelfTeacher', average=average), student=nn.Conv2d(1, 1, 1)
         )
 
 
@@ -409,6 +439,23 @@ def test_names_of_models_differ(toy: Toy) -> None:
             teachers=dict(a=random(toy.gfl())),
             peers=dict(a=toy.gfl()),
         )
+
+
+@pytest.mark.parametrize(
+    ('peers', 'kind', 'message'),
+    [
+        (['x.py'], TypeError, r"\.peers: expected configs by name, got \['x\.py'\]"),
+        ('x.py', TypeError, r"\.peers: .*; write peers=dict\(peer='config\.py'\)"),
+        (dict(items='x.py'), ValueError, r'\.peers\.items: every module of torch'),
+        (dict(training='x.py'), ValueError, r'\.peers\.training: every module of'),
+    ],
+)
+def test_peers_without_names_of_their_own_are_refused(
+    toy: Toy, peers: Any, kind: type, message: str
+) -> None:
+    loss = dict(loss_a=cwd('student.fpn', 'student.fpn'))
+    with pytest.raises(kind, match=rf'^model{message}'):
+        build(toy, loss, peers=peers)
 
 
 def test_a_peer_cannot_train_on_the_students_targets(toy: Toy) -> None:

@@ -341,6 +341,28 @@ CASES: dict[str, Any] = {
         ),
         [(r"model\.teacher: .*write teacher=dict\(config='a', checkpoint=...", '')],
     ),
+    'teachers in a list': lambda toy: (
+        Config(
+            dict(
+                default_scope='mmdet',
+                model=toy.distiller(toy.gfl()) | dict(teacher=None, teachers=['a']),
+            )
+        ),
+        [(r'model\.teachers: expected dict\(name=dict', '')],
+    ),
+    'a peer with the name of a method': lambda toy: (
+        detection(
+            toy,
+            peers=dict(items=toy.gfl()),
+            recorders=records('neck') | dict(items={}),
+            losses=dict(loss_cwd=CWD),
+        ),
+        [(r'model\.peers\.items: every module of torch', '')],
+    ),
+    'an initial teacher that is not there': lambda toy: (
+        detection(toy, init_student='a', losses=dict(loss_cwd=CWD)),
+        [("init_student: .*got 'a'; write init_student='teacher'", '')],
+    ),
     'a circle': lambda toy: (
         detection(
             toy,

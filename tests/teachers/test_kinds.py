@@ -146,6 +146,13 @@ def test_an_unknown_key_is_refused(toy: Toy, kind: str) -> None:
 
 
 @ALL
+def test_a_misspelt_option_is_named(toy: Toy, kind: str) -> None:
+    match = r"takes no 'chanels_last' \(did you mean 'channels_last'\?\)"
+    with pytest.raises(TypeError, match=match):
+        build(toy, kind, chanels_last=True)
+
+
+@ALL
 def test_a_larger_view_makes_larger_maps(toy: Toy, kind: str) -> None:
     plain, large = build(toy, kind), build(toy, kind, view=dict(scale=2.0))
     inputs, samples = batch(plain, toy)
@@ -258,10 +265,30 @@ def test_a_name_that_cannot_begin_a_wire_is_refused(name: str) -> None:
         build_teachers(teachers={name: dict(config='x.py')})
 
 
-@pytest.mark.parametrize('scale', [0, -1, 'large', True])
+@pytest.mark.parametrize('scale', [0, -1, 'large', True, float('inf'), float('nan')])
 def test_a_view_without_a_size_is_refused(toy: Toy, scale: Any) -> None:
     with pytest.raises(ValueError, match=r'model\.teacher\.view\.scale: expected'):
         build(toy, 'MMEngineTeacher', view=dict(scale=scale))
+
+
+@pytest.mark.parametrize(
+    ('view', 'message'),
+    [
+        (1.5, r'expected a dict, got 1\.5; write view=dict\(scale=1\.5\)'),
+        (dict(scal=1.5), r"View takes no 'scal' \(did you mean 'scale'\?\)"),
+        (dict(), "View needs 'scale'"),
+        (dict(scale=2, divisor=3), "View takes no 'divisor'"),
+    ],
+)
+def test_a_view_of_other_keys_is_refused(toy: Toy, view: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=rf'^model\.teacher\.view: {message}'):
+        build(toy, 'MMEngineTeacher', view=view)
+
+
+@pytest.mark.parametrize('key', ['channels_last', 'compile'])
+def test_a_switch_is_a_bool(toy: Toy, key: str) -> None:
+    with pytest.raises(ValueError, match=rf'teacher\.{key}: .* write {key}=True'):
+        build(toy, 'MMEngineTeacher', **{key: 'reduce-overhead'})
 
 
 def test_an_unknown_number_type_is_refused(toy: Toy) -> None:
