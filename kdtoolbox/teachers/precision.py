@@ -1,5 +1,6 @@
 """The number type, memory layout and compilation of a frozen model."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -60,11 +61,11 @@ class Precision:
             ValueError: If an op of the model does not support the layout.
         """
         if self.dtype is not None:
-            preprocessor = getattr(model, 'data_preprocessor', None)
+            # Its mean and std are read, not computed with; they would be rounded.
+            exact = copy.deepcopy(getattr(model, 'data_preprocessor', None))
             model.to(self.dtype)
-            if preprocessor is not None:
-                # Its mean and std are read, not computed with.
-                preprocessor.float()
+            if exact is not None:
+                model.data_preprocessor = exact
         if self.channels_last:
             self._check_ops(model)
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -146,6 +146,17 @@ def test_an_unknown_key_is_refused(toy: Toy, kind: str) -> None:
 
 
 @ALL
+def test_its_type_leaves_the_normalisation_as_it_is(toy: Toy, kind: str) -> None:
+    """A mean of 123.675 rounded to bfloat16 is 123.5."""
+    if kind == 'SelfTeacher':
+        return
+    plain, half = build(toy, kind), build(toy, kind, dtype='bfloat16')
+    inputs, samples = batch(plain, toy)
+    images = [x.teacher.see(inputs, samples)[0] for x in (plain, half)]
+    assert torch.equal(*images)
+
+
+@ALL
 def test_a_misspelt_option_is_named(toy: Toy, kind: str) -> None:
     match = r"takes no 'chanels_last' \(did you mean 'channels_last'\?\)"
     with pytest.raises(TypeError, match=match):
