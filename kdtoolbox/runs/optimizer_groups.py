@@ -19,7 +19,8 @@ class DistillerOptimWrapperConstructor:
 
     Constructors look for parts such as ``backbone`` by their names, which have the
     prefix ``student.`` in a distiller. With this class each parameter of the student
-    gets the group, learning rate and weight decay that it has when trained alone. The
+    gets the group, learning rate and weight decay that it has when trained alone, and
+    each of a peer that which it has as a student of this recipe. The
     parameters of connectors and losses form one more group with the default settings
     of the optimizer. ``tools/train.py`` sets this constructor; with other tools, set it
     in the config.
@@ -53,22 +54,35 @@ class DistillerOptimWrapperConstructor:
         if not isinstance(student, nn.Module):
             return self._student(bare)
         wrapper = self._student(student)
+        for peer in getattr(bare, 'trained_peers', {}).values():
+            _add_groups(wrapper, self._student(peer))
         own = {
             name: parameter
             for name, parameter in bare.named_parameters()
-            if not name.startswith('student.')
+            if not name.startswith(('student.', 'peers.'))
         }
         if own:
             _add_group(wrapper, own)
         return wrapper
 
 
-def _add_group(wrapper: Any, parameters: dict[str, nn.Parameter]) -> None:
+def _add_groups(wrapper: Any, other: Any) -> None:
+    """Add the groups of another optimizer to that of a wrapper."""
+    _check_single(wrapper)
+    for group in other.optimizer.param_groups:
+        wrapper.optimizer.add_param_group(group)
+
+
+def _check_single(wrapper: Any) -> None:
     if not isinstance(wrapper, OptimWrapper):
         raise ValueError(
             f'optim_wrapper: expected one optimizer, got a {type(wrapper).__name__}; '
             'a distillation trains the student, its connectors and losses with one'
         )
+
+
+def _add_group(wrapper: Any, parameters: dict[str, nn.Parameter]) -> None:
+    _check_single(wrapper)
     group: dict[str, Any] = {'params': [*parameters.values()]}
     if 'param_names' in wrapper.optimizer.param_groups[0]:
         # torch requires names in all groups or in none.

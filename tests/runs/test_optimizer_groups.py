@@ -161,6 +161,39 @@ def test_each_student_parameter_has_the_group_of_a_training_alone(
         assert (settings['lr'], settings['weight_decay']) == (0.01, 0.05)
 
 
+@pytest.mark.parametrize(('scope', 'constructor', 'paramwise'), KINDS)
+def test_each_parameter_of_a_peer_has_a_group_like_the_students(
+    scope: str,
+    constructor: str,
+    paramwise: dict | None,
+    toy: SimpleNamespace,
+    scoped: Any,
+) -> None:
+    config = student(scope, constructor, toy)
+    distiller = toy.build_distiller(
+        config,
+        teacher=None,
+        peers=dict(other=config),
+        recorders=dict(student=dict(fpn='backbone'), other=dict(fpn='backbone')),
+        losses=dict(
+            loss_pkd=dict(type='PKDLoss', student='student.fpn', teacher='other.fpn')
+        ),
+    )
+    scoped(scope)
+    cfg = Config(dict(optim_wrapper=optimizer_config(constructor, paramwise)))
+    group_as_student(cfg)
+    wrapper = build_optim_wrapper(distiller, cfg.optim_wrapper)
+    found = groups(wrapper, distiller)
+    assert {name for name, _ in distiller.named_parameters()} == found.keys()
+    own = [name for name in found if name.startswith('student.')]
+    assert own
+    for name in own:
+        settings, members = found[name]
+        same, others = found[name.replace('student.', 'peers.other.', 1)]
+        assert same == settings
+        assert {x.replace('peers.other.', 'student.', 1) for x in others} == members
+
+
 def test_all_constructors_of_the_stack_are_tried() -> None:
     import mmdet.engine  # noqa: F401
     import mmseg.engine  # noqa: F401
