@@ -52,7 +52,7 @@ class Precision:
         self.dtype = None if dtype is None else _DTYPES[dtype]
         self.channels_last = channels_last
         self.where = where
-        self.compiled = compile
+        self.compiled = bool(compile)
 
     def apply(self, model: nn.Module) -> None:
         """Convert a model in place.
