@@ -108,7 +108,7 @@ def add_hooks(runner: Runner, resume_partly: bool) -> None:
         runner.register_hook(kind())
     teachers = getattr(bare(runner), 'teachers', {}).values()
     if any(teacher.follows for teacher in teachers):
-        runner.register_hook(FollowStudentHook())
+        runner.register_hook(FollowStudentHook(resume_partly))
     if any(teacher.cache is not None for teacher in teachers):
         runner.register_hook(CacheReportHook())
     exports = runner.cfg.get('export_student', True)

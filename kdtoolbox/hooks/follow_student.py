@@ -1,10 +1,12 @@
 """Let the teachers that are made of the student follow it."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
+from torch import Size, Tensor
 
 from kdtoolbox.registry import HOOKS
 
@@ -19,21 +21,27 @@ class FollowStudentHook(Hook):
     A teacher is no part of the model, so no checkpoint would contain it without this
     hook. ``tools/train.py`` adds it to every run with such a teacher.
 
+    Args:
+        partly: Resume the teachers that fit; the others start as copies of the
+            student. ``tools/train.py --resume-partly`` sets it.
+
     Raises:
-        ValueError: If a run resumes from a checkpoint without the teacher.
+        ValueError: If a run resumes from a checkpoint without a teacher that fits, and
+            ``partly`` is False.
     """
 
     # Before CheckpointHook saves, and after the weights have moved.
     priority = 'NORMAL'
 
-    def __init__(self) -> None:
-        self._resumed = False
+    def __init__(self, partly: bool = False) -> None:
+        self.partly = partly
+        self._restored: set[str] = set()
 
     def before_train(self, runner: Runner) -> None:
-        """Copy the student of the start, unless the run is resumed."""
-        if not self._resumed:
-            model = _bare(runner)
-            for teacher in model.teachers.values():
+        """Copy the student of the start to the teachers that were not restored."""
+        model = _bare(runner)
+        for name, teacher in model.teachers.items():
+            if name not in self._restored:
                 teacher.start(model.student)
 
     def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
@@ -57,14 +65,26 @@ class FollowStudentHook(Hook):
         for name, teacher in _bare(runner).teachers.items():
             if not teacher.follows:
                 continue
-            if name not in checkpoint.get(KEY, {}):
+            state = checkpoint.get(KEY, {}).get(name, {})
+            if _shapes(state) == _shapes(teacher.state_dict()):
+                teacher.load_state_dict(state)
+                self._restored.add(name)
+                continue
+            if not self.partly:
                 raise ValueError(
                     f'{teacher.where}: the checkpoint to resume from has no teacher '
-                    f'{name!r}; resume from one of this recipe, or start from its '
-                    'student: load_from=..., resume=False'
+                    f'{name!r} that fits; resume from one of this recipe, start the '
+                    'teacher as a copy of the student: --resume-partly, or start from '
+                    'the student: load_from=..., resume=False'
                 )
-            teacher.load_state_dict(checkpoint[KEY][name])
-        self._resumed = True
+            runner.logger.warning(
+                f'{teacher.where}: the checkpoint has no teacher {name!r} that fits; '
+                'it starts as a copy of the student'
+            )
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, Size]:
+    return {name: value.shape for name, value in state.items()}
 
 
 def _bare(runner: Runner) -> Any:

@@ -299,8 +299,35 @@ def test_a_checkpoint_without_the_teacher_is_refused(
 ) -> None:
     short = dict(by_epoch=True, max_epochs=1)
     make_runner(follower(toy), train_cfg=short).train()
-    with pytest.raises(ValueError, match="has no teacher 'teacher'; resume from one"):
+    with pytest.raises(ValueError, match="has no teacher 'teacher' that fits; resume"):
         runner_of(make_runner, follower(toy), resume=True).train()
+
+
+@pytest.mark.parametrize('saved', ['nothing', 'another model'])
+def test_a_partly_resumed_teacher_starts_as_the_student(
+    toy: Toy, make_runner: Callable, saved: str
+) -> None:
+    short = dict(by_epoch=True, max_epochs=1)
+    make_runner(follower(toy), train_cfg=short).train()
+
+    class Removing(FollowStudentHook):
+        def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+            if saved != 'nothing':
+                state = nn.Conv2d(1, 1, 1).state_dict()
+                checkpoint['teachers'] = dict(teacher=state)
+            super().after_load_checkpoint(runner, checkpoint)
+
+        def before_train(self, runner: Any) -> None:
+            super().before_train(runner)
+            started.append(model.teacher.model.bbox_head.gfl_cls.weight.clone())
+            started.append(model.student.bbox_head.gfl_cls.weight.clone())
+
+    started: list = []
+    model = follower(toy)
+    runner = make_runner(model, resume=True)
+    runner.register_hook(Removing(partly=True))
+    runner.train()
+    assert torch.equal(*started)
 
 
 def test_a_snapshot_is_the_student_of_an_earlier_step(toy: Toy) -> None:
