@@ -41,6 +41,7 @@ from kdtoolbox.runs.cache_filling import (
     preprocessed,
     recorders_of,
     share_of_hits,
+    steps_of,
 )
 from kdtoolbox.runs.cached_views import cached_views, seed_samples
 from kdtoolbox.runs.command_line import config_parser, read_config
@@ -132,7 +133,7 @@ def show(planned: list[Plan], share: float, views: int, console: Console) -> Non
 
 def fill(prepared: Prepared, views: int, console: Console) -> None:
     model, loader, context = prepared
-    total = views * len(loader.dataset)
+    total = steps_of(loader.dataset, views)
     columns = [TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn()]
     with context, Progress(*columns, TimeRemainingColumn(), console=console) as bar:
         task = bar.add_task('images', total=total)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.dataset import RepeatDataset
 from mmengine.dist import get_rank, get_world_size, sync_random_seed
 from mmengine.registry import DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS
 from torch.utils.data import Sampler
@@ -66,6 +67,23 @@ def view_of(index: int, view: int) -> SeededIndex:
     return seeded_index(index, VIEW_SEED, index, view)
 
 
+def images_of(dataset: Any) -> int:
+    """Return the number of images of a data set without its repetitions.
+
+    Example:
+        >>> from mmengine.dataset import BaseDataset
+        >>> images = BaseDataset(lazy_init=True)
+        >>> images.data_list, images._fully_initialized = [dict(), dict()], True
+        >>> images.serialize_data = False
+        >>> repeated = RepeatDataset(images, times=3)
+        >>> len(repeated), images_of(repeated)
+        (6, 2)
+    """
+    if isinstance(dataset, RepeatDataset):
+        return images_of(dataset.dataset)
+    return len(dataset)
+
+
 @DATA_SAMPLERS.register_module()
 class SeededSampler(Sampler):
     """Seed the augmentation of each sample from its position in the training alone.
@@ -79,7 +97,8 @@ class SeededSampler(Sampler):
     With ``views``, each image has that many augmentations, which it gets in turn: they
     are seeded from (index, pass through the data modulo views) alone. So they are the
     same in every order of the images, in any number of processes and with every seed of
-    the run: what was computed from them can be stored.
+    the run: what was computed from them can be stored. Each repetition of a
+    ``RepeatDataset`` counts as a pass.
 
     Args:
         dataset: The data set of the loader. It gets a ``__getitems__`` attribute.
@@ -124,7 +143,10 @@ class SeededSampler(Sampler):
             return seeded_index(index, self.seed, self._rank, epoch, position)
         # A sampler without end has one epoch and passes through the data many times.
         passed = (position * self._ranks + self._rank) // len(self.dataset)
-        return view_of(index, (epoch + passed) % self.views)
+        images = images_of(self.dataset)
+        repetition, image = divmod(index, images)
+        passed = (epoch + passed) * (len(self.dataset) // images) + repetition
+        return view_of(image, passed % self.views)
 
     def __len__(self) -> int:
         return len(self.sampler)

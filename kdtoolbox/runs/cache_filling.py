@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdtoolbox.datasets.seeded_sampler import load_seeded, view_of
+from kdtoolbox.datasets.seeded_sampler import images_of, load_seeded, view_of
 from kdtoolbox.distillers import Distiller
 from kdtoolbox.teachers import Teacher
 from kdtoolbox.teachers.record_cache import RecordCache, names_of, uncached
@@ -71,9 +71,18 @@ def recorders_of(model: Distiller) -> list[tuple[Teacher, dict]]:
     return [(model.teachers[name], some) for name, some in asked.items() if some]
 
 
+def steps_of(dataset: Any, views: int) -> int:
+    """Return how many samples are read until all views of all images were among them.
+
+    They are whole passes through a data set, of which a ``RepeatDataset`` holds many.
+    """
+    repetitions = len(dataset) // images_of(dataset)
+    return -(-views // repetitions) * len(dataset)
+
+
 def batches(loader: Any, views: int) -> Iterator[Mapping]:
     """Yield the batches of all views, in the order of a training in one process."""
-    wanted, count = views * len(loader.dataset), 0
+    wanted, count = steps_of(loader.dataset, views), 0
     # A batch sampler has a sampler of its own; that of the loader is torch's then.
     own = hasattr(loader.sampler, 'set_epoch')
     sampler = loader.sampler if own else loader.batch_sampler.sampler
@@ -114,7 +123,7 @@ def plans(model: Distiller, loader: Any) -> Iterator[Plan]:
         yield Plan(
             where=cache.where,
             folder=folder,
-            images=cache.views * len(loader.dataset),
+            images=cache.views * images_of(loader.dataset),
             stored=sum(1 for _ in folder.glob('*/*.safetensors')),
             bytes_each=taken // len(inputs),
             free=shutil.disk_usage(there).free,

@@ -271,6 +271,18 @@ def test_views_repeat_in_any_order_with_any_seed() -> None:
     assert sorted(epoch_of(build(views=3), 2, num_workers=2)) == epochs[2]
 
 
+def test_each_repetition_of_a_data_set_is_a_pass() -> None:
+    numbers = Numbers(pipeline=[draw])
+    for times, views in ((3, 2), (2, 4)):
+        sampler = build(dataset=RepeatDataset(numbers, times), views=views)
+        drawn: dict[int, list] = {number: [] for number in range(8)}
+        for epoch in range(views):
+            for sample in epoch_of(sampler, epoch):
+                drawn[sample['number']].append(sample['drawn'])
+        assert all(len({*some}) == views for some in drawn.values())
+        assert all(len(some) == views * times for some in drawn.values())
+
+
 def test_a_sampler_without_end_takes_a_view_for_each_pass() -> None:
     expected = [sorted(epoch_of(build(views=2), epoch)) for epoch in (0, 1)]
     endless = dict(type='InfiniteSampler')

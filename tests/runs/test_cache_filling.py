@@ -9,10 +9,10 @@ import pytest
 import torch
 from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmdet.structures import DetDataSample
-from mmengine.dataset import pseudo_collate
+from mmengine.dataset import BaseDataset, RepeatDataset, pseudo_collate
 from torch.utils.data import BatchSampler, DataLoader, Sampler
 
-from kdtoolbox.runs.cache_filling import Plan, batches, share_of_hits
+from kdtoolbox.runs.cache_filling import Plan, batches, share_of_hits, steps_of
 
 
 class Pictures:
@@ -81,6 +81,13 @@ def test_all_views_are_read_in_epochs_or_in_one_endless_pass(
     found = [batch['inputs'] for batch in batches(loader, 3)]
     assert found == [[0, 1], [2, 3]] * 3
     assert sampler.epochs == epochs
+
+
+@pytest.mark.parametrize(('times', 'count'), [(1, 12), (2, 16), (40, 160)])
+def test_repetitions_are_passes_of_the_fill(times: int, count: int) -> None:
+    dataset = BaseDataset(lazy_init=True, serialize_data=False)
+    dataset.data_list, dataset._fully_initialized = [{} for _ in range(4)], True
+    assert steps_of(RepeatDataset(dataset, times), 3) == count
 
 
 def test_a_cache_without_room_is_refused() -> None:
