@@ -29,6 +29,9 @@ _SOURCES = {
 }
 """The sources that replace the removed subclasses of `Distiller`."""
 
+_SWITCHES = ('PipelineSwitchHook', 'YOLOXModeSwitchHook')
+"""Hooks of mmdet that change the training pipeline."""
+
 
 def check_recipe(cfg: Config, report: Report = refuse) -> None:
     """Check that types have the right scope and that every key is known.
@@ -57,6 +60,7 @@ def _faults_of(cfg: Config) -> Iterator[Exception]:
                 f'{place}.type: {kind!r} is a type of kdtoolbox and not of '
                 f"{cfg.get('default_scope')}; add `kdtoolbox.`: type='kdtoolbox.{kind}'"
             )
+    yield from _switches(cfg)
     kind = class_of(scoped(model.get('type')))
     if kind is None:
         return
@@ -74,6 +78,25 @@ def _faults_of(cfg: Config) -> Iterator[Exception]:
     except TypeError as error:
         yield error
     yield from _teacher_faults(model, kind)
+
+
+def _switches(cfg: Config) -> Iterator[ValueError]:
+    """Yield a fault for each hook that brings labels back to images without any."""
+    read = types_in(cfg.get('train_dataloader'), 'train_dataloader')
+    if not any(name_of(kind) == 'ImageFolder' for _, kind in read):
+        return
+    for place, kind in types_in(cfg.get('custom_hooks'), 'custom_hooks'):
+        if name_of(kind) in _SWITCHES:
+            yield ValueError(
+                f'{place}.type: {kind!r} changes the pipeline '
+                'for the last epochs, as the labels of its detector need it, and '
+                'ImageFolder has no labels; write `custom_hooks = [...]` without it'
+            )
+
+
+def name_of(kind: Any) -> str:
+    """Return the name of a type without its scope."""
+    return getattr(kind, '__name__', str(kind)).rpartition('.')[2]
 
 
 def _teacher_faults(model: Mapping[str, Any], kind: type) -> Iterator[Exception]:

@@ -6,7 +6,7 @@ from typing import Any
 from mmengine.config import Config
 
 from kdtoolbox.configuration import load_config
-from kdtoolbox.inspection.recipe_checks import types_in
+from kdtoolbox.inspection.recipe_checks import name_of, types_in
 from kdtoolbox.teachers.kinds import named_teachers, place_of
 from kdtoolbox.teachers.record_cache import check_views
 
@@ -73,10 +73,10 @@ def unrepeatable(cfg: Config) -> Iterator[ValueError]:
         'be read'
     )
     for place, kind in types_in(cfg.train_dataloader, 'train_dataloader'):
-        if _name_of(kind).startswith('Cached'):
+        if name_of(kind).startswith('Cached'):
             yield ValueError(
                 f'{place}.type: {kind!r} mixes an image with those before it, so '
-                f'{advice}; write {_name_of(kind).removeprefix("Cached")!r} without '
+                f'{advice}; write {name_of(kind).removeprefix("Cached")!r} without '
                 'the keys of its own cache, or remove `cache` of the teacher'
             )
     student: Any = cfg.model.get('student')
@@ -86,13 +86,9 @@ def unrepeatable(cfg: Config) -> Iterator[ValueError]:
     }
     for part in parts:
         for place, kind in types_in(parts[part], part):
-            if _name_of(kind) == 'BatchSyncRandomResize':
+            if name_of(kind) == 'BatchSyncRandomResize':
                 yield ValueError(
                     f'{place}.type: {kind!r} draws a size for several iterations, so '
                     f'{advice}; remove it from `batch_augments`, or remove `cache` of '
                     'the teacher'
                 )
-
-
-def _name_of(kind: Any) -> str:
-    return getattr(kind, '__name__', str(kind)).rpartition('.')[2]

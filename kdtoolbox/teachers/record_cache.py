@@ -265,8 +265,10 @@ def names_of(inputs: Tensor, data_samples: Sequence) -> list[str]:
     """Return the name of the entry of each image.
 
     A model may read the size of the image within the padding, so it is in the name.
+    A sample that lacks it tells no model.
     """
-    sizes = ['x'.join(map(str, some.img_shape[:2])) for some in data_samples]
+    shapes = [getattr(some, 'img_shape', ('all',)) for some in data_samples]
+    sizes = ['x'.join(map(str, shape[:2])) for shape in shapes]
     sizes = sizes or ['all'] * len(inputs)
     return [
         f'{name}-{size}.safetensors'

@@ -33,6 +33,23 @@ def test_a_right_recipe_passes(cfg: Config) -> None:
     assert check_recipe(cfg) is None
 
 
+SWITCHES = ['PipelineSwitchHook', 'mmdet.YOLOXModeSwitchHook']
+
+
+@pytest.mark.parametrize('kind', SWITCHES)
+def test_hooks_that_change_the_pipeline_of_unlabelled_images_are_refused(
+    kind: str,
+) -> None:
+    hooks = [dict(type='EMAHook'), dict(type=kind)]
+    loader = dict(dataset=dict(type='kdtoolbox.ImageFolder'))
+    model = dict(MODEL, type='kdtoolbox.Pretrainer')
+    check_recipe(recipe(model=model, custom_hooks=hooks))
+    check_recipe(recipe(train_dataloader=loader, custom_hooks=hooks[:1]))
+    told = rf"custom_hooks\[1\].type: '{kind}' .*custom_hooks = \["
+    with pytest.raises(ValueError, match=told):
+        check_recipe(recipe(train_dataloader=loader, custom_hooks=hooks))
+
+
 HOOK = dict(type='LossWeightHook', loss='loss_cwd')
 
 

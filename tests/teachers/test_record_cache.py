@@ -82,6 +82,15 @@ def test_records_are_those_of_the_teacher_up_to_rounding(
     assert same(later, {k: [x[order] for x in v] for k, v in first.items()})
 
 
+def test_samples_may_lack_the_size_of_the_image(tmp_path: Path) -> None:
+    # As those of `PackDetInputs(meta_keys=('img_path',))`, which no model can read.
+    run, batch = Counted(), images(2)
+    cache = RecordCache(str(tmp_path), views=1)
+    for _ in range(2):
+        cache.observe(run, batch, [SimpleNamespace(img_path='a')] * 2, SOME)
+    assert (cache.computed, cache.read) == (2, 2)
+
+
 def test_only_missing_images_are_computed(tmp_path: Path) -> None:
     run, batch = Counted(), images(6)
     cache = RecordCache(str(tmp_path), views=1)
