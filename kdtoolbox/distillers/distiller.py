@@ -1,6 +1,6 @@
 """A student, hidden teachers, and losses on the wires between them."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,12 +8,12 @@ from mmengine.model import BaseModel, ModuleDict
 from torch import Tensor, nn
 
 from kdtoolbox.distillers.building import Wires
+from kdtoolbox.distillers.checks import check_options, check_sides
 from kdtoolbox.distillers.dense_targets import record_targets
 from kdtoolbox.distillers.finite import IMAGES, Seen, check_finite, finite_step
 from kdtoolbox.distillers.initialization import inherit
 from kdtoolbox.distillers.observing import Observer, Step
 from kdtoolbox.distillers.sources.assembly import build_sources
-from kdtoolbox.distillers.sources.source import Recorders
 from kdtoolbox.distillers.wiring import Wiring
 from kdtoolbox.recorders import Recorder, Records, record
 from kdtoolbox.registry import MODELS
@@ -342,42 +342,6 @@ class Distiller(BaseModel):
                 name: teacher.moved(fn) for name, teacher in self.teachers.items()
             }
         return self
-
-
-def check_options(sources: Sequence[Any], teachers: Mapping[str, Teacher]) -> None:
-    """Raise ValueError if a source needs a teacher without some of its options."""
-    for source in sources:
-        teacher = teachers.get(source.teacher)
-        if source.observes_teacher and teacher is not None and teacher.cache:
-            raise ValueError(
-                f'{source.where}: {type(source).__name__} watches the teacher while it '
-                f'runs, and a teacher with a cache does not run; remove {teacher.where}'
-                '.cache'
-            )
-        if source.asks_teacher and teacher is not None and not teacher.plain:
-            raise ValueError(
-                f'{source.where}: {type(source).__name__} runs parts of the teacher on '
-                "the student's features, so the teacher needs the student's images "
-                f'and number type; remove `view` and `dtype` of {teacher.where}'
-            )
-
-
-def check_sides(recorders: Recorders, models: Collection[str]) -> Recorders:
-    """Return the recorders; raise ValueError if they are not those of the models."""
-    if not isinstance(recorders, Mapping) or recorders.keys() != {*models}:
-        is_dict = isinstance(recorders, Mapping)
-        wanted = ', '.join(f'{name}=...' for name in models)
-        raise ValueError(
-            f'model.recorders: expected dict({wanted}), got '
-            + (f'keys {sorted(recorders)}' if is_dict else repr(recorders))
-        )
-    for side, named in recorders.items():
-        if not isinstance(named, Mapping):
-            raise ValueError(
-                f'model.recorders.{side}: expected paths by name, such as '
-                f"dict(fpn='neck'), got {named!r}; for none write dict()"
-            )
-    return recorders
 
 
 def note_ignored_label(student: Any, data_samples: Sequence) -> None:

@@ -15,7 +15,7 @@ from kdtoolbox.distillers.building import (
     connector_wires,
     loss_wires,
 )
-from kdtoolbox.distillers.distiller import check_options, check_sides
+from kdtoolbox.distillers.checks import check_options, check_sides
 from kdtoolbox.distillers.graph import check_wiring
 from kdtoolbox.distillers.pretrainer import Trunk, check_reached
 from kdtoolbox.distillers.sources.assembly import build_sources, connect_sources
