@@ -88,7 +88,8 @@ def meant(config: Any, target: Callable) -> Any:
     renamed = {}
     for key, value in config.items():
         given = key in inspect.signature(target).parameters or key == 'type'
-        close = [] if given else difflib.get_close_matches(key, known, n=1)
+        # A distant name is no typo: what is below it would get faults of its own.
+        close = [] if given else difflib.get_close_matches(key, known, 1, cutoff=0.7)
         renamed[close[0] if close else key] = value
     if 'teacher' in renamed:
         teacher = renamed['teacher']
