@@ -137,7 +137,8 @@ def case_of(cfg: Config, model: Distiller, batches: int) -> Case:
 def check_teacher(cfg: Config) -> None:
     """Raise ValueError for teachers that the doctor cannot evaluate."""
     teacher = cfg.model.get('teacher') or {}
-    if 'config' not in teacher:
+    # A model without a student is refused when it is built.
+    if 'student' in cfg.model and 'config' not in teacher:
         raise ValueError(
             'model.teacher: the doctor evaluates one teacher of mmdet or mmseg, '
             'teacher=dict(config=..., checkpoint=...); of other distillations '
