@@ -105,16 +105,7 @@ class Teacher:
             TypeError: If ``view`` is no dict, or has an unknown key.
         """
         if view is not None:
-            preprocessor = getattr(self.model, 'data_preprocessor', None)
-            divisor = getattr(preprocessor, 'pad_size_divisor', 1)
-            where = f'{self.where}.view'
-            if not isinstance(view, Mapping):
-                raise TypeError(
-                    f'{where}: expected a dict, got {view!r}; write '
-                    'view=dict(scale=1.5)'
-                )
-            check_keys(view, View, where, given=('divisor', 'where'))
-            self.view = View(**view, divisor=divisor, where=where)
+            self.view = self._view_of(view)
         if dtype is not None and self.follows:
             raise ValueError(
                 f'{self.where}.dtype: this teacher adds small updates to its weights, '
@@ -124,6 +115,17 @@ class Teacher:
         self._precision.apply(self.model)
         if cache is not None:
             self.cache = self._cache_of(cache)
+
+    def _view_of(self, config: Mapping[str, Any]) -> View:
+        where = f'{self.where}.view'
+        if not isinstance(config, Mapping):
+            raise TypeError(
+                f'{where}: expected a dict, got {config!r}; write view=dict(scale=1.5)'
+            )
+        check_keys(config, View, where, given=('divisor', 'where'))
+        preprocessor = getattr(self.model, 'data_preprocessor', None)
+        divisor = getattr(preprocessor, 'pad_size_divisor', 1)
+        return View(**config, divisor=divisor, where=where)
 
     def _cache_of(self, config: Mapping[str, Any]) -> RecordCache:
         where = f'{self.where}.cache'
