@@ -14,6 +14,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--train', type=int, default=2000, help='training scenes')
     parser.add_argument('--val', type=int, default=500, help='validation scenes')
     parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument(
+        '--tuning',
+        action='store_true',
+        help='to choose weights on: training writers in both splits; default folder '
+        'data/digits_<preset>_tuning',
+    )
     parser.add_argument('--workers', type=int, help='processes; default all cores')
     parser.add_argument('--digit-size', type=int, nargs=2, metavar=('MIN', 'MAX'))
     parser.add_argument('--count', type=int, nargs=2, metavar=('MIN', 'MAX'))
@@ -35,9 +41,12 @@ def main() -> None:
     style = dataclasses.replace(
         PRESETS[args.preset], **{k: v for k, v in given.items() if v is not None}
     )
-    root = args.root or f'data/digits_{args.preset}'
+    suffix = '_tuning' if args.tuning else ''
+    root = args.root or f'data/digits_{args.preset}{suffix}'
     start = time.perf_counter()
-    made = make_digit_scenes(root, style, args.train, args.val, args.seed, args.workers)
+    made = make_digit_scenes(
+        root, style, args.train, args.val, args.seed, args.workers, args.tuning
+    )
     seconds = time.perf_counter() - start
     scenes = f'{args.train} training and {args.val} validation scenes'
     print(f'{root}: {scenes} ' + (f'in {seconds:.1f} s' if made else 'exist already'))

@@ -21,6 +21,8 @@ model = dict(
         strides=(1, 2, 2),
         dilations=(1, 1, 1),
         out_indices=(0, 1, 2),
+        # It starts from scratch, so there are no statistics to keep.
+        norm_eval=False,
     ),
     neck=dict(
         type='FPN',
@@ -113,8 +115,8 @@ val_evaluator = dict(
 )
 test_evaluator = val_evaluator
 
-max_iters = 500
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=500)
+max_iters = 400
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
@@ -128,7 +130,7 @@ param_scheduler = [
 ]
 default_hooks = dict(
     logger=dict(interval=25),
-    checkpoint=dict(by_epoch=False, interval=500, max_keep_ckpts=2),
+    checkpoint=dict(by_epoch=False, interval=max_iters, max_keep_ckpts=2),
 )
 log_processor = dict(by_epoch=False, window_size=25)
 randomness = dict(seed=0)

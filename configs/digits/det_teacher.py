@@ -24,7 +24,7 @@ train_dataloader = dict(
     )
 )
 
-max_iters = 3000
+max_iters = 2000
 train_cfg = dict(max_iters=max_iters, val_interval=1000)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=50),

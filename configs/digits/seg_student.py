@@ -1,4 +1,5 @@
-# The small segmentor, trained alone: a semantic FPN on a narrow ResNet-18.
+# The small segmentor, trained alone: a semantic FPN on a narrow ResNet-18, which starts
+# from the backbone of the trained det_student.
 _base_ = 'mmseg::_base_/default_runtime.py'
 
 model = dict(
@@ -13,7 +14,7 @@ model = dict(
         size=(128, 128),
     ),
     backbone=dict(
-        type='ResNetV1c',
+        type='ResNet',
         depth=18,
         base_channels=16,
         stem_channels=16,
@@ -21,6 +22,11 @@ model = dict(
         strides=(1, 2, 2),
         dilations=(1, 1, 1),
         out_indices=(0, 1, 2),
+        init_cfg=dict(
+            type='Pretrained',
+            checkpoint='{{fileDirname}}/backbone_16.pth',
+            prefix='backbone.',
+        ),
     ),
     neck=dict(type='FPN', in_channels=[16, 32, 64], out_channels=32, num_outs=3),
     decode_head=dict(
@@ -73,8 +79,8 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
 
-max_iters = 400
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=400)
+max_iters = 250
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
@@ -90,7 +96,7 @@ default_hooks = dict(
     logger=dict(type='LoggerHook', interval=25, log_metric_by_epoch=False),
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(
-        type='CheckpointHook', by_epoch=False, interval=400, max_keep_ckpts=2
+        type='CheckpointHook', by_epoch=False, interval=max_iters, max_keep_ckpts=2
     ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='SegVisualizationHook'),

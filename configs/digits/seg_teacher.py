@@ -2,7 +2,11 @@
 _base_ = 'seg_student.py'
 
 model = dict(
-    backbone=dict(base_channels=32, stem_channels=32),
+    backbone=dict(
+        base_channels=32,
+        stem_channels=32,
+        init_cfg=dict(checkpoint='{{fileDirname}}/backbone_32.pth'),
+    ),
     neck=dict(in_channels=[32, 64, 128], out_channels=64),
     decode_head=dict(in_channels=[64, 64, 64], channels=64),
 )
@@ -25,8 +29,8 @@ train_dataloader = dict(
     )
 )
 
-max_iters = 3000
-train_cfg = dict(max_iters=max_iters, val_interval=1000)
+max_iters = 1000
+train_cfg = dict(max_iters=max_iters, val_interval=500)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=50),
     dict(type='CosineAnnealingLR', T_max=max_iters, by_epoch=False, eta_min=1e-5),

@@ -11,6 +11,7 @@ BACKGROUND = len(CLASSES)
 IGNORE = 255
 # The scans are sorted by writer, so a split by index separates the writers.
 TRAIN_SCANS = 1437
+TUNING_SCANS = 1150
 SPLITS = ('train', 'val')
 
 
@@ -26,22 +27,24 @@ class SceneStyle:
             pixels behind it, in 0 to 255.
         opacity: Range of the share of a digit's colour in the blend.
         noise: Standard deviation of the Gaussian noise, in grey values.
+        brightness: Share of the photograph's brightness that is kept.
         size: Height and width of a scene in pixels.
     """
 
-    digit_size: tuple[int, int] = (16, 48)
-    count: tuple[int, int] = (2, 6)
-    rotation: float = 20.0
-    contrast: float = 50.0
-    opacity: tuple[float, float] = (0.75, 1.0)
-    noise: float = 8.0
+    digit_size: tuple[int, int] = (24, 44)
+    count: tuple[int, int] = (2, 4)
+    rotation: float = 10.0
+    contrast: float = 130.0
+    opacity: tuple[float, float] = (0.9, 1.0)
+    noise: float = 4.0
+    brightness: float = 0.3
     size: tuple[int, int] = (128, 128)
 
 
 PRESETS = {
     'det': SceneStyle(),
     # To learn in minutes, a segmentor needs larger digits than a detector.
-    'seg': SceneStyle(digit_size=(32, 72), count=(2, 4)),
+    'seg': SceneStyle(digit_size=(32, 64)),
 }
 
 
@@ -55,7 +58,10 @@ def _sources() -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
 
 
 def _background(
-    rng: np.random.Generator, photos: list[np.ndarray], size: tuple[int, int]
+    rng: np.random.Generator,
+    photos: list[np.ndarray],
+    size: tuple[int, int],
+    brightness: float,
 ) -> np.ndarray:
     photo = photos[rng.integers(len(photos))]
     longest = max(size)
@@ -68,7 +74,7 @@ def _background(
     left = rng.integers(photo.shape[1] - width + 1)
     crop = photo[top : top + height, left : left + width]
     crop = cv2.resize(crop, size[::-1], interpolation=cv2.INTER_AREA)
-    return crop.astype(np.float32)
+    return brightness * crop.astype(np.float32)
 
 
 def _digit_alpha(
@@ -89,10 +95,14 @@ def _digit_alpha(
 
 
 def _colour(rng: np.random.Generator, below: np.ndarray, contrast: float) -> np.ndarray:
-    while True:
+    for _ in range(10_000):
         colour = rng.uniform(0, 255, 3)
         if abs(colour.mean() - below.mean()) >= contrast:
             return colour
+    raise ValueError(
+        f'no colour differs by {contrast:g} grey values from a photograph of mean '
+        f'{below.mean():.0f}; lower `contrast` or `brightness`'
+    )
 
 
 def _place(
@@ -134,7 +144,17 @@ def _draw_digit(
     return dict(scan=scan, label=int(targets[scan]), mask=mask)
 
 
-def render(seed: int, split: str, index: int, style: SceneStyle) -> dict:
+def scans_of(split: str, tuning: bool) -> tuple[int, int]:
+    """Return the first scan of a split and the one after its last."""
+    if tuning:
+        return (0, TUNING_SCANS) if split == 'train' else (TUNING_SCANS, TRAIN_SCANS)
+    scans, _, _ = _sources()
+    return (0, TRAIN_SCANS) if split == 'train' else (TRAIN_SCANS, len(scans))
+
+
+def render(
+    seed: int, split: str, index: int, style: SceneStyle, tuning: bool = False
+) -> dict:
     """Return one scene.
 
     Args:
@@ -142,19 +162,23 @@ def render(seed: int, split: str, index: int, style: SceneStyle) -> dict:
         split: One of `SPLITS`.
         index: Index of the scene in its split.
         style: Look of the scenes.
+        tuning: Whether both splits have training writers only.
 
     Returns:
         ``image`` (H, W, 3) in RGB and ``labels`` (H, W), both uint8, and ``digits``,
         a list of dicts with ``scan``, ``label`` and ``mask``.
 
     Raises:
-        ValueError: If the digits do not fit into the scene.
+        ValueError: If the digits do not fit into the scene, or no colour has enough
+            contrast.
     """
-    rng = np.random.default_rng([seed, SPLITS.index(split), index])
-    scans, _, photos = _sources()
-    pool = (0, TRAIN_SCANS) if split == 'train' else (TRAIN_SCANS, len(scans))
+    # No photograph is cropped as in a scene that a result is measured on.
+    stream = SPLITS.index(split) + len(SPLITS) * tuning
+    rng = np.random.default_rng([seed, stream, index])
+    _, _, photos = _sources()
+    pool = scans_of(split, tuning)
     for _ in range(50):
-        image = _background(rng, photos, style.size)
+        image = _background(rng, photos, style.size, style.brightness)
         labels = np.full(style.size, BACKGROUND, np.uint8)
         count = rng.integers(style.count[0], style.count[1] + 1)
         draws = (

@@ -44,10 +44,10 @@ def _annotation(digit: dict) -> dict:
 
 
 def _write_scene(
-    root: Path, seed: int, split: str, style: SceneStyle, index: int
+    root: Path, seed: int, split: str, style: SceneStyle, tuning: bool, index: int
 ) -> list[dict]:
     """Write one scene's images in both layouts and return its COCO annotations."""
-    scene = render(seed, split, index, style)
+    scene = render(seed, split, index, style, tuning)
     stem = f'{split}/digits/digits_{index:06d}_000000'
     left = root / f'leftImg8bit/{stem}_leftImg8bit.png'
     fine = f'gtFine/{stem}_gtFine'
@@ -77,13 +77,19 @@ def _coco(scenes: list[list[dict]], size: tuple[int, int]) -> dict:
 
 
 def _write_split(
-    root: Path, seed: int, split: str, style: SceneStyle, length: int, workers: int
+    root: Path,
+    seed: int,
+    split: str,
+    style: SceneStyle,
+    tuning: bool,
+    length: int,
+    workers: int,
 ) -> None:
     for folder in ('leftImg8bit', 'gtFine'):
         (root / folder / split / 'digits').mkdir(parents=True)
     (root / f'{split}2017').mkdir()
     (root / 'annotations').mkdir(exist_ok=True)
-    write = partial(_write_scene, root, seed, split, style)
+    write = partial(_write_scene, root, seed, split, style, tuning)
     if workers > 1:
         with ProcessPoolExecutor(workers) as pool:
             scenes = list(pool.map(write, range(length), chunksize=32))
@@ -100,6 +106,7 @@ def make_digit_scenes(
     val: int = 500,
     seed: int = 0,
     workers: int | None = None,
+    tuning: bool = False,
 ) -> bool:
     """Write the data set to the folder ``root`` in COCO and in Cityscapes layout.
 
@@ -114,6 +121,9 @@ def make_digit_scenes(
             the training scans.
         seed: Random seed. The same seed gives the same bytes.
         workers: Number of processes. None uses all cores.
+        tuning: Take the scans of both splits from the training writers, and of
+            different ones. Weights that are chosen on such scenes have seen no scan of
+            the validation scenes that a result is measured on.
 
     Returns:
         True if the data set was made, False if it existed.
@@ -134,7 +144,7 @@ def make_digit_scenes(
     if min(style.size) < 1:
         raise ValueError(f'size: expected height and width in pixels, got {style.size}')
     root = Path(root)
-    recipe = dict(style=asdict(style), train=train, val=val, seed=seed)
+    recipe = dict(style=asdict(style), train=train, val=val, seed=seed, tuning=tuning)
     recipe = json.loads(json.dumps(recipe))
     if root.exists():
         _check_same_recipe(root, recipe)
@@ -144,9 +154,8 @@ def make_digit_scenes(
     try:
         partial_root.chmod(0o755)
         for split, length in zip(SPLITS, (train, val), strict=True):
-            _write_split(
-                partial_root, seed, split, style, length, workers or os.cpu_count() or 1
-            )
+            processes = workers or os.cpu_count() or 1
+            _write_split(partial_root, seed, split, style, tuning, length, processes)
         (partial_root / 'digit_scenes.json').write_text(json.dumps(recipe, indent=1))
         os.replace(partial_root, root)
     finally:
@@ -157,9 +166,6 @@ def make_digit_scenes(
 def _check_same_recipe(root: Path, recipe: dict) -> None:
     path = root / 'digit_scenes.json'
     found = json.loads(path.read_text()) if path.exists() else None
-    if found is not None:
-        # Older recipes contain no `size`, because it was fixed.
-        found['style'].setdefault('size', list(SceneStyle.size))
     if found != recipe:
         raise ValueError(
             f'{root} exists with other content: expected DigitScenes made with '

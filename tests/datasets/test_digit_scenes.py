@@ -11,7 +11,12 @@ from mmengine.registry import DefaultScope
 from pycocotools import mask as coco_mask
 
 from kdtoolbox.datasets import PRESETS, make_digit_scenes
-from kdtoolbox.datasets.digit_drawing import BACKGROUND, IGNORE, TRAIN_SCANS
+from kdtoolbox.datasets.digit_drawing import (
+    BACKGROUND,
+    IGNORE,
+    TRAIN_SCANS,
+    TUNING_SCANS,
+)
 from kdtoolbox.registry import DATASETS
 
 TRAIN, VAL = 12, 6
@@ -66,7 +71,7 @@ def test_boxes_areas_and_label_maps_follow_the_masks(root: Path) -> None:
     content = coco(root, 'train')
     for image in content['images']:
         digits = [a for a in content['annotations'] if a['image_id'] == image['id']]
-        assert 2 <= len(digits) <= 6
+        assert 2 <= len(digits) <= 4
         stem = f'gtFine/train/digits/digits_{image["id"]:06d}_000000_gtFine'
         labels = cv2.imread(str(root / f'{stem}_labelTrainIds.png'), 0)
         expected = np.full((128, 128), BACKGROUND, np.uint8)
@@ -158,17 +163,24 @@ def test_a_size_without_pixels_is_refused(tmp_path: Path) -> None:
         make_digit_scenes(tmp_path / 'digits', style, train=1, val=1, workers=1)
 
 
-def test_a_folder_without_a_size_in_its_recipe_is_kept(tmp_path: Path) -> None:
-    root = tmp_path / 'digits'
-    make_digit_scenes(root, train=1, val=1, workers=1)
-    path = root / 'digit_scenes.json'
-    recipe = json.loads(path.read_text())
-    del recipe['style']['size']
-    path.write_text(json.dumps(recipe))
-    assert not make_digit_scenes(root, train=1, val=1)
-    style = replace(PRESETS['det'], size=(64, 64))
+def test_tuning_scenes_share_no_scan_with_each_other_or_a_test(tmp_path: Path) -> None:
+    root = tmp_path / 'tuning'
+    make_digit_scenes(root, train=30, val=30, workers=1, tuning=True)
+    scans = {
+        split: {annotation['scan'] for annotation in coco(root, split)['annotations']}
+        for split in ('train', 'val')
+    }
+    assert max(scans['train']) < TUNING_SCANS <= min(scans['val'])
+    assert max(scans['val']) < TRAIN_SCANS
     with pytest.raises(ValueError, match='exists with other content'):
-        make_digit_scenes(root, style, train=1, val=1)
+        make_digit_scenes(root, train=30, val=30, workers=1)
+
+
+def test_a_contrast_that_no_colour_has_is_refused(tmp_path: Path) -> None:
+    style = replace(PRESETS['det'], contrast=250.0)
+    with pytest.raises(ValueError, match='lower `contrast` or `brightness`'):
+        make_digit_scenes(tmp_path / 'digits', style, train=1, val=1, workers=1)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_tool_makes_scenes_of_the_given_size(
