@@ -6,28 +6,11 @@ model = dict(
     neck=dict(in_channels=[32, 64, 128], out_channels=64),
     bbox_head=dict(in_channels=64, feat_channels=64, stacked_convs=2),
 )
-train_dataloader = dict(
-    dataset=dict(
-        pipeline=[
-            dict(type='LoadImageFromFile'),
-            dict(type='LoadAnnotations', with_bbox=True),
-            dict(type='PhotoMetricDistortion'),
-            dict(
-                type='RandomAffine',
-                max_rotate_degree=8.0,
-                max_translate_ratio=0.15,
-                scaling_ratio_range=(0.8, 1.25),
-                max_shear_degree=4.0,
-            ),
-            dict(type='PackDetInputs'),
-        ]
-    )
-)
 
-max_iters = 2000
-train_cfg = dict(max_iters=max_iters, val_interval=1000)
+max_iters = 1200
+train_cfg = dict(max_iters=max_iters, val_interval=600)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=50),
     dict(type='CosineAnnealingLR', T_max=max_iters, by_epoch=False, eta_min=1e-5),
 ]
-default_hooks = dict(checkpoint=dict(interval=500))
+default_hooks = dict(checkpoint=dict(interval=600))
