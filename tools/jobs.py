@@ -1,12 +1,14 @@
-"""Run the tools in processes of their own; demo, make_teachers and soak use it."""
+"""Run the tools in processes of their own, for demo, make_teachers, soak and others."""
 
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
@@ -26,12 +28,14 @@ class Job:
         work_dir: Folder of the run; the output goes to ``output.log`` in it.
         command: The tool and its arguments, without ``--work-dir``.
         iterations: Length of the training, for the progress bar. 0 for a test.
+        variables: Environment variables of the process beside those of this one.
     """
 
     label: str
     work_dir: Path
     command: Sequence[str]
     iterations: int = 0
+    variables: Mapping[str, str] = field(default_factory=dict)
     process: subprocess.Popen | None = None
 
     def start(self) -> None:
@@ -39,9 +43,8 @@ class Job:
         self.work_dir.mkdir(parents=True, exist_ok=True)
         # One thread each: two runs share two cores better than they split one. It also
         # fixes the order of sums, so that a machine with more cores gets equal weights.
-        environment = dict(
-            os.environ, OMP_NUM_THREADS='1', MKL_NUM_THREADS='1', PYTHONUNBUFFERED='1'
-        )
+        threads = dict(OMP_NUM_THREADS='1', MKL_NUM_THREADS='1')
+        environment = os.environ | threads | dict(PYTHONUNBUFFERED='1')
         # The child has another working folder.
         folder = str(self.work_dir.resolve())
         command = [sys.executable, *self.command, '--work-dir', folder]
@@ -49,7 +52,7 @@ class Job:
             self.process = subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env=environment,
+                env=environment | dict(self.variables),
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
@@ -69,11 +72,19 @@ class Job:
         Raises:
             RuntimeError: If it failed; the message contains the end of its output.
         """
-        assert self.process is not None  # noqa: S101  start has made it
-        if self.process.poll():
+        if self.failed():
             tail = '\n'.join(self.log.read_text().splitlines()[-15:])
             raise RuntimeError(f'{self.label} failed; the end of {self.log}:\n{tail}')
-        return self.process.returncode is None
+        return not self.ended()
+
+    def ended(self) -> bool:
+        """Return whether the process has ended, by itself or not."""
+        assert self.process is not None  # noqa: S101  start has made it
+        return self.process.poll() is not None
+
+    def failed(self) -> bool:
+        """Return whether the process has ended with an error."""
+        return self.ended() and self.process.returncode != 0
 
     def stop(self) -> None:
         """Kill the process if it still runs; workers of its loaders end with it."""
@@ -85,9 +96,42 @@ class Job:
 def logged(work_dir: Path) -> list[dict]:
     """Return the lines that the newest training in a folder has logged."""
     logs = sorted(work_dir.glob('*/vis_data/scalars.json'))
-    # The run may be in the middle of its last line.
-    lines = logs[-1].read_text().rpartition('\n')[0].splitlines() if logs else []
+    return lines_of(logs[-1]) if logs else []
+
+
+def lines_of(log: Path) -> list[dict]:
+    """Return the whole lines of a log; the run may be in the middle of its last one."""
+    lines = log.read_text().rpartition('\n')[0].splitlines()
     return [json.loads(line) for line in lines]
+
+
+def ended_jobs(
+    waiting: deque[Job], at_once: int, show: Callable[[Sequence[Job]], None]
+) -> Iterator[Job]:
+    """Run jobs and yield each that has ended, with or without an error.
+
+    If the iteration stops early, the jobs that still run are stopped. Use `closing`,
+    so that this happens at once.
+
+    Args:
+        waiting: The jobs. It is emptied, and may be given further ones meanwhile.
+        at_once: The most jobs that run at the same time.
+        show: Gets the running jobs about once a second.
+    """
+    running: list[Job] = []
+    try:
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                running.append(waiting.popleft())
+                running[-1].start()
+            time.sleep(_POLL_SECONDS)
+            show(running)
+            ended = [job for job in running if job.ended()]
+            running = [job for job in running if job not in ended]
+            yield from ended
+    finally:
+        for job in running:
+            job.stop()
 
 
 def run_jobs(jobs: Sequence[Job], title: str) -> None:
@@ -96,7 +140,6 @@ def run_jobs(jobs: Sequence[Job], title: str) -> None:
     Raises:
         RuntimeError: If one fails; the others are stopped.
     """
-    waiting, running = list(jobs), []
     columns = (
         TextColumn('{task.description}'),
         BarColumn(),
@@ -108,28 +151,27 @@ def run_jobs(jobs: Sequence[Job], title: str) -> None:
             for job in jobs
         }
         printed = time.monotonic()
-        try:
-            while waiting or running:
-                while waiting and len(running) < (os.cpu_count() or 1):
-                    running.append(waiting.pop(0))
-                    running[-1].start()
-                    progress.start_task(bars[running[-1].label])
-                time.sleep(_POLL_SECONDS)
-                for job in running:
-                    _show(progress, bars[job.label], job)
-                # In a log file the bars show only when they are full.
-                if not console.is_terminal and time.monotonic() - printed > 20:
-                    printed = time.monotonic()
-                    tasks = (progress.tasks[bars[job.label]] for job in running)
-                    console.print(*(f'{t.description} {t.fields["at"]}' for t in tasks))
-                running = [job for job in running if job.running()]
-        finally:
+
+        def show(running: Sequence[Job]) -> None:
+            nonlocal printed
             for job in running:
-                job.stop()
+                _show(progress, bars[job.label], job)
+            # In a log file the bars show only when they are full.
+            if not console.is_terminal and time.monotonic() - printed > 20:
+                printed = time.monotonic()
+                tasks = (progress.tasks[bars[job.label]] for job in running)
+                console.print(*(f'{t.description} {t.fields["at"]}' for t in tasks))
+
+        at_once = os.cpu_count() or 1
+        with closing(ended_jobs(deque(jobs), at_once, show)) as ended:
+            for job in ended:
+                # It raises an error if the job failed.
+                job.running()
 
 
 def _show(progress: Progress, bar: int, job: Job) -> None:
-    if not job.running():
+    progress.start_task(bar)
+    if job.ended() and not job.failed():
         progress.update(bar, total=1, completed=1, at='done')
         progress.stop_task(bar)
     elif job.iterations:

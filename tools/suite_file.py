@@ -1,0 +1,209 @@
+"""The file of a suite, read and checked; part of tools/run_benchmark.py."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jobs import ROOT
+from suite_options import arguments_of
+
+from kdtoolbox.configuration import check_keys, did_you_mean, find_file, load_config
+from kdtoolbox.recipes.templates import method_names
+
+
+@dataclass
+class Row:
+    """One way to train the student.
+
+    Attributes:
+        name: Its key in the suite.
+        method: A folder of configs/; None for the student alone or a recipe.
+        at: Where the method compares features, as in ``--at``.
+        config: A recipe to train in place of a method.
+        options: Config entries of its own.
+        seeds: Its seeds.
+    """
+
+    name: str
+    method: str | None = None
+    at: str | None = None
+    config: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    seeds: list[int] = field(default_factory=list)
+
+
+@dataclass
+class Teacher:
+    """The files of the teacher."""
+
+    config: str
+    checkpoint: str | None = None
+
+
+@dataclass
+class Published:
+    """The scores of a paper, and which paper that is."""
+
+    student: float
+    distilled: float
+    source: str
+
+
+@dataclass
+class Tuning:
+    """The search for the weight of each method.
+
+    Attributes:
+        factors: The factors by which the weights are multiplied.
+        seeds: Seeds of each factor.
+        options: Config entries, which let the test read the split for tuning.
+    """
+
+    factors: list[float]
+    seeds: list[int]
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Suite:
+    """What a suite compares.
+
+    Attributes:
+        path: Its file.
+        student: The plain config of the student.
+        teacher: The teacher of all rows with a method.
+        metric: The key of the score in the JSON that ``tools/test.py`` writes.
+        rows: What is compared. The first one without method and config is the baseline.
+        seeds: Seeds of the rows that have none of their own.
+        scale: Factor from the metric to percent.
+        data: Folder in ``data/`` that has to exist; DigitScenes are made.
+        options: Config entries of all rows.
+        published: The scores of papers by row.
+        tuning: How ``--tune`` searches.
+    """
+
+    path: Path
+    student: str
+    teacher: Teacher
+    metric: str
+    rows: dict[str, Row]
+    seeds: list[int]
+    scale: float = 1.0
+    data: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    published: dict[str, Published] = field(default_factory=dict)
+    tuning: Tuning | None = None
+
+    @property
+    def baseline(self) -> str:
+        """Return the name of the row to which the others are compared."""
+        alone = (r.name for r in self.rows.values() if not (r.method or r.config))
+        return next(alone)
+
+
+def read_suite(path: Path) -> Suite:
+    """Read a suite and check it.
+
+    Raises:
+        ValueError: If a key, a file or a value is wrong. The message names the line
+            that mends it.
+    """
+    found = load_config(path, 'suite').to_dict()
+    suite = _made(Suite, found, path.name, path=path)
+    suite.student = _file(suite.student, path, 'student')
+    suite.teacher = _teacher(suite)
+    _check_seeds(suite.seeds, f'{path.name}: seeds')
+    suite.rows = {name: _row(name, row, suite) for name, row in suite.rows.items()}
+    if all(row.method or row.config for row in suite.rows.values()):
+        raise ValueError(
+            f'{path.name}: rows: expected one with neither method nor config, to '
+            'compare the others with; add `student=dict(),`'
+        )
+    check_names(suite.published, suite.rows, f'{path.name}: published')
+    suite.published = {
+        name: _made(Published, scores, f'{path.name}: published.{name}')
+        for name, scores in suite.published.items()
+    }
+    if suite.tuning is not None:
+        suite.tuning = _made(Tuning, suite.tuning, f'{path.name}: tuning')
+        _check_seeds(suite.tuning.seeds, f'{path.name}: tuning.seeds')
+        arguments_of(suite.tuning.options, f'{path.name}: tuning.options')
+    arguments_of(suite.options, f'{path.name}: options')
+    return suite
+
+
+def check_names(names: Iterable[str], known: Iterable[str], where: str) -> None:
+    """Check that names are those of rows.
+
+    Raises:
+        ValueError: If one is not.
+    """
+    for name in names:
+        if name not in known:
+            raise ValueError(
+                f'{where}: there is no row {name!r}{did_you_mean(name, known)}'
+            )
+
+
+def _made(kind: type, values: Any, where: str, **given: Any) -> Any:
+    """Return a dataclass from a dict of a suite."""
+    if not isinstance(values, dict):
+        raise ValueError(
+            f'{where}: expected a dict, got {values!r}; write `dict(...)` with the '
+            f'keys {", ".join(kind.__dataclass_fields__)}'
+        )
+    try:
+        check_keys(values, kind, where, given=tuple(given))
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+    return kind(**values, **given)
+
+
+def _row(name: str, values: Any, suite: Suite) -> Row:
+    where = f'{suite.path.name}: rows.{name}'
+    row = _made(Row, values, where, name=name)
+    if row.method and row.config:
+        raise ValueError(
+            f'{where}: expected method or config, got both; remove '
+            f'`config={row.config!r}` to train by the method'
+        )
+    if row.at and not row.method:
+        raise ValueError(f'{where}: `at` needs a method; remove `at={row.at!r}`')
+    if row.method and row.method not in method_names():
+        raise ValueError(
+            f'{where}: there is no method {row.method!r}'
+            f'{did_you_mean(row.method, method_names())}'
+        )
+    if row.config:
+        row.config = _file(row.config, suite.path, f'rows.{name}.config')
+    row.seeds = row.seeds or suite.seeds
+    _check_seeds(row.seeds, f'{where}.seeds')
+    arguments_of(row.options, f'{where}.options')
+    return row
+
+
+def _teacher(suite: Suite) -> Teacher:
+    teacher = _made(Teacher, suite.teacher, f'{suite.path.name}: teacher')
+    teacher.config = _file(teacher.config, suite.path, 'teacher.config')
+    if teacher.checkpoint and '://' not in teacher.checkpoint:
+        place = 'teacher.checkpoint'
+        teacher.checkpoint = _file(teacher.checkpoint, suite.path, place)
+    return teacher
+
+
+def _file(source: str, suite: Path, where: str) -> str:
+    """Return how a command names a file from the root of the repository."""
+    path = find_file(source, [suite.parent], f'{suite.name}: {where}')
+    if '::' in source:
+        return source
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+
+
+def _check_seeds(seeds: Any, where: str) -> None:
+    whole = isinstance(seeds, list) and all(isinstance(seed, int) for seed in seeds)
+    if not (whole and seeds and len({*seeds}) == len(seeds)):
+        raise ValueError(
+            f'{where}: expected different whole numbers, got {seeds!r}; write '
+            '`seeds=[0, 1, 2]`'
+        )

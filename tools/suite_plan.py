@@ -1,0 +1,250 @@
+"""The runs of a suite, with their configs; part of tools/run_benchmark.py."""
+
+import hashlib
+import json
+from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from jobs import ROOT
+from mmengine.config import Config
+from suite_file import Row, Suite
+from suite_options import arguments_of
+
+from kdtoolbox.configuration import load_config
+from kdtoolbox.inspection.reports import message_of
+from kdtoolbox.runs.command_line import read_config
+from kdtoolbox.runs.pair_arguments import name_of, recipe_of
+
+SEED = 'randomness.seed'
+
+
+@dataclass
+class Run:
+    """One training and its test.
+
+    Attributes:
+        suite: The suite.
+        row: The row of the suite.
+        seed: The seed.
+        folder: The work dir.
+        options: Its config entries.
+        factor: Factor of the weights in a search, None otherwise.
+        config_hash: Digest of the whole config; empty if it cannot be made.
+        iterations: Length of the training; 0 if it is given in epochs.
+        weights: Name of the checkpoint that is tested.
+        template: Path of the shipped recipe that gave the numbers of the method.
+        error: Why the config cannot be made.
+    """
+
+    suite: Suite
+    row: Row
+    seed: int
+    folder: Path
+    options: dict[str, Any]
+    factor: float | None = None
+    config_hash: str = ''
+    iterations: int = 0
+    weights: str = ''
+    template: str = ''
+    error: str = ''
+
+    @property
+    def key(self) -> tuple[str, float | None, int]:
+        """Return what identifies its result."""
+        return self.row.name, self.factor, self.seed
+
+    @property
+    def label(self) -> str:
+        """Return its name for progress and errors."""
+        factor = '' if self.factor is None else f', factor {self.factor:g}'
+        return f'{self.row.name}{factor}, seed {self.seed}'
+
+    @property
+    def recipe(self) -> str:
+        """Return the config of the training; with a method, the training makes it."""
+        if not self.row.method:
+            return self.row.config or self.suite.student
+        pair = pair_of(self.suite, self.row)
+        return str(self.folder / 'recipe' / f'{name_of(pair)}.py')
+
+    def flags(self) -> list[str]:
+        """Return the arguments of ``train.py`` that name the config."""
+        if not self.row.method:
+            return [self.recipe]
+        pair = vars(pair_of(self.suite, self.row))
+        return [
+            part
+            for name, value in pair.items()
+            if value
+            for part in (f'--{name}'.replace('_', '-'), value)
+        ]
+
+    def cfg_options(self) -> list[str]:
+        """Return the config entries as arguments, for the training and the test."""
+        return ['--cfg-options', *arguments_of(self.options, self.label)]
+
+
+@dataclass
+class Recipe:
+    """The config of a row, before seeds and factors.
+
+    Attributes:
+        config: The config, or None if it cannot be made.
+        options: The entries that it contains.
+        template: As in `Run`.
+        error: As in `Run`.
+    """
+
+    config: Config | None
+    options: dict[str, Any] = field(default_factory=dict)
+    template: str = ''
+    error: str = ''
+
+
+def pair_of(suite: Suite, row: Row) -> Namespace:
+    """Return the flags of a method's pair of models."""
+    return Namespace(
+        student=suite.student,
+        teacher=suite.teacher.config,
+        teacher_checkpoint=suite.teacher.checkpoint,
+        method=row.method,
+        at=row.at,
+    )
+
+
+def recipe_of_row(suite: Suite, row: Row, further: Mapping[str, Any]) -> Recipe:
+    """Return the config of a row, made as ``train.py`` makes it.
+
+    Args:
+        suite: The suite.
+        row: Its row.
+        further: Config entries beside those of the suite and the row.
+    """
+    options = {**suite.options, **row.options, **further}
+    try:
+        if not row.method:
+            return Recipe(read_config(row.config or suite.student, options), options)
+        with TemporaryDirectory() as folder:
+            path = Path(folder, 'recipe.py')
+            path.write_text(recipe_of(pair_of(suite, row), Path(folder)))
+            template = path.read_text().partition('numbers of ')[2].partition('.py')[0]
+            config = read_config(str(path), options)
+            return Recipe(config, options, f'configs/{template}.py')
+    except Exception as error:
+        # Whatever it is, it becomes a failed row, and the other rows go on.
+        lines = [line.strip() for line in message_of(error).splitlines()]
+        return Recipe(None, options, error=' '.join(lines))
+
+
+def run_of(
+    suite: Suite,
+    row: Row,
+    seed: int,
+    recipe: Recipe,
+    folder: Path,
+    factor: float | None = None,
+    weights: Mapping[str, float] | None = None,
+) -> Run:
+    """Return the run of one seed.
+
+    Args:
+        suite: The suite.
+        row: Its row.
+        seed: The seed.
+        recipe: The config of the row.
+        folder: The folder of the suite's runs.
+        factor: As in `Run`.
+        weights: Entries for the weights of the losses.
+    """
+    options = {**recipe.options, **(weights or {}), SEED: seed}
+    run = Run(suite, row, seed, folder / row.name, options, factor)
+    run.template, run.error = recipe.template, recipe.error
+    if recipe.config is not None:
+        config = Config(recipe.config.to_dict())
+        config.merge_from_dict({**(weights or {}), SEED: seed})
+        run.config_hash = hash_of(config)
+        run.iterations = config.train_cfg.get('max_iters') or 0
+        run.weights = _last_weights(config)
+    # A changed config gets a new folder, so no run resumes from another config's.
+    run.folder /= f'seed_{seed}_{run.config_hash[:8]}'
+    return run
+
+
+def _last_weights(config: Config) -> str:
+    saving = (config.get('default_hooks') or {}).get('checkpoint') or {}
+    unit = 'epoch' if saving.get('by_epoch', True) else 'iter'
+    prefix = 'student_' if 'student' in config.model else ''
+    return f'{prefix}{unit}_{config.train_cfg.get(f"max_{unit}s")}.pth'
+
+
+def hash_of(config: Config) -> str:
+    """Return the digest of a config, its teachers and its weights.
+
+    It does not depend on where the repository is.
+    """
+    content = {k: v for k, v in config.to_dict().items() if k != 'work_dir'}
+    text = json.dumps(_with_files(content), sort_keys=True, default=_name)
+    return hashlib.sha256(text.replace(f'{ROOT}/', '').encode()).hexdigest()
+
+
+def _with_files(value: Any, key: str = '') -> Any:
+    """Return a value with the content of the files in place of their paths."""
+    if isinstance(value, dict):
+        return {k: _with_files(v, k) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_files(item) for item in value]
+    if isinstance(value, str) and key == 'checkpoint' and Path(value).is_file():
+        return _digest(value)
+    if isinstance(value, str) and key == 'config':
+        return load_config(value).to_dict().get('model')
+    return value
+
+
+@cache
+def _digest(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _name(value: Any) -> str:
+    module = getattr(value, '__module__', type(value).__module__)
+    return f'{module}.{getattr(value, "__qualname__", value)}'
+
+
+def seed_major(
+    rows: Sequence[Row], seeds: Sequence[int] | None
+) -> Iterator[tuple[Row, int]]:
+    """Yield each row and seed: all rows of the first seed, then of the second.
+
+    So the results of an unfinished benchmark already compare the rows.
+    """
+    every = dict.fromkeys(seed for row in rows for seed in row.seeds)
+    for seed in every:
+        for row in rows:
+            if seed in row.seeds and (seeds is None or seed in seeds):
+                yield row, seed
+
+
+def runs_of(
+    suite: Suite,
+    recipes: Mapping[str, Recipe],
+    seeds: Sequence[int] | None,
+    folder: Path,
+) -> list[Run]:
+    """Return the runs of rows, in their order.
+
+    Args:
+        suite: The suite.
+        recipes: The config of each row to run.
+        seeds: The seeds to run, None for all.
+        folder: The folder of the suite's runs.
+    """
+    rows = [suite.rows[name] for name in recipes]
+    return [
+        run_of(suite, row, seed, recipes[row.name], folder)
+        for row, seed in seed_major(rows, seeds)
+    ]

@@ -1,0 +1,135 @@
+"""Run the trainings and tests of a suite; part of tools/run_benchmark.py."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from jobs import Job, ended_jobs
+from suite_plan import Run
+from suite_progress import Board
+from suite_results import commit, result_of, train_command
+
+
+@dataclass
+class RunJob(Job):
+    """A training or a test of a run.
+
+    Attributes:
+        run: The run.
+        devices: The GPUs that are free, a value of CUDA_VISIBLE_DEVICES for each job.
+        is_test: Whether it is the test.
+        commit: The commit of the repository at the start of the training.
+    """
+
+    run: Run | None = None
+    devices: list[str] = field(default_factory=list)
+    is_test: bool = False
+    commit: str = ''
+
+    def start(self) -> None:
+        """Start the process on GPUs that are free, if there are some."""
+        self.commit = self.commit or commit()
+        if self.devices:
+            self.variables = dict(CUDA_VISIBLE_DEVICES=self.devices.pop(0))
+        super().start()
+
+    def release(self) -> None:
+        """Give the GPUs back."""
+        self.devices += self.variables.values()
+        self.variables = {}
+
+
+def run_all(
+    runs: Sequence[Run],
+    seconds: Callable[[Run], float | None],
+    write: Callable[[dict], None],
+    at_once: int,
+    gpus: int,
+) -> None:
+    """Train and test runs; each that has ended becomes a row, whether it failed or not.
+
+    Args:
+        runs: The runs, in their order.
+        seconds: Returns the expected time of a step of a run, None if unknown.
+        write: Gets the row of each run.
+        at_once: Number of runs at the same time.
+        gpus: Number of GPUs, and of processes, of each run.
+    """
+    devices = device_groups(gpus, os.environ)
+    # Without a group for each, they share all.
+    devices = devices if at_once <= len(devices) else []
+    waiting = deque(_training(run, gpus, devices) for run in runs if not run.error)
+    for run in runs:
+        if run.error:
+            write(result_of(run, commit(), run.error))
+    with (
+        Board(runs, seconds, at_once) as board,
+        closing(ended_jobs(waiting, at_once, board.show)) as ended,
+    ):
+        for job in ended:
+            job.release()
+            if not job.failed() and not job.is_test:
+                waiting.appendleft(_test(job, gpus))
+                continue
+            failure = last_line(job.log) if job.failed() else ''
+            row = result_of(job.run, job.commit, failure)
+            write(row)
+            board.finished(job.run, row)
+
+
+def jobs_of(gpus: int) -> int:
+    """Return how many runs fit at the same time: by the GPUs, or else by the cores."""
+    return len(device_groups(gpus, os.environ)) or os.cpu_count() or 1
+
+
+def device_groups(gpus: int, variables: Mapping[str, str]) -> list[str]:
+    """Return the GPUs in groups, as values of CUDA_VISIBLE_DEVICES.
+
+    Example:
+        >>> device_groups(2, dict(CUDA_VISIBLE_DEVICES='4,5,6,7'))
+        ['4,5', '6,7']
+    """
+    count = torch.cuda.device_count()
+    given = variables.get('CUDA_VISIBLE_DEVICES')
+    names = given.split(',') if given else [str(index) for index in range(count)]
+    whole = len(names) // gpus * gpus
+    return [','.join(names[i : i + gpus]) for i in range(0, whole, gpus)]
+
+
+def last_line(log: Path) -> str:
+    """Return the last line of an output that is not empty."""
+    lines = log.read_text(errors='replace').splitlines()
+    return next((line.strip() for line in reversed(lines) if line.strip()), 'no output')
+
+
+def _launched(command: Sequence[str], gpus: int) -> list[str]:
+    if gpus == 1:
+        return list(command)
+    # As dist_train.sh does, with a free port for each of the runs.
+    launch = ['-m', 'torch.distributed.run', '--standalone']
+    return [*launch, f'--nproc_per_node={gpus}', *command, '--launcher', 'pytorch']
+
+
+def _training(run: Run, gpus: int, devices: list[str]) -> RunJob:
+    command = _launched(train_command(run), gpus)
+    iterations = run.iterations
+    return RunJob(run.label, run.folder, command, iterations, run=run, devices=devices)
+
+
+def _test(training: RunJob, gpus: int) -> RunJob:
+    run = training.run
+    weights = str(run.folder / run.weights)
+    command = ['tools/test.py', run.recipe, weights, *run.cfg_options()]
+    return RunJob(
+        f'test of {run.label}',
+        run.folder / 'test',
+        _launched(command, gpus),
+        run=run,
+        devices=training.devices,
+        is_test=True,
+        commit=training.commit,
+    )

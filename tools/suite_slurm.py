@@ -1,0 +1,105 @@
+"""Submit the runs of a suite to slurm and collect them; part of tools/run_benchmark.py.
+
+Each run is a training and then a test, by slurm_train.sh and slurm_test.sh. They go on
+when the benchmark has ended. The last command writes its exit status into a file of the
+run's folder, where a later call of the benchmark finds it.
+"""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+
+from jobs import ROOT, Job, console
+from suite_plan import Run
+from suite_results import commit, result_of
+from suite_running import last_line
+
+from kdtoolbox.checkpoints.writing import write_whole
+
+SUBMITTED, ENDED = 'submitted.json', 'exit_status'
+
+
+def submit_all(
+    runs: Sequence[Run],
+    write: Callable[[dict], None],
+    partition: str,
+    gpus: int,
+    again: bool,
+) -> None:
+    """Collect the runs that have ended and submit those that were not yet.
+
+    Args:
+        runs: The runs without a result.
+        write: Gets the row of each run that has ended.
+        partition: Slurm's partition.
+        gpus: GPUs of each run.
+        again: Whether to submit a run again that was submitted and has not ended.
+    """
+    for run in runs:
+        if run.error:
+            write(result_of(run, commit(), run.error))
+        elif (run.folder / ENDED).exists():
+            row = _collect(run)
+            write(row)
+            result = row.get('score', f'failed: {row.get("reason")}')
+            console.print(f'{run.label}: {result}', markup=False)
+        elif (run.folder / SUBMITTED).exists() and not again:
+            at = Job(run.label, run.folder, ()).iteration()
+            console.print(f'{run.label}: submitted, iteration {at}')
+        else:
+            submit(run, partition, gpus)
+            console.print(f'{run.label}: submitted now')
+
+
+def submit(run: Run, partition: str, gpus: int) -> None:
+    """Start the two scripts in a session of their own, which outlives this one."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    with write_whole(run.folder / SUBMITTED) as file:
+        file.write(json.dumps(dict(commit=commit())).encode())
+    script = script_of(run, partition)
+    variables = dict(GPUS=str(gpus), PYTHON=sys.executable)
+    with (run.folder / 'output.log').open('a') as log:
+        subprocess.Popen(
+            ['bash', '-c', script],  # noqa: S607  the scripts need bash anyway
+            cwd=ROOT,
+            env=os.environ | variables,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def script_of(run: Run, partition: str) -> str:
+    """Return the commands of a run."""
+    name = f'{run.suite.path.stem}_{run.row.name}_{run.seed}'
+    options = run.cfg_options()
+    # The script takes a config first; the flags of a pair are in its place.
+    flags = run.flags()
+    first, others = (flags[0], []) if len(flags) == 1 else _joined(flags)
+    train = ['tools/slurm_train.sh', partition, name, first, str(run.folder)]
+    train += [*others, '--resume', *options]
+    weights = str(run.folder / run.weights)
+    test = ['tools/slurm_test.sh', partition, f'{name}_test', run.recipe, weights]
+    test += ['--work-dir', str(run.folder / 'test'), *options]
+    status = shlex.quote(str(run.folder / ENDED))
+    train, test = (shlex.join(['bash', *command]) for command in (train, test))
+    return f'{train} && {test}; status=$?; echo $status > {status}'
+
+
+def _joined(flags: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the first flag and its value as one word, and the rest."""
+    return f'{flags[0]}={flags[1]}', list(flags[2:])
+
+
+def _collect(run: Run) -> dict:
+    """Return the row of a run, and forget that it was submitted."""
+    status = (run.folder / ENDED).read_text().strip()
+    failure = '' if status == '0' else last_line(run.folder / 'output.log')
+    submitted = json.loads((run.folder / SUBMITTED).read_text())
+    row = result_of(run, submitted['commit'], failure)
+    for name in (ENDED, SUBMITTED):
+        (run.folder / name).unlink()
+    return row
