@@ -6,39 +6,25 @@ A call runs only what has no result yet.
 """
 
 import argparse
-import io
 import os
+import signal
 import sys
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
 
 from jobs import ROOT, console
-from rich.console import Console
-from rich.table import Table
 from suite_expected import Expected
 from suite_file import Suite, check_names, read_suite
-from suite_plan import Recipe, Run, recipe_of_row, runs_of
-from suite_plot import draw
-from suite_progress import duration
-from suite_results import in_repository, keep, read_results, to_do
+from suite_plan import runs_of
+from suite_preview import faults_of, quiet, recipes_of, show_plan, tell_changed
+from suite_report import report, report_tuning, tell_failed
+from suite_results import keep, read_results, to_do
 from suite_running import jobs_of, run_all
 from suite_slurm import submit_all
-from suite_statistics import summaries
-from suite_table import table_of, write_csv
-from suite_tuning import (
-    best_of,
-    line_to_paste,
-    means_of,
-    tuning_runs,
-    tuning_table,
-)
+from suite_tuning import tuning_runs, tuning_table
 
 from kdtoolbox.checkpoints.reading import use_safe_loaders
 from kdtoolbox.datasets import PRESETS, make_digit_scenes
-from kdtoolbox.inspection.faults import find_faults
 from kdtoolbox.runs.brief_errors import STATUS, add_traceback, brief_errors
 
 
@@ -65,15 +51,9 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.launcher == 'slurm' and not args.partition:
         parser.error('--launcher slurm needs --partition NAME')
+    if args.gpus < 1 or (args.jobs is not None and args.jobs < 1):
+        parser.error('--jobs and --gpus: expected at least 1')
     return args
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Hide what the libraries print and warn of while they build models."""
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-        warnings.simplefilter('ignore')
-        yield
 
 
 def read(args: argparse.Namespace, path: Path) -> Suite:
@@ -119,97 +99,6 @@ def prepare_data(suite: Suite) -> None:
         )
 
 
-def recipes_of(suite: Suite, args: argparse.Namespace) -> dict[str, Recipe]:
-    """Return the config of each row to run, in the order of the suite."""
-    further = suite.tuning.options if args.tune else {}
-    recipes = {}
-    for name, row in suite.rows.items():
-        if (args.rows and name not in args.rows) or (args.tune and not row.method):
-            continue
-        console.print(f'make the config of {name} ...')
-        with quiet():
-            recipes[name] = recipe_of_row(suite, row, further)
-    return recipes
-
-
-def show_plan(
-    states: Mapping[str, Sequence[Run]], expected: Expected, at_once: int
-) -> None:
-    """Print what will run, what is done, and for how long."""
-    waiting = [*states['new'], *states['changed']]
-    table = Table('row', 'to run', 'done', 'failed', 'iterations', 'time of a run')
-    every = [run for runs in states.values() for run in runs]
-    for name in dict.fromkeys(run.row.name for run in every):
-        counts = [
-            str(sum(run.row.name == name for run in runs))
-            for runs in (waiting, states['done'], states['failed'])
-        ]
-        run = next(run for run in every if run.row.name == name)
-        seconds = expected.run(run)
-        time = '?' if seconds is None else duration(seconds)
-        table.add_row(name, *counts, str(run.iterations or '?'), time)
-    console.print(table)
-    times = [expected.run(run) for run in waiting]
-    known = sum(seconds for seconds in times if seconds is not None)
-    unknown = sum(seconds is None for seconds in times)
-    total = duration(known / at_once) if known or not unknown else '?'
-    more = f', and {unknown} runs of unknown length' if unknown and known else ''
-    console.print(f'{len(waiting)} runs, {at_once} at once: about {total}{more}')
-
-
-def faults_of(recipes: Mapping[str, Recipe]) -> dict[str, list[str]]:
-    """Return what is wrong with the config of each row; no weights are read."""
-    found = {}
-    for name, recipe in recipes.items():
-        console.print(f'check {name} ...')
-        with quiet():
-            faults = [] if recipe.config is None else find_faults(recipe.config)
-        found[name] = [str(fault) for fault in faults]
-        if recipe.error:
-            found[name].append(recipe.error)
-    return {name: faults for name, faults in found.items() if faults}
-
-
-def tell_changed(runs: Sequence[Run], results: Path) -> None:
-    """Say which rows of the results will be replaced."""
-    for run in runs:
-        console.print(
-            f'{run.label}: its config has changed, so its row of {results.name} will '
-            'be replaced'
-        )
-
-
-def picture_of(suite: Suite) -> Path:
-    """Return the path of the picture: in docs/ for a suite of the repository."""
-    if suite.path.is_relative_to(ROOT / 'configs'):
-        return ROOT / f'docs/images/benchmark_{suite.path.stem}.png'
-    return suite.path.with_suffix('.png')
-
-
-def report(suite: Suite, results: Path) -> None:
-    """Print the table; write it and the picture."""
-    found = summaries(suite, read_results(results).values())
-    # A file gets whole lines, however long.
-    wide = console if console.is_terminal else Console(width=160)
-    wide.print(table_of(suite, found))
-    written = [suite.path.with_suffix('.csv')]
-    write_csv(written[0], found)
-    if draw(suite, found, picture_of(suite)):
-        written.append(picture_of(suite))
-    paths = ' and '.join(in_repository(path) for path in written)
-    console.print(f'{paths} written', soft_wrap=True)
-
-
-def report_tuning(suite: Suite, results: Path, recipes: Mapping[str, Recipe]) -> None:
-    """Print the table of the search, and the lines to paste into the suite."""
-    rows = read_results(results).values()
-    console.print(tuning_table(suite, rows))
-    for name, factors in means_of(rows).items():
-        if name in recipes:
-            line = line_to_paste(suite, name, recipes[name], best_of(factors))
-            console.print(line, soft_wrap=True, markup=False, highlight=False)
-
-
 def run(args: argparse.Namespace, suite: Suite, results: Path, folder: Path) -> int:
     """Plan, run and report; return the exit status."""
     recipes = recipes_of(suite, args)
@@ -240,13 +129,7 @@ def run(args: argparse.Namespace, suite: Suite, results: Path, folder: Path) -> 
             report_tuning(suite, results, recipes)
         else:
             report(suite, results)
-    failed = to_do(runs, read_results(results), retry=False)['failed']
-    for one in failed:
-        reason = read_results(results)[one.key]['reason']
-        console.print(f'{one.label} failed: {reason}', markup=False, soft_wrap=True)
-    if failed:
-        console.print('Run them again with --retry.')
-    return int(bool(failed))
+    return tell_failed(runs, read_results(results))
 
 
 def main() -> int:
@@ -261,11 +144,19 @@ def main() -> int:
         suite = read(args, path)
         if not args.table:
             prepare_data(suite)
-    results = path.with_suffix('.tuning.json' if args.tune else '.json')
-    if args.table:
-        report(suite, path.with_suffix('.json'))
-        return 0
-    return run(args, suite, results, folder / 'tuning' if args.tune else folder)
+    # So that its runs end with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    if args.tune:
+        results, folder = path.with_suffix('.tuning.json'), folder / 'tuning'
+    else:
+        results = path.with_suffix('.json')
+    if not args.table:
+        return run(args, suite, results, folder)
+    if args.tune:
+        console.print(tuning_table(suite, read_results(results).values()))
+    else:
+        report(suite, results)
+    return 0
 
 
 if __name__ == '__main__':

@@ -1,21 +1,18 @@
 """The runs of a suite, with their configs; part of tools/run_benchmark.py."""
 
-import hashlib
-import json
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from jobs import ROOT
 from mmengine.config import Config
+from suite_digest import hash_of
 from suite_file import Row, Suite
 from suite_options import arguments_of
 
-from kdtoolbox.configuration import load_config
+from kdtoolbox.checkpoints.writing import write_whole
 from kdtoolbox.inspection.reports import message_of
 from kdtoolbox.runs.command_line import read_config
 from kdtoolbox.runs.pair_arguments import name_of, recipe_of
@@ -131,8 +128,10 @@ def recipe_of_row(suite: Suite, row: Row, further: Mapping[str, Any]) -> Recipe:
             return Recipe(read_config(row.config or suite.student, options), options)
         with TemporaryDirectory() as folder:
             path = Path(folder, 'recipe.py')
-            path.write_text(recipe_of(pair_of(suite, row), Path(folder)))
-            template = path.read_text().partition('numbers of ')[2].partition('.py')[0]
+            text = recipe_of(pair_of(suite, row), Path(folder))
+            with write_whole(path) as file:
+                file.write(text.encode())
+            template = text.partition('numbers of ')[2].partition('.py')[0]
             config = read_config(str(path), options)
             return Recipe(config, options, f'configs/{template}.py')
     except Exception as error:
@@ -180,39 +179,6 @@ def _last_weights(config: Config) -> str:
     unit = 'epoch' if saving.get('by_epoch', True) else 'iter'
     prefix = 'student_' if 'student' in config.model else ''
     return f'{prefix}{unit}_{config.train_cfg.get(f"max_{unit}s")}.pth'
-
-
-def hash_of(config: Config) -> str:
-    """Return the digest of a config, its teachers and its weights.
-
-    It does not depend on where the repository is.
-    """
-    content = {k: v for k, v in config.to_dict().items() if k != 'work_dir'}
-    text = json.dumps(_with_files(content), sort_keys=True, default=_name)
-    return hashlib.sha256(text.replace(f'{ROOT}/', '').encode()).hexdigest()
-
-
-def _with_files(value: Any, key: str = '') -> Any:
-    """Return a value with the content of the files in place of their paths."""
-    if isinstance(value, dict):
-        return {k: _with_files(v, k) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_with_files(item) for item in value]
-    if isinstance(value, str) and key == 'checkpoint' and Path(value).is_file():
-        return _digest(value)
-    if isinstance(value, str) and key == 'config':
-        return load_config(value).to_dict().get('model')
-    return value
-
-
-@cache
-def _digest(path: str) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
-def _name(value: Any) -> str:
-    module = getattr(value, '__module__', type(value).__module__)
-    return f'{module}.{getattr(value, "__qualname__", value)}'
 
 
 def seed_major(

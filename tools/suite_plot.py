@@ -34,12 +34,15 @@ def draw(suite: Suite, found: Sequence[Summary], path: Path) -> bool:
     alone = next(one for one in found if one.row == suite.baseline)
     axes.axvline(0, color='black', linewidth=1)
     axes.set_yticks(range(len(shown)), [_label(one) for one in shown])
-    axes.set_ylim(-0.6, len(shown) - 0.4)
+    axes.set_ylim(-0.6, len(shown) - 0.2)
+    axes.set_xlim(*_limits(shown))
     axes.set_xlabel(
-        f'difference to {suite.baseline} ({alone.mean:.1f}) in {suite.metric}, points'
+        f'difference to {suite.baseline} ({alone.mean:.1f}) in {suite.metric}, points\n'
+        'filled: the interval leaves out 0',
+        fontsize=9,
     )
     axes.set_title(
-        f'{suite.path.stem}: mean over the seeds and its 95 % interval', fontsize=11
+        f'{suite.path.stem}: mean over n seeds and its 95 % interval', fontsize=10
     )
     axes.grid(axis='x', color='#dddddd', linewidth=0.6)
     axes.set_axisbelow(True)
@@ -54,6 +57,15 @@ def draw(suite: Suite, found: Sequence[Summary], path: Path) -> bool:
     with write_whole(path) as file:
         file.write(image.getvalue())
     return True
+
+
+def _limits(shown: Sequence[Summary]) -> tuple[float, float]:
+    """Return the range of the axis, which the wide intervals of two seeds may leave."""
+    intervals = [one.interval for one in shown if one.interval and one.pairs > 2]
+    ends = [0.0, *(end for ends in intervals for end in ends)]
+    ends += [one.difference for one in shown]
+    margin = 0.06 * (max(ends) - min(ends)) or 1.0
+    return min(ends) - margin, max(ends) + margin
 
 
 def _draw_row(axes: Axes, place: int, one: Summary) -> None:
@@ -73,8 +85,9 @@ def _draw_row(axes: Axes, place: int, one: Summary) -> None:
         textcoords='offset points',
         ha='center',
         fontsize=8,
+        bbox=dict(facecolor='white', edgecolor='none', pad=0.5),
     )
 
 
 def _label(one: Summary) -> str:
-    return f'{one.row} (n={len(one.seeds)})'
+    return f'{one.row} (n={one.pairs})'

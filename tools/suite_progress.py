@@ -51,7 +51,7 @@ class Board:
     def show(self, running: Sequence[Job]) -> None:
         """Show the running jobs."""
         at = {job.label: job.iteration() if job.iterations else 0 for job in running}
-        left = self._left(running, at)
+        left = self._left(at)
         done = f'{self._total - len(self._runs)}/{self._total} done, {left} left'
         self._progress.update(self._all, at=done)
         for label in self._bars.keys() - at.keys():
@@ -83,13 +83,15 @@ class Board:
         result = row.get('score', f'failed: {row.get("reason")}')
         console.print(f'{done}/{self._total} {run.label}: {result}', markup=False)
 
-    def _left(self, running: Sequence[Job], at: dict[str, int]) -> str:
+    def _left(self, at: dict[str, int]) -> str:
         """Return the time left for all runs, by their iterations."""
-        times = [self._step(run) for run in self._runs.values()]
-        rests = [run.iterations - at.get(run.label, 0) for run in self._runs.values()]
-        if None in times or not all(run.iterations for run in self._runs.values()):
-            return '?'
-        total = sum(step * rest for step, rest in zip(times, rests, strict=True))
+        total = 0.0
+        for run in self._runs.values():
+            step = self._step(run)
+            if step is None or not run.iterations:
+                return '?'
+            if f'test of {run.label}' not in at:
+                total += step * (run.iterations - at.get(run.label, 0))
         return duration(total / max(1, min(self._at_once, len(self._runs))))
 
     def _step(self, run: Run) -> float | None:

@@ -1,6 +1,7 @@
 """Run the trainings and tests of a suite; part of tools/run_benchmark.py."""
 
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -8,10 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from jobs import Job, ended_jobs
+from jobs import Job, console, ended_jobs
 from suite_plan import Run
 from suite_progress import Board
 from suite_results import commit, result_of, train_command
+
+STILL_RUNS = 'belongs to a training that still runs'
+"""What ``train.py`` says about a work dir that another process uses."""
 
 
 @dataclass
@@ -75,7 +79,10 @@ def run_all(
             if not job.failed() and not job.is_test:
                 waiting.appendleft(_test(job, gpus))
                 continue
-            failure = last_line(job.log) if job.failed() else ''
+            failure = _failure(job)
+            if STILL_RUNS in failure:
+                console.print(f'{job.label}: {failure}', markup=False)
+                continue
             row = result_of(job.run, job.commit, failure)
             write(row)
             board.finished(job.run, row)
@@ -100,10 +107,21 @@ def device_groups(gpus: int, variables: Mapping[str, str]) -> list[str]:
     return [','.join(names[i : i + gpus]) for i in range(0, whole, gpus)]
 
 
-def last_line(log: Path) -> str:
-    """Return the last line of an output that is not empty."""
+def cause(log: Path) -> str:
+    """Return the line of an output that tells why its process failed."""
     lines = log.read_text(errors='replace').splitlines()
-    return next((line.strip() for line in reversed(lines) if line.strip()), 'no output')
+    told = [line.strip() for line in lines[-40:] if line.strip()]
+    # torchrun prints a report of its own after the traceback.
+    errors = [line for line in told if re.match(r'[\w.]*(Error|Exception)\b', line)]
+    return [*(told or ['no output']), *errors][-1]
+
+
+def _failure(job: RunJob) -> str:
+    """Return why a job failed, empty if it did not."""
+    if not job.failed():
+        return ''
+    code = job.process.returncode
+    return cause(job.log) if code > 0 else f'killed by signal {-code}'
 
 
 def _launched(command: Sequence[str], gpus: int) -> list[str]:

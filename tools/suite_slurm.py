@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from jobs import ROOT, Job, console
 from suite_plan import Run
 from suite_results import commit, result_of
-from suite_running import last_line
+from suite_running import cause
 
 from kdtoolbox.checkpoints.writing import write_whole
 
@@ -59,17 +59,13 @@ def submit(run: Run, partition: str, gpus: int) -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
     with write_whole(run.folder / SUBMITTED) as file:
         file.write(json.dumps(dict(commit=commit())).encode())
-    script = script_of(run, partition)
-    variables = dict(GPUS=str(gpus), PYTHON=sys.executable)
-    with (run.folder / 'output.log').open('a') as log:
-        subprocess.Popen(
-            ['bash', '-c', script],  # noqa: S607  the scripts need bash anyway
-            cwd=ROOT,
-            env=os.environ | variables,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    subprocess.Popen(
+        ['bash', '-c', script_of(run, partition)],  # noqa: S607  so do the scripts
+        cwd=ROOT,
+        env=os.environ | dict(GPUS=str(gpus), PYTHON=sys.executable),
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
 def script_of(run: Run, partition: str) -> str:
@@ -84,9 +80,11 @@ def script_of(run: Run, partition: str) -> str:
     weights = str(run.folder / run.weights)
     test = ['tools/slurm_test.sh', partition, f'{name}_test', run.recipe, weights]
     test += ['--work-dir', str(run.folder / 'test'), *options]
-    status = shlex.quote(str(run.folder / ENDED))
     train, test = (shlex.join(['bash', *command]) for command in (train, test))
-    return f'{train} && {test}; status=$?; echo $status > {status}'
+    log, status = (
+        shlex.quote(str(run.folder / name)) for name in ('output.log', ENDED)
+    )
+    return f'exec >> {log} 2>&1; {train} && {test}; echo $? > {status}'
 
 
 def _joined(flags: Sequence[str]) -> tuple[str, list[str]]:
@@ -97,7 +95,7 @@ def _joined(flags: Sequence[str]) -> tuple[str, list[str]]:
 def _collect(run: Run) -> dict:
     """Return the row of a run, and forget that it was submitted."""
     status = (run.folder / ENDED).read_text().strip()
-    failure = '' if status == '0' else last_line(run.folder / 'output.log')
+    failure = '' if status == '0' else cause(run.folder / 'output.log')
     submitted = json.loads((run.folder / SUBMITTED).read_text())
     row = result_of(run, submitted['commit'], failure)
     for name in (ENDED, SUBMITTED):

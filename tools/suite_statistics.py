@@ -18,6 +18,7 @@ class Summary:
         seeds: Seeds that are done.
         mean: Mean score; None without a seed.
         std: Standard deviation over the seeds; None for fewer than two.
+        pairs: Number of seeds that the baseline has as well.
         difference: Mean over the common seeds of the score minus the baseline's; None
             for the baseline itself and without a common seed.
         interval: The 95 % confidence interval of the difference; None for fewer than
@@ -32,6 +33,7 @@ class Summary:
     seeds: list[int]
     mean: float | None
     std: float | None
+    pairs: int
     difference: float | None
     interval: tuple[float, float] | None
     cost: float | None
@@ -64,6 +66,7 @@ def _summary(
         sorted(own),
         mean(scores) if scores else None,
         stdev(scores) if len(scores) > 1 else None,
+        len(common),
         mean(differences) if differences else None,
         interval(differences),
         mean(ratios) if ratios else None,

@@ -36,12 +36,12 @@ def table_of(suite: Suite, found: Sequence[Summary]) -> Table:
         'cost: time of a step in units of the baseline, affected by what else ran'
     )
     table = Table(title=title, caption=caption)
-    table.add_column('row')
+    table.add_column('row', no_wrap=True)
     for name in ('seeds', 'mean ± std', 'difference', '95 % interval', 'cost'):
         table.add_column(name, justify='right', no_wrap=True)
     table.add_column('failed', justify='right')
     if suite.published:
-        table.add_column('published (paper)')
+        table.add_column('published', no_wrap=True)
     for one in found:
         cells = [one.row, str(len(one.seeds)), _spread(one), _signed(one.difference)]
         cells += [_ends(one), _number(one.cost, 2), str(one.failed or '')]
@@ -86,5 +86,4 @@ def _published(one: Summary) -> str:
     paper = one.published
     if paper is None:
         return ''
-    gain = paper.distilled - paper.student
-    return f'{gain:+.1f} ({paper.student} to {paper.distilled}; {paper.source})'
+    return f'{paper.distilled - paper.student:+.1f} `paper`'

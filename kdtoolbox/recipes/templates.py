@@ -116,7 +116,7 @@ def folder() -> Path:
     return next(place for place in places if place.is_dir())
 
 
-_NO_METHODS = ('digits', 'foundation', 'pretrain', 'students')
+_NO_METHODS = ('benchmarks', 'digits', 'foundation', 'pretrain', 'students')
 """Folders of configs/ whose recipes are for models of their own."""
 
 

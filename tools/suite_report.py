@@ -1,0 +1,56 @@
+"""What a suite has found, printed and written; part of tools/run_benchmark.py."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from jobs import ROOT, console
+from rich.console import Console
+from suite_file import Suite
+from suite_plan import Recipe, Run
+from suite_plot import draw
+from suite_results import Key, in_repository, read_results, to_do
+from suite_statistics import summaries
+from suite_table import table_of, write_csv
+from suite_tuning import best_of, line_to_paste, means_of, tuning_table
+
+
+def picture_of(suite: Suite) -> Path:
+    """Return the path of the picture: in docs/ for a suite of the repository."""
+    if suite.path.is_relative_to(ROOT / 'configs'):
+        return ROOT / f'docs/images/benchmark_{suite.path.stem}.png'
+    return suite.path.with_suffix('.png')
+
+
+def report(suite: Suite, results: Path) -> None:
+    """Print the table; write it and the picture."""
+    found = summaries(suite, read_results(results).values())
+    # A file gets whole lines, however long.
+    wide = console if console.is_terminal else Console(width=160)
+    wide.print(table_of(suite, found))
+    written = [suite.path.with_suffix('.csv')]
+    write_csv(written[0], found)
+    if draw(suite, found, picture_of(suite)):
+        written.append(picture_of(suite))
+    paths = ' and '.join(in_repository(path) for path in written)
+    console.print(f'{paths} written', soft_wrap=True)
+
+
+def report_tuning(suite: Suite, results: Path, recipes: Mapping[str, Recipe]) -> None:
+    """Print the table of the search, and the lines to paste into the suite."""
+    rows = read_results(results).values()
+    console.print(tuning_table(suite, rows))
+    for name, factors in means_of(rows).items():
+        if name in recipes:
+            line = line_to_paste(suite, name, recipes[name], best_of(factors))
+            console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def tell_failed(runs: Sequence[Run], results: Mapping[Key, dict]) -> int:
+    """Print why runs failed; return the exit status: 1 if one did."""
+    failed = to_do(runs, results, retry=False)['failed']
+    for run in failed:
+        reason = results[run.key]['reason']
+        console.print(f'{run.label} failed: {reason}', markup=False, soft_wrap=True)
+    if failed:
+        console.print('Run them again with --retry.')
+    return int(bool(failed))
