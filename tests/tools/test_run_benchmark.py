@@ -1,0 +1,404 @@
+"""The parts of tools/run_benchmark.py, without a training."""
+
+import json
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+ROOT = Path(__file__).resolve().parents[2]
+# The tool imports its parts from its own folder.
+sys.path.append(str(ROOT / 'tools'))
+
+import suite_digest  # noqa: E402
+import suite_file  # noqa: E402
+import suite_options  # noqa: E402
+import suite_plan  # noqa: E402
+import suite_plot  # noqa: E402
+import suite_results  # noqa: E402
+import suite_running  # noqa: E402
+import suite_slurm  # noqa: E402
+import suite_statistics  # noqa: E402
+import suite_table  # noqa: E402
+import suite_tuning  # noqa: E402
+
+SUITE = f"""
+student = '{ROOT}/configs/digits/seg_student.py'
+teacher = dict(
+    config='{ROOT}/configs/digits/seg_teacher.py',
+    checkpoint='{ROOT}/configs/digits/seg_teacher.safetensors')
+metric = 'mIoU'
+seeds = [0, 1]
+rows = dict(
+    student=dict(seeds=[0, 1, 2]), cwd=dict(method='cwd', at='neck'),
+    own=dict(config='own.py', seeds=[0]))
+published = dict(cwd=dict(student=70.0, distilled=74.5, source='paper, arXiv 1'))
+tuning = dict(seeds=[7, 8], factors=[0.3, 1, 3])
+"""
+DISTILLED = """
+model = dict(
+    type='kdtoolbox.Distiller',
+    losses=dict(
+        loss_cwd=dict(type='CWDLoss', loss_weight=10.0), loss_kd=dict(type='KDLoss')))
+train_cfg = dict(max_iters=8)
+default_hooks = dict(checkpoint=dict(by_epoch=False))
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that writes the suite with a change."""
+
+    def write(old: str = '', new: str = '') -> Path:
+        assert old in SUITE
+        (tmp_path / 'own.py').write_text(DISTILLED)
+        path = tmp_path / 'mine.py'
+        path.write_text(SUITE.replace(old, new) if old else SUITE + new)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def suite(write: Callable) -> suite_file.Suite:
+    return suite_file.read_suite(write())
+
+
+def result(row: str, seed: int, score: float, seconds: float = 1.0) -> dict:
+    return dict(
+        row=row,
+        seed=seed,
+        score=score,
+        status='done',
+        seconds_per_iteration=seconds,
+        config_hash='same',
+    )
+
+
+def failed(row: str, seed: int) -> dict:
+    same = dict(config_hash='same', seconds_per_iteration=None)
+    return dict(row=row, seed=seed, status='failed', reason='no disk', **same)
+
+
+def run_of(suite: suite_file.Suite, row: str, seed: int = 0, **given) -> suite_plan.Run:
+    folder = suite.path.parent / 'work' / row
+    return suite_plan.Run(suite, suite.rows[row], seed, folder, {}, **given)
+
+
+def test_paths_are_beside_the_suite_and_shown_from_the_repository(
+    suite: suite_file.Suite, tmp_path: Path
+) -> None:
+    assert suite.student == 'configs/digits/seg_student.py'
+    assert suite.rows['own'].config == str(tmp_path / 'own.py')
+    assert suite.rows['cwd'].seeds == [0, 1]
+    assert suite.baseline == 'student'
+
+
+@pytest.mark.parametrize(
+    ('old', 'new', 'message'),
+    [
+        ('', 'metrics = 1', r"no 'metrics' \(did you mean 'metric'\?\)"),
+        ("metric = 'mIoU'", '', "needs 'metric'"),
+        ("at='neck'", "config='own.py'", r"remove `config='own.py'`"),
+        ("method='cwd'", "method='cdw'", "no method 'cdw'; did you mean 'cwd'"),
+        ("method='cwd', ", '', '`at` needs a method'),
+        ("'own.py'", "'owm.py'", r"no file 'owm.py'; .*close: .*own.py"),
+        ('student=dict(seeds=[0, 1, 2]), ', '', r'add `student=dict\(\),`'),
+        ('published = dict(cwd', 'published = dict(cdw', "did you mean 'cwd'"),
+        ('seeds = [0, 1]', 'seeds = [0, 0]', r'write `seeds=\[0, 1, 2\]`'),
+        ('', 'options = dict(train_cfg=dict(max_iters=8))', 'one option for each'),
+        ('student=dict(seeds=[0, 1, 2])', 'student=8', r'write `dict\(...\)`'),
+        ('factors=[0.3, 1, 3]', 'steps=3', "Tuning takes no 'steps'"),
+    ],
+)
+def test_a_wrong_suite_is_refused_with_the_line_that_mends_it(
+    write: Callable, old: str, new: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        suite_file.read_suite(write(old, new))
+
+
+def test_options_arrive_as_they_are_or_are_refused() -> None:
+    values = dict(a=1, b=0.5, c=True, d=None, e='poly', f=[1, 'x'], g=(3, 4), h=1e-5)
+    given = suite_options.arguments_of(values, 'options')
+    assert given[5:7] == ["f=[1,'x']", 'g=(3,4)']
+    for value in ('8', 'a b', {'x': 1}, 'a,b', [{'x': 1}], '[1,2'):
+        with pytest.raises(ValueError, match='options: .a. is'):
+            suite_options.arguments_of(dict(a=value), 'options')
+
+
+def test_all_rows_of_one_seed_come_before_the_next(suite: suite_file.Suite) -> None:
+    rows = list(suite.rows.values())
+    order = [(row.name, seed) for row, seed in suite_plan.seed_major(rows, None)]
+    assert order == [
+        *[('student', 0), ('cwd', 0), ('own', 0)],
+        *[('student', 1), ('cwd', 1), ('student', 2)],
+    ]
+    chosen = [(row.name, seed) for row, seed in suite_plan.seed_major(rows, [2])]
+    assert chosen == [('student', 2)]
+
+
+def test_a_run_is_the_command_of_a_user(suite: suite_file.Suite) -> None:
+    recipe = suite_plan.Recipe(Config(dict(model={}, train_cfg={})), {'a.b': 0.5})
+    run = suite_plan.run_of(suite, suite.rows['cwd'], 1, recipe, Path('/runs'))
+    digits = 'configs/digits/seg'
+    assert suite_results.train_command(run) == [
+        *['tools/train.py', '--student', f'{digits}_student.py'],
+        *['--teacher', f'{digits}_teacher.py'],
+        *['--teacher-checkpoint', f'{digits}_teacher.safetensors'],
+        *['--method', 'cwd', '--at', 'neck', '--resume'],
+        *['--cfg-options', 'a.b=0.5', 'randomness.seed=1'],
+    ]
+    assert run.folder == Path(f'/runs/cwd/seed_1_{run.config_hash[:8]}')
+    assert run.recipe == f'{run.folder}/recipe/cwd_seg_teacher_seg_student.py'
+    alone = suite_plan.run_of(suite, suite.rows['student'], 1, recipe, Path('/runs'))
+    assert suite_results.train_command(alone)[1] == alone.recipe == suite.student
+
+
+@pytest.mark.parametrize(
+    ('config', 'name'),
+    [
+        (dict(model=dict(student={})), 'student_epoch_12.pth'),
+        (
+            dict(
+                model={}, default_hooks=dict(checkpoint=dict(type='X', by_epoch=False))
+            ),
+            'iter_8.pth',
+        ),
+    ],
+)
+def test_the_last_weights_are_tested(
+    suite: suite_file.Suite, config: dict, name: str
+) -> None:
+    config['train_cfg'] = dict(max_epochs=12, max_iters=8)
+    recipe = suite_plan.Recipe(Config(config))
+    run = suite_plan.run_of(suite, suite.rows['own'], 0, recipe, Path())
+    assert run.weights == name
+
+
+def test_the_digest_sees_seed_and_files_but_not_places(tmp_path: Path) -> None:
+    def digest(**changes: object) -> str:
+        teacher = dict(checkpoint=str(tmp_path / 'teacher.pth'))
+        given = dict(model=dict(teacher=teacher), randomness=dict(seed=0))
+        return suite_digest.hash_of(Config({**given, **changes}))
+
+    (tmp_path / 'teacher.pth').write_bytes(b'one')
+    (tmp_path / 'other.pth').write_bytes(b'two')
+    first = digest()
+    assert digest(work_dir='elsewhere') == first
+    assert digest(randomness=dict(seed=1)) != first
+    assert digest(model=dict(teacher=dict(checkpoint=str(tmp_path / 'other.pth'))))
+    assert digest(a=f'{ROOT}/data') == digest(a='data')
+    suite_digest._digest.cache_clear()
+    (tmp_path / 'teacher.pth').write_bytes(b'another')
+    assert digest() != first
+
+
+def test_a_method_that_does_not_fit_becomes_an_error_of_its_row(
+    suite: suite_file.Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    row = replace(suite.rows['cwd'], method='ld', at=None)
+    recipe = suite_plan.recipe_of_row(suite, row, {})
+    assert recipe.config is None
+    assert recipe.error
+    assert '\n' not in recipe.error
+
+
+def test_results_are_kept_one_per_line_in_the_order_of_the_suite(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / 'mine.json'
+    for row, seed in (('cwd', 1), ('gone', 0), ('student', 0), ('cwd', 0)):
+        suite_results.keep(path, result(row, seed, 1.0), ['student', 'cwd'])
+    suite_results.keep(path, result('cwd', 0, 2.0), ['student', 'cwd'])
+    lines = path.read_text().splitlines()
+    rows = [json.loads(line.rstrip(',')) for line in lines[1:-1]]
+    found = [(row['row'], row['seed'], row['score']) for row in rows]
+    expected = [('student', 0, 1.0), ('cwd', 0, 2.0), ('cwd', 1, 1.0), ('gone', 0, 1.0)]
+    assert found == expected
+    assert json.loads(path.read_text()) == rows
+
+
+def test_done_is_skipped_failed_waits_and_changed_is_replaced(
+    suite: suite_file.Suite,
+) -> None:
+    rows = [result('student', 0, 1.0), result('student', 1, 1.0), failed('cwd', 0)]
+    results = {(row['row'], None, row['seed']): row for row in rows}
+    runs = [
+        run_of(suite, 'student', 0, config_hash='same'),
+        run_of(suite, 'student', 1, config_hash='other'),
+        run_of(suite, 'cwd', 0, config_hash='same'),
+        run_of(suite, 'cwd', 1, config_hash='same'),
+    ]
+    found = suite_results.to_do(runs, results, retry=False)
+    assert found == dict(
+        new=runs[3:], changed=[runs[1]], done=[runs[0]], failed=[runs[2]]
+    )
+    found = suite_results.to_do(runs, results, retry=True)
+    assert found['new'] == runs[2:]
+
+
+def test_a_row_says_what_was_measured(suite: suite_file.Suite) -> None:
+    run = run_of(suite, 'cwd', config_hash='abc')
+    for name, steps in (('a', (9.0, 0.1)), ('b', (0.2, 0.3))):
+        log = run.folder / name / 'vis_data/scalars.json'
+        log.parent.mkdir(parents=True)
+        lines = [dict(iter=i, time=seconds) for i, seconds in enumerate(steps, 1)]
+        lines.append(dict(mIoU=1.0, time=50.0, step=2))
+        log.write_text(''.join(f'{json.dumps(line)}\n' for line in lines))
+    metrics = run.folder / 'test/2026/2026.json'
+    metrics.parent.mkdir(parents=True)
+    metrics.write_text('{"mIoU": 12.34567, "time": 1.0}\n')
+    row = suite_results.result_of(run, 'c0ffee')
+    assert row['score'] == 12.346
+    assert row['seconds_per_iteration'] == 0.25
+    assert (row['iterations'], row['status'], row['commit']) == (2, 'done', 'c0ffee')
+    assert row['versions']['kdtoolbox']
+    metrics.write_text('{"aAcc": 12.3, "time": 1.0}\n')
+    row = suite_results.result_of(run, 'c0ffee')
+    assert row['status'] == 'failed'
+    assert "write `metric = 'aAcc'`" in row['reason']
+    # A detector that finds nothing has no metric.
+    metrics.write_text('{"time": 1.0}\n')
+    assert suite_results.result_of(run, '')['score'] == 0
+
+
+def test_the_cause_of_a_failure_is_one_line(tmp_path: Path) -> None:
+    log = tmp_path / 'output.log'
+    log.write_text('step 1\nno such file: a.pth\n\n')
+    assert suite_running.cause(log) == 'no such file: a.pth'
+    log.write_text('  torch.OutOfMemoryError: CUDA out of memory\n====\nFAILED\n')
+    assert suite_running.cause(log).startswith('torch.OutOfMemoryError')
+    log.write_text('')
+    assert suite_running.cause(log) == 'no output'
+
+
+def test_gpus_are_given_in_groups() -> None:
+    groups = suite_running.device_groups
+    assert groups(1, dict(CUDA_VISIBLE_DEVICES='2,5')) == ['2', '5']
+    assert groups(2, dict(CUDA_VISIBLE_DEVICES='2,5,6')) == ['2,5']
+
+
+def test_the_interval_is_that_of_students_t() -> None:
+    # Tables of Student's t: 4.303 for 2 degrees of freedom, 2.776 for 4.
+    for values, quantile in (([1.0, 2.0, 6.0], 4.303), ([0, 1, 2, 3, 5.0], 2.776)):
+        middle = sum(values) / len(values)
+        squares = sum((value - middle) ** 2 for value in values)
+        half = quantile * math.sqrt(squares / (len(values) - 1) / len(values))
+        expected = (middle - half, middle + half)
+        assert suite_statistics.interval(values) == pytest.approx(expected, abs=2e-3)
+    assert suite_statistics.interval([1.0]) is None
+    assert suite_statistics.interval([2.0, 2.0]) == (2.0, 2.0)
+
+
+def test_differences_are_paired_by_seed(suite: suite_file.Suite) -> None:
+    results = [
+        *[result('student', seed, 10.0 + seed, 0.5) for seed in (0, 1, 2)],
+        *[result('cwd', 0, 13.0, 1.0), result('cwd', 1, 12.0, 0.75)],
+        *[result('cwd', 9, 99.0, 9.0), failed('cwd', 3), failed('own', 0)],
+    ]
+    alone, cwd, own = suite_statistics.summaries(suite, results)
+    assert (alone.mean, alone.std, alone.difference) == (11.0, 1.0, None)
+    assert cwd.mean == pytest.approx(124 / 3)
+    # +3 and +1; seed 9 has no partner.
+    assert (cwd.pairs, cwd.difference, cwd.cost) == (2, 2.0, 1.75)
+    assert cwd.interval == pytest.approx((2 - 12.706, 2 + 12.706), abs=1e-3)
+    assert (cwd.failed, cwd.published.distilled) == (1, 74.5)
+    assert (own.mean, own.difference, own.interval, own.failed) == (None,) * 3 + (1,)
+
+
+def test_the_table_and_the_picture_are_written(
+    suite: suite_file.Suite, tmp_path: Path
+) -> None:
+    results = [result('student', s, 10.0 + s) for s in (0, 1)]
+    results += [result('cwd', s, 12.0 + 2 * s) for s in (0, 1)]
+    found = suite_statistics.summaries(suite, results)
+    suite_table.write_csv(tmp_path / 'mine.csv', found)
+    lines = (tmp_path / 'mine.csv').read_text().splitlines()
+    assert lines[0] == ','.join(suite_table.COLUMNS)
+    numbers = 'cwd,2,13.000,1.414,2.500,-3.853,8.853,1.000,0,70.0,74.5'
+    assert lines[2] == f'{numbers},"paper, arXiv 1"'
+    assert lines[3] == 'own,0,,,,,,,0,,,'
+    assert suite_plot.draw(suite, found, tmp_path / 'mine.png')
+    assert (tmp_path / 'mine.png').read_bytes().startswith(b'\x89PNG')
+    assert not suite_plot.draw(suite, found[:1], tmp_path / 'none.png')
+
+
+def test_the_search_multiplies_all_weights_and_prints_the_row(
+    suite: suite_file.Suite, tmp_path: Path
+) -> None:
+    recipe = suite_plan.Recipe(Config.fromfile(tmp_path / 'own.py'))
+    weights = suite_tuning.loss_weights(recipe.config)
+    assert weights == {
+        'model.losses.loss_cwd.loss_weight': 10.0,
+        # The default of the class.
+        'model.losses.loss_kd.loss_weight': 1.0,
+    }
+    runs = suite_tuning.tuning_runs(suite, {'cwd': recipe}, None, tmp_path)
+    assert [run.key for run in runs] == [
+        ('cwd', factor, seed) for seed in (7, 8) for factor in (0.3, 1, 3)
+    ]
+    assert runs[0].options['model.losses.loss_cwd.loss_weight'] == 3.0
+    assert len({run.folder for run in runs}) == len({r.config_hash for r in runs}) == 6
+    rows = [result('cwd', 7, 5.0) | dict(factor=f) for f in (0.3, 3)]
+    means = suite_tuning.means_of([*rows, failed('cwd', 8) | dict(factor=1)])
+    assert suite_tuning.best_of(means['cwd']) == 3
+    line = suite_tuning.line_to_paste(suite, 'cwd', recipe, 3)
+    assert line == (
+        "cwd=dict(method='cwd', at='neck', options="
+        "{'model.losses.loss_cwd.loss_weight': 30.0, "
+        "'model.losses.loss_kd.loss_weight': 3.0}),"
+    )
+
+
+SRUN = """\
+#!/usr/bin/env bash
+# Notes its arguments and writes the result of a test.
+echo "$*" >> "$NOTES"
+[[ -z ${{FAIL:-}} ]] || {{ echo 'ValueError: no node'; exit 1; }}
+[[ $* != */test.py* ]] || {{ mkdir -p {0}; echo '{{"mIoU": 5.0}}' > {0}/2026.json; }}
+"""
+
+
+@pytest.mark.parametrize('fail', ['', '1'])
+def test_slurm_runs_are_submitted_once_and_collected_later(
+    suite: suite_file.Suite,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fail: str,
+) -> None:
+    run = run_of(suite, 'cwd', weights='student_iter_8.pth', config_hash='same')
+    srun = tmp_path / 'srun'
+    srun.write_text(SRUN.format(f'{run.folder}/test/2026'))
+    srun.chmod(0o755)
+    path = f'{tmp_path}:{subprocess.os.environ["PATH"]}'
+    for name, value in dict(
+        PATH=path, NOTES=str(tmp_path / 'notes'), FAIL=fail
+    ).items():
+        monkeypatch.setenv(name, value)
+    rows: list[dict] = []
+
+    def call() -> None:
+        suite_slurm.submit_all([run], rows.append, 'part', gpus=2, again=False)
+
+    call()
+    end = time.monotonic() + 30
+    while not (run.folder / suite_slurm.ENDED).exists() and time.monotonic() < end:
+        if (run.folder / suite_slurm.SUBMITTED).exists() and not rows:
+            time.sleep(0.05)
+    call()
+    notes = (tmp_path / 'notes').read_text().splitlines()
+    assert '-p part --job-name=mine_cwd_0 --gres=gpu:2 --ntasks=2' in notes[0]
+    assert '/train.py --student=configs/digits/seg_student.py --work-dir' in notes[0]
+    assert len(notes) == 1 if fail else '/test.py' in notes[1]
+    assert len(rows) == 1
+    assert rows[0].get('score') == (None if fail else 5.0)
+    assert rows[0].get('reason') == ('ValueError: no node' if fail else None)
+    assert not (run.folder / suite_slurm.SUBMITTED).exists()
