@@ -126,8 +126,10 @@ def ended_jobs(
                 running[-1].start()
             time.sleep(_POLL_SECONDS)
             show(running)
-            ended = [job for job in running if job.ended()]
-            running = [job for job in running if job not in ended]
+            ended, still = [], []
+            for job in running:
+                (ended if job.ended() else still).append(job)
+            running = still
             yield from ended
     finally:
         for job in running:

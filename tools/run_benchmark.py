@@ -121,7 +121,7 @@ def run(args: argparse.Namespace, suite: Suite, results: Path, folder: Path) -> 
     write = partial(keep, results, order=[*suite.rows])
     try:
         if args.launcher == 'slurm':
-            submit_all(waiting, write, args.partition, args.gpus, args.retry)
+            submit_all(waiting, write, args.partition, args.gpus)
         else:
             run_all(waiting, expected.step, write, at_once, args.gpus)
     finally:

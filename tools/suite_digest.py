@@ -31,7 +31,11 @@ def _with_files(value: Any, key: str = '') -> Any:
     if isinstance(value, str) and key == 'checkpoint' and Path(value).is_file():
         return _digest(value)
     if isinstance(value, str) and key == 'config':
-        return load_config(value).to_dict().get('model')
+        try:
+            return load_config(value).to_dict().get('model')
+        except ValueError:
+            # A foundation model has a name in place of a config.
+            return value
     return value
 
 

@@ -114,6 +114,12 @@ def read_suite(path: Path) -> Suite:
     suite.student = _file(suite.student, path, 'student')
     suite.teacher = _teacher(suite)
     _check_seeds(suite.seeds, f'{path.name}: seeds')
+    for name in ('rows', 'published'):
+        if not isinstance(getattr(suite, name), dict):
+            raise ValueError(
+                f'{path.name}: {name}: expected a dict, got {getattr(suite, name)!r}; '
+                f'write `{name} = dict(...)`'
+            )
     suite.rows = {name: _row(name, row, suite) for name, row in suite.rows.items()}
     if all(row.method or row.config for row in suite.rows.values()):
         raise ValueError(

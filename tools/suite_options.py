@@ -21,6 +21,11 @@ def arguments_of(options: Mapping[str, Any], where: str) -> list[str]:
         >>> arguments_of({'train_cfg.max_iters': 8, 'scale': (1, 2)}, 'options')
         ['train_cfg.max_iters=8', 'scale=(1,2)']
     """
+    if not isinstance(options, Mapping):
+        raise ValueError(
+            f'{where}: expected a dict, got {options!r}; write '
+            "`options={'train_cfg.max_iters': 8}`"
+        )
     parser = argparse.ArgumentParser()
     parser.add_argument('--cfg-options', nargs='+', action=DictAction)
     arguments = []

@@ -39,8 +39,12 @@ def report_tuning(suite: Suite, results: Path, recipes: Mapping[str, Recipe]) ->
     """Print the table of the search, and the lines to paste into the suite."""
     rows = read_results(results).values()
     console.print(tuning_table(suite, rows))
+    planned = len(suite.tuning.factors) * len(suite.tuning.seeds)
     for name, factors in means_of(rows).items():
         if name in recipes:
+            done = sum(len(scores) for scores in factors.values())
+            if done < planned:
+                console.print(f'{name}: only {done} of {planned} runs are done:')
             line = line_to_paste(suite, name, recipes[name], best_of(factors))
             console.print(line, soft_wrap=True, markup=False, highlight=False)
 

@@ -56,13 +56,16 @@ def keep(path: Path, row: dict, order: Sequence[str]) -> None:
         file.write(f'[\n{lines}\n]\n'.encode())
 
 
-def result_of(run: Run, commit: str, failure: str = '') -> dict[str, Any]:
+def result_of(
+    run: Run, commit: str, failure: str = '', device: str = ''
+) -> dict[str, Any]:
     """Return the row of a run that has ended.
 
     Args:
         run: The run.
         commit: What `commit` has returned when it started.
         failure: Why it failed, empty if it did not.
+        device: What it ran on; by default that of this machine.
     """
     row: dict[str, Any] = dict(row=run.row.name, seed=run.seed)
     if run.factor is not None:
@@ -81,15 +84,20 @@ def result_of(run: Run, commit: str, failure: str = '') -> dict[str, Any]:
         config_hash=run.config_hash,
         commit=commit,
         versions={name: version_of(name) for name in PACKAGES},
-        device=torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else processor(),
+        device=device or device_here(),
         command=shlex.join(
             ['python', *train_command(run), '--work-dir', in_repository(run.folder)]
         ),
         log=in_repository(run.folder),
         date=time.strftime('%Y-%m-%d %H:%M'),
     )
+
+
+def device_here() -> str:
+    """Return the name of the GPU, or of the processor if there is none."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return processor()
 
 
 def train_command(run: Run) -> list[str]:

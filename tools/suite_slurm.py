@@ -8,6 +8,7 @@ run's folder, where a later call of the benchmark finds it.
 import json
 import os
 import shlex
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -23,11 +24,7 @@ SUBMITTED, ENDED = 'submitted.json', 'exit_status'
 
 
 def submit_all(
-    runs: Sequence[Run],
-    write: Callable[[dict], None],
-    partition: str,
-    gpus: int,
-    again: bool,
+    runs: Sequence[Run], write: Callable[[dict], None], partition: str, gpus: int
 ) -> None:
     """Collect the runs that have ended and submit those that were not yet.
 
@@ -36,17 +33,16 @@ def submit_all(
         write: Gets the row of each run that has ended.
         partition: Slurm's partition.
         gpus: GPUs of each run.
-        again: Whether to submit a run again that was submitted and has not ended.
     """
     for run in runs:
         if run.error:
             write(result_of(run, commit(), run.error))
         elif (run.folder / ENDED).exists():
-            row = _collect(run)
+            row = _collect(run, partition)
             write(row)
             result = row.get('score', f'failed: {row.get("reason")}')
             console.print(f'{run.label}: {result}', markup=False)
-        elif (run.folder / SUBMITTED).exists() and not again:
+        elif _is_alive(run):
             at = Job(run.label, run.folder, ()).iteration()
             console.print(f'{run.label}: submitted, iteration {at}')
         else:
@@ -57,15 +53,36 @@ def submit_all(
 def submit(run: Run, partition: str, gpus: int) -> None:
     """Start the two scripts in a session of their own, which outlives this one."""
     run.folder.mkdir(parents=True, exist_ok=True)
-    with write_whole(run.folder / SUBMITTED) as file:
-        file.write(json.dumps(dict(commit=commit())).encode())
-    subprocess.Popen(
+    process = subprocess.Popen(
         ['bash', '-c', script_of(run, partition)],  # noqa: S607  so do the scripts
         cwd=ROOT,
         env=os.environ | dict(GPUS=str(gpus), PYTHON=sys.executable),
         stdin=subprocess.DEVNULL,
         start_new_session=True,
     )
+    note = dict(commit=commit(), host=socket.gethostname(), pid=process.pid)
+    with write_whole(run.folder / SUBMITTED) as file:
+        file.write(json.dumps(note).encode())
+
+
+def _is_alive(run: Run) -> bool:
+    """Return whether a run was submitted and its scripts have not died."""
+    note = run.folder / SUBMITTED
+    if not note.exists():
+        return False
+    submitted = json.loads(note.read_text())
+    if submitted['host'] != socket.gethostname():
+        console.print(
+            f'{run.label} was submitted on {submitted["host"]}; if its job is gone, '
+            f'remove {note}',
+            soft_wrap=True,
+        )
+        return True
+    try:
+        os.kill(submitted['pid'], 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def script_of(run: Run, partition: str) -> str:
@@ -92,12 +109,13 @@ def _joined(flags: Sequence[str]) -> tuple[str, list[str]]:
     return f'{flags[0]}={flags[1]}', list(flags[2:])
 
 
-def _collect(run: Run) -> dict:
+def _collect(run: Run, partition: str) -> dict:
     """Return the row of a run, and forget that it was submitted."""
     status = (run.folder / ENDED).read_text().strip()
     failure = '' if status == '0' else cause(run.folder / 'output.log')
     submitted = json.loads((run.folder / SUBMITTED).read_text())
-    row = result_of(run, submitted['commit'], failure)
+    place = f'slurm, partition {partition}'
+    row = result_of(run, submitted['commit'], failure, place)
     for name in (ENDED, SUBMITTED):
         (run.folder / name).unlink()
     return row

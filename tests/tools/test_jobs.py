@@ -67,7 +67,7 @@ def test_an_unfinished_line_of_the_log_is_left_out(
     assert jobs.Job('train', tmp_path / 'empty', ()).iteration() == 0
 
 
-@pytest.mark.parametrize('tool', ['demo', 'make_teachers', 'soak'])
+@pytest.mark.parametrize('tool', ['demo', 'make_teachers', 'run_benchmark', 'soak'])
 def test_no_tool_that_uses_jobs_starts_processes_itself(tool: str) -> None:
     source = (ROOT / f'tools/{tool}.py').read_text()
     assert 'from jobs import' in source
@@ -75,7 +75,7 @@ def test_no_tool_that_uses_jobs_starts_processes_itself(tool: str) -> None:
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize('tool', ['demo', 'make_teachers', 'soak'])
+@pytest.mark.parametrize('tool', ['demo', 'make_teachers', 'run_benchmark', 'soak'])
 def test_the_tools_find_jobs_from_any_folder(tool: str, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / f'tools/{tool}.py'), '--help']
     assert b'usage' in subprocess.check_output(command, cwd=tmp_path)

@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import socket
 import subprocess
 import sys
 import time
@@ -114,6 +116,12 @@ def test_paths_are_beside_the_suite_and_shown_from_the_repository(
         ('seeds = [0, 1]', 'seeds = [0, 0]', r'write `seeds=\[0, 1, 2\]`'),
         ('', 'options = dict(train_cfg=dict(max_iters=8))', 'one option for each'),
         ('student=dict(seeds=[0, 1, 2])', 'student=8', r'write `dict\(...\)`'),
+        (
+            "cwd=dict(method='cwd', at='neck')",
+            'cwd=dict(options=8)',
+            'options: expected',
+        ),
+        ('', 'published = 8', r'write `published = dict\(...\)`'),
         ('factors=[0.3, 1, 3]', 'steps=3', "Tuning takes no 'steps'"),
     ],
 )
@@ -378,7 +386,7 @@ def test_slurm_runs_are_submitted_once_and_collected_later(
     srun = tmp_path / 'srun'
     srun.write_text(SRUN.format(f'{run.folder}/test/2026'))
     srun.chmod(0o755)
-    path = f'{tmp_path}:{subprocess.os.environ["PATH"]}'
+    path = f'{tmp_path}:{os.environ["PATH"]}'
     for name, value in dict(
         PATH=path, NOTES=str(tmp_path / 'notes'), FAIL=fail
     ).items():
@@ -386,13 +394,13 @@ def test_slurm_runs_are_submitted_once_and_collected_later(
     rows: list[dict] = []
 
     def call() -> None:
-        suite_slurm.submit_all([run], rows.append, 'part', gpus=2, again=False)
+        suite_slurm.submit_all([run], rows.append, 'part', gpus=2)
 
     call()
     end = time.monotonic() + 30
     while not (run.folder / suite_slurm.ENDED).exists() and time.monotonic() < end:
-        if (run.folder / suite_slurm.SUBMITTED).exists() and not rows:
-            time.sleep(0.05)
+        time.sleep(0.05)
+    assert rows == []
     call()
     notes = (tmp_path / 'notes').read_text().splitlines()
     assert '-p part --job-name=mine_cwd_0 --gres=gpu:2 --ntasks=2' in notes[0]
@@ -401,4 +409,11 @@ def test_slurm_runs_are_submitted_once_and_collected_later(
     assert len(rows) == 1
     assert rows[0].get('score') == (None if fail else 5.0)
     assert rows[0].get('reason') == ('ValueError: no node' if fail else None)
+    assert rows[0]['device'] == 'slurm, partition part'
     assert not (run.folder / suite_slurm.SUBMITTED).exists()
+    # The note of a submission whose process has died.
+    gone = subprocess.Popen(['true'])
+    gone.wait()
+    note = dict(commit='', host=socket.gethostname(), pid=gone.pid)
+    (run.folder / suite_slurm.SUBMITTED).write_text(json.dumps(note))
+    assert not suite_slurm._is_alive(run)
