@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # The tool imports its parts from its own folder.
 sys.path.append(str(ROOT / 'tools'))
 
+import jobs  # noqa: E402
 import suite_digest  # noqa: E402
 import suite_file  # noqa: E402
 import suite_options  # noqa: E402
@@ -364,6 +365,43 @@ def test_the_search_multiplies_all_weights_and_prints_the_row(
         "{'model.losses.loss_cwd.loss_weight': 30.0, "
         "'model.losses.loss_kd.loss_weight': 3.0}),"
     )
+
+
+FAKE_TOOL = """
+import pathlib, sys
+folder = pathlib.Path(sys.argv[-1])
+if folder.name != 'test':
+    assert folder.parent.name == 'student', 'no disk'
+else:
+    (folder / '2026').mkdir()
+    (folder / '2026/2026.json').write_text('{"mIoU": 5.0}')
+"""
+
+
+def test_each_run_becomes_a_row_and_a_failure_stops_no_other(
+    suite: suite_file.Suite,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.setattr(jobs, '_POLL_SECONDS', 0.05)
+    monkeypatch.setattr(suite_running, '_launched', lambda *_: ['-c', FAKE_TOOL])
+    folder = suite.path.parent / 'work'
+    runs = [
+        suite_plan.Run(suite, suite.rows[row], seed, folder / row / str(seed), {})
+        for row, seed in (('cwd', 0), ('student', 0), ('student', 1))
+    ]
+    runs.append(run_of(suite, 'own', error='it does not fit'))
+    rows: list[dict] = []
+    suite_running.run_all(runs, lambda run: None, rows.append, at_once=2, gpus=1)
+    assert {(row['row'], row['seed']): row.get('score') for row in rows} == {
+        **{('own', 0): None, ('cwd', 0): None},
+        **{('student', 0): 5.0, ('student', 1): 5.0},
+    }
+    reasons = {row['row']: row.get('reason') for row in rows}
+    assert reasons['own'] == 'it does not fit'
+    assert reasons['cwd'] == 'AssertionError: no disk'
+    shown = capsys.readouterr().out
+    assert '3/3 student, seed 1: 5.0' in shown or '3/3 student, seed 0: 5.0' in shown
 
 
 SRUN = """\
