@@ -108,6 +108,7 @@ def run(args: argparse.Namespace, suite: Suite, results: Path, folder: Path) -> 
     found = read_results(results)
     states = to_do(runs, found, args.retry)
     expected = Expected(found.values())
+    expected.set_iterations(runs)
     at_once = args.jobs or jobs_of(args.gpus)
     tell_changed(states['changed'], results)
     show_plan(states, expected, at_once)

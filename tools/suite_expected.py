@@ -24,12 +24,20 @@ class Expected:
 
     def __init__(self, rows: Iterable[dict]) -> None:
         self._measured: dict[str, list[float]] = {}
+        self._iterations: dict[str, int] = {}
         for row in rows:
+            if row['status'] == 'done':
+                self._iterations[row['row']] = row['iterations']
             if row['seconds_per_iteration']:
                 steps = self._measured.setdefault(row['row'], [])
                 steps.append(row['seconds_per_iteration'])
         costs = json.loads(COSTS.read_text()) if COSTS.exists() else []
         self._ratios = {cost['config']: cost['vs_student'] for cost in costs}
+
+    def set_iterations(self, runs: Iterable[Run]) -> None:
+        """Give runs whose length is in epochs the iterations that their row has had."""
+        for run in runs:
+            run.iterations = run.iterations or self._iterations.get(run.row.name, 0)
 
     def step(self, run: Run) -> float | None:
         """Return the seconds of a step, None if nothing is known."""

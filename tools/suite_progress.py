@@ -50,7 +50,7 @@ class Board:
 
     def show(self, running: Sequence[Job]) -> None:
         """Show the running jobs."""
-        at = {job.label: job.iteration() if job.iterations else 0 for job in running}
+        at = {job.label: job.iteration() for job in running}
         left = self._left(at)
         done = f'{self._total - len(self._runs)}/{self._total} done, {left} left'
         self._progress.update(self._all, at=done)
@@ -115,4 +115,8 @@ def duration(seconds: float) -> str:
 
 
 def _place(job: Job, at: dict[str, int]) -> str:
-    return f'{at[job.label]}/{job.iterations}' if job.iterations else ''
+    done = at[job.label]
+    if not done and not job.iterations:
+        # A test, or a training that has not logged anything yet.
+        return ''
+    return f'iteration {done}' + (f'/{job.iterations}' if job.iterations else '')

@@ -20,6 +20,7 @@ sys.path.append(str(ROOT / 'tools'))
 
 import jobs  # noqa: E402
 import suite_digest  # noqa: E402
+import suite_expected  # noqa: E402
 import suite_file  # noqa: E402
 import suite_options  # noqa: E402
 import suite_plan  # noqa: E402
@@ -287,6 +288,29 @@ def test_the_cause_of_a_failure_is_one_line(tmp_path: Path) -> None:
     assert suite_running.cause(log).startswith('torch.OutOfMemoryError')
     log.write_text('')
     assert suite_running.cause(log) == 'no output'
+
+
+def test_the_time_of_a_run_is_that_of_its_row_or_of_the_same_pair(
+    suite: suite_file.Suite,
+) -> None:
+    rows = [result('student', 0, 1.0, 0.5) | dict(iterations=8)]
+    expected = suite_expected.Expected([*rows, failed('own', 0)])
+    alone, own = run_of(suite, 'student'), run_of(suite, 'own', iterations=8)
+    assert expected.run(alone) is None
+    expected.set_iterations([alone, own])
+    assert (expected.run(alone), expected.run(own)) == (4.0, None)
+    suite.student = 'mmdet::gfl/gfl_r50_fpn_1x_coco.py'
+    suite.teacher.config = 'mmdet::gfl/gfl_r101_fpn_ms-2x_coco.py'
+    cwd = run_of(suite, 'cwd', iterations=8)
+    cwd.template = 'configs/cwd/cwd_fpn_gfl_r101_gfl_r50_1x_coco.py'
+    [*_, ratio] = [
+        cost['vs_student']
+        for cost in json.loads(suite_expected.COSTS.read_text())
+        if cost['config'] == cwd.template
+    ]
+    assert expected.run(cwd) == pytest.approx(4.0 * ratio)
+    suite.student = 'mmdet::gfl/gfl_r18_fpn_1x_coco.py'
+    assert expected.run(cwd) is None
 
 
 def test_gpus_are_given_in_groups() -> None:
