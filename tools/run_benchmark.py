@@ -80,22 +80,26 @@ def read(args: argparse.Namespace, path: Path) -> Suite:
     return suite
 
 
-def prepare_data(suite: Suite) -> None:
-    """Make DigitScenes if the suite needs them.
+def prepare_data(data: str | None, name: str) -> None:
+    """Make DigitScenes if a suite needs them.
+
+    Args:
+        data: A folder of data/; None for data that nobody can check here.
+        name: The name of the suite, for the error.
 
     Raises:
         ValueError: If other data are missing.
     """
-    if suite.data is None:
+    if data is None:
         return
-    folder = Path('data', suite.data)
-    preset = suite.data.removeprefix('digits_')
-    if preset in PRESETS and suite.data != preset:
-        make_digit_scenes(folder, PRESETS[preset])
+    folder = Path('data', data)
+    preset = data.removeprefix('digits_').removesuffix('_tuning')
+    if data in (f'digits_{preset}', f'digits_{preset}_tuning') and preset in PRESETS:
+        make_digit_scenes(folder, PRESETS[preset], tuning=data.endswith('_tuning'))
     elif not folder.is_dir():
         raise ValueError(
-            f'{suite.path.name}: data: expected the folder {folder.resolve()}, and it '
-            f'does not exist; link it: `ln -s /path/to/{suite.data} {folder}`'
+            f'{name}: data: expected the folder {folder.resolve()}, and it does not '
+            f'exist; link it: `ln -s /path/to/{data} {folder}`'
         )
 
 
@@ -144,7 +148,8 @@ def main() -> int:
     with brief_errors(args.traceback):
         suite = read(args, path)
         if not args.table:
-            prepare_data(suite)
+            data = suite.tuning.data if args.tune else suite.data
+            prepare_data(data, suite.path.name)
     # So that its runs end with it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if args.tune:

@@ -57,11 +57,13 @@ class Tuning:
     Attributes:
         factors: The factors by which the weights are multiplied.
         seeds: Seeds of each factor.
-        options: Config entries, which let the test read the split for tuning.
+        data: Its folder in ``data/``; DigitScenes are made.
+        options: Config entries, which let the runs read these data.
     """
 
     factors: list[float]
     seeds: list[int]
+    data: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
 
