@@ -1,0 +1,38 @@
+# Segmentation on DigitScenes: a small semantic FPN learns from one twice as wide.
+student = '../digits/seg_student.py'
+teacher = dict(
+    config='../digits/seg_teacher.py', checkpoint='../digits/seg_teacher.safetensors'
+)
+metric = 'mIoU'
+data = 'digits_seg'
+seeds = [0, 1, 2]
+# The weights are those of the papers times a factor, which `--tune` has found.
+rows = dict(
+    student=dict(seeds=[0, 1, 2, 3, 4]),
+    cwd=dict(method='cwd'),
+    kd=dict(method='kd'),
+    cirkd=dict(method='cirkd'),
+    dist=dict(method='dist'),
+    ifvd=dict(method='ifvd'),
+    dsd=dict(method='dsd'),
+    bpkd=dict(method='bpkd'),
+    attnfd=dict(method='attnfd'),
+    lskd=dict(method='lskd'),
+    dkd=dict(method='dkd'),
+    at=dict(method='at'),
+)
+tuning = dict(
+    # Other writers than those of the results, in half of the iterations.
+    data='digits_seg_tuning',
+    seeds=[100],
+    factors=[0.2, 1, 5],
+    options={
+        'train_dataloader.dataset.data_root': 'data/digits_seg_tuning/',
+        'val_dataloader.dataset.data_root': 'data/digits_seg_tuning/',
+        'test_dataloader.dataset.data_root': 'data/digits_seg_tuning/',
+        'train_cfg.max_iters': 125,
+        'train_cfg.val_interval': 125,
+        'param_scheduler.1.T_max': 125,
+        'default_hooks.checkpoint.interval': 125,
+    },
+)
