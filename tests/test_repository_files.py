@@ -20,6 +20,14 @@ def read(path: Path) -> Any:
     return yaml.safe_load(path.read_text())
 
 
+def test_the_citation_and_the_changelog_have_the_version_of_the_package() -> None:
+    headings = re.findall(r'^## (.*)$', (ROOT / 'CHANGELOG.md').read_text(), re.M)
+    citation = read(ROOT / 'CITATION.cff')
+    assert citation['version'] == __version__
+    assert headings[0] == 'Unreleased'
+    assert headings[1] == f'{__version__} - {citation["date-released"]}'
+
+
 @pytest.mark.parametrize('name', FORMS)
 def test_an_issue_form_asks_each_question_once(name: str) -> None:
     form = read(GITHUB / 'ISSUE_TEMPLATE' / name)
