@@ -215,6 +215,13 @@ def test_model_index_imports_every_metafile() -> None:
 
 
 @for_metafiles
+def test_metafile_names_the_data_that_mim_searches_for(path: Path) -> None:
+    for model in yaml.safe_load(path.read_text())['Models']:
+        [result] = model['Results']
+        assert model['Metadata']['Training Data'] == result['Dataset']
+
+
+@for_metafiles
 def test_metafile_lists_the_folders_recipes(path: Path) -> None:
     content = yaml.safe_load(path.read_text())
     names = [model['Name'] for model in content['Models']]
