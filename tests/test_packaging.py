@@ -3,12 +3,14 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
 import yaml
 
 from kdtoolbox import __version__
+from kdtoolbox.datasets import PRESETS, make_digit_scenes
 
 ROOT = Path(__file__).parents[1]
 MIM = ('configs', 'tools', 'model-index.yml')
@@ -25,6 +27,10 @@ SOURCES = (
     'LICENSE',
 )
 
+needs_openmim = pytest.mark.skipif(
+    not list(distributions(name='openmim')), reason='openmim is not installed'
+)
+
 
 def files_in(folder: Path) -> set[str]:
     """Return the files of a distribution, relative to the parent of `folder`."""
@@ -35,9 +41,11 @@ def files_in(folder: Path) -> set[str]:
     }
 
 
-def run(*command: str | Path, cwd: Path) -> str:
+def run(*command: str | Path, cwd: Path, site: Path | None = None) -> str:
+    """Run Python in a folder, with the packages in ``site`` before all others."""
+    env = os.environ | (dict(PYTHONPATH=str(site)) if site else {})
     done = subprocess.run(
-        [sys.executable, *command], cwd=cwd, capture_output=True, text=True
+        [sys.executable, *command], cwd=cwd, env=env, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -83,6 +91,15 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope='module')
 def wheel(tree: Path) -> Path:
     return wheel_of(tree, tree.parent / 'wheel')
+
+
+@pytest.fixture(scope='module')
+def site(wheel: Path) -> Path:
+    """A folder of packages in which the wheel is installed."""
+    site = wheel.parent / 'site'
+    pip = ('-m', 'pip', 'install', '-q', '--no-deps', '--target', site)
+    run(*pip, wheel, cwd=wheel.parent)
+    return site
 
 
 def test_model_index_lists_every_metafile() -> None:
@@ -147,13 +164,59 @@ def test_sdist_builds_the_same_wheel(tree: Path, wheel: Path, tmp_path: Path) ->
 
 
 @pytest.mark.e2e
-def test_installed_wheel_imports(wheel: Path, tmp_path: Path) -> None:
-    pip = ('-m', 'pip', 'install', '-q', '--no-deps', '--target', tmp_path / 'site')
-    run(*pip, wheel, cwd=tmp_path)
-    code = (
-        'import sys; sys.path.insert(0, "site"); import kdtoolbox; '
-        'print(kdtoolbox.__version__, kdtoolbox.__file__)'
-    )
-    version, file = run('-I', '-c', code, cwd=tmp_path).split()
+def test_installed_wheel_imports(site: Path, tmp_path: Path) -> None:
+    code = 'import kdtoolbox; print(kdtoolbox.__version__, kdtoolbox.__file__)'
+    version, file = run('-c', code, cwd=tmp_path, site=site).split()
     assert version == __version__
-    assert (tmp_path / file).is_relative_to(tmp_path / 'site')
+    assert Path(file).is_relative_to(site)
+
+
+def test_a_recipe_is_found_by_its_name() -> None:
+    """`mim train kdtoolbox NAME.py` looks for NAME.py in all folders of recipes."""
+    names = [path.name for path in (ROOT / 'configs').rglob('*.py')]
+    assert len(names) == len(set(names)) > 100
+
+
+def command(by: str, site: Path, job: str, checkpoint: str | None) -> list[str | Path]:
+    """Return the command that trains or tests on the digits with an installed wheel."""
+    if by == 'mim':
+        weights = ['--checkpoint', checkpoint] if checkpoint else []
+        return ['-m', 'mim', job, 'kdtoolbox', 'det_distilled.py', *weights]
+    # This is what mim starts.
+    mim = site / 'kdtoolbox/.mim'
+    config = mim / 'configs/digits/det_distilled.py'
+    weights = [checkpoint] if checkpoint else []
+    return [mim / f'tools/{job}.py', config, *weights, '--launcher', 'none']
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize('by', ['tools', pytest.param('mim', marks=needs_openmim)])
+def test_an_installed_wheel_trains_and_tests(
+    by: str, site: Path, tmp_path: Path
+) -> None:
+    scenes = tmp_path / 'data/digits_det'
+    make_digit_scenes(scenes, PRESETS['det'], train=4, val=2, workers=1)
+    short = [f'train_cfg.{key}=1' for key in ('max_iters', 'val_interval')]
+    short += ['default_hooks.checkpoint.interval=1', 'train_dataloader.batch_size=2']
+    short += [
+        f'{name}_dataloader.{key}'
+        for name in ('train', 'val', 'test')
+        for key in ('num_workers=0', 'persistent_workers=False')
+    ]
+    options = ['--work-dir', 'work', '--cfg-options', *short]
+    train = command(by, site, 'train', None)
+    run(*train, *options, cwd=tmp_path, site=site)
+    test = command(by, site, 'test', 'work/student_iter_1.pth')
+    assert 'Iter(test) [1/1]' in run(*test, *options, cwd=tmp_path, site=site)
+
+
+@pytest.mark.e2e
+@needs_openmim
+def test_mim_searches_the_recipes(site: Path, tmp_path: Path) -> None:
+    search = ('-m', 'mim', 'search', 'kdtoolbox')
+    recipe = 'pkd_fpn_gfl_r101_gfl_r50_1x_coco'
+    named = run(*search, '--config', recipe, cwd=tmp_path, site=site)
+    assert f'configs/pkd/{recipe}.py' in named
+    found = run(*search, '--model', 'cwd', '--dataset', 'coco', cwd=tmp_path, site=site)
+    assert 'config id: cwd_fpn_retina_x101_retina_r50_2x_coco' in found
+    assert 'cityscapes' not in found
