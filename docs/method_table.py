@@ -2,28 +2,17 @@
 
     python docs/method_table.py
 
-writes the list of methods in README.md and model-index.yml, which are committed. `page`
-returns the page of all methods, which is written when the pages are built.
+writes the list of methods in README.md and model-index.yml, which are committed. The
+pages of the methods are written by `method_pages` when the docs are built.
 """
 
-import importlib
-import inspect
-import json
-import pkgutil
-import re
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import yaml
-from torch import nn
 
-import kdtoolbox.connectors
-import kdtoolbox.distillers
-import kdtoolbox.losses
 from kdtoolbox.checkpoints.writing import write_whole
-from kdtoolbox.losses.examples import examples_of
-from kdtoolbox.registry import MODELS
 
 ROOT = Path(__file__).resolve().parent.parent
 INDEX = ROOT / 'model-index.yml'
@@ -37,129 +26,28 @@ HEADINGS = dict(
     features='Features of any model',
     relations='Relations between rows or positions',
 )
-"""The folders of the losses, in the order of the README."""
-
-MOST = 12
-"""The longest list of folders that a cell of the table shows."""
-PAGE = """\
-# All methods
-
-Generated from the docstrings, signatures, examples and recipes of this version.
-
-- *Verified*: the number of reference vectors with which the tests compare values and
-  gradients. The vectors come from the authors' code, or from third-party code if there
-  is none. `loops`: there are no vectors, and the tests compare with plain loops.
-  *unverified*: the formula, or a part that its docstring names, could not be checked
-  against the authors' own.
-- *Parity*: the largest relative error of value / gradient over the vectors in float64,
-  by `python tools/parity.py`.
-- *Losses*: each loss with its default `loss_weight` and the kind of its student's wire.
-
-{losses}
-
-## Distillers and connectors
-
-{others}
-"""
-
-
-def registered(package: ModuleType) -> Iterator[tuple[ModuleType, list[type]]]:
-    """Yield the modules of a package that register classes, with these classes."""
-    for info in pkgutil.walk_packages(package.__path__, f'{package.__name__}.'):
-        module = importlib.import_module(info.name)
-        kinds = [
-            kind
-            for kind in MODELS.module_dict.values()
-            if kind.__module__ == module.__name__ and issubclass(kind, nn.Module)
-        ]
-        if kinds:
-            yield module, kinds
-
-
-def recipes_of(kinds: list[type]) -> list[str]:
-    """Return the folders of configs/ with a recipe that names one of the classes."""
-    names = '|'.join(kind.__name__ for kind in kinds)
-    pattern = re.compile(rf"type='(?:kdtoolbox\.)?(?:{names})'")
-    paths = sorted(ROOT.glob('configs/*/*.py'))
-    found = [path.parent.name for path in paths if pattern.search(path.read_text())]
-    return sorted(set(found) - {'digits'})
-
-
-def title(module: ModuleType) -> tuple[str, str]:
-    """Return the title in a module's first line, and a link to its paper."""
-    first = (module.__doc__ or '').strip().splitlines()[0].rstrip('.')
-    found = re.search(r'(\d{4}\.\d{5})', first)
-    paper = f'[{found[1]}](https://arxiv.org/abs/{found[1]})' if found else ''
-    text = re.sub(r'(?:, )?(?:arXiv:?\s*)?\d{4}\.\d{5}', '', first)
-    return text.replace(' ()', '').removesuffix(': its loss'), paper
-
-
-def verification(module: ModuleType, parity: dict) -> tuple[str, str]:
-    """Return how a module is verified, and its parity."""
-    name = module.__name__.rpartition('.')[2]
-    cases = [errors for case, errors in parity.items() if case.split('/')[0] == name]
-    count = f'{len(cases)} vector{"s" * (len(cases) > 1)}'
-    words = [count if cases else 'loops']
-    if 'Unverified' in inspect.getsource(module):
-        words.append('*unverified*')
-    if not cases:
-        return ', '.join(words), ''
-    largest = (max(errors[key] for errors in cases) for key in ('loss', 'gradient'))
-    return ', '.join(words), ' / '.join(f'{error:.0e}' for error in largest)
-
-
-def described(kind: type) -> str:
-    """Return a loss class with its default weight and the kinds of its wires."""
-    parameter = inspect.signature(kind).parameters['loss_weight']
-    wires = ' or '.join(dict.fromkeys(x.student for x in examples_of(kind)))
-    return f'`{kind.__name__}` {parameter.default:g} ({wires})'
-
-
-def linked(folders: list[str]) -> str:
-    """Return links to the pages of folders."""
-    if len(folders) > MOST:
-        return 'most'
-    return ', '.join(f'[{name}](methods/{name}.md)' for name in folders)
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """Return a table of Markdown."""
-    lines = [header, ['---'] * len(header), *rows]
-    return '\n'.join(f'| {" | ".join(cells)} |' for cells in lines)
-
-
-def page() -> str:
-    """Return the page."""
-    parity = json.loads((ROOT / 'docs/parity.json').read_text())
-    losses = [
-        [
-            *title(module),
-            *verification(module, parity),
-            ', '.join(map(described, kinds)),
-            linked(recipes_of(kinds)),
-        ]
-        for module, kinds in registered(kdtoolbox.losses)
-    ]
-    others = [
-        [
-            ', '.join(f'`{kind.__name__}`' for kind in kinds),
-            *title(module),
-            linked(recipes_of(kinds)),
-        ]
-        for package in (kdtoolbox.distillers, kdtoolbox.connectors)
-        for module, kinds in registered(package)
-    ]
-    head = ['method', 'paper', 'verified', 'parity', 'losses', 'recipes']
-    return PAGE.format(
-        losses=table(head, sorted(losses, key=lambda row: row[0].lower())),
-        others=table(['class', 'description', 'paper', 'recipes'], others),
-    )
+"""The folders of the losses, in the order of the README: the families of methods."""
 
 
 def index() -> str:
     """Return model-index.yml: mmengine and mim read the metafiles that it lists."""
     files = sorted(path.relative_to(ROOT) for path in ROOT.glob('configs/*/*.yml'))
     return '\n'.join(['Import:', *(f'  - {path.as_posix()}' for path in files), ''])
+
+
+@cache
+def metafiles() -> dict[str, dict[str, Any]]:
+    """Return the metafiles by their folders."""
+    return {
+        path.parent.name: yaml.safe_load(path.read_text())
+        for path in sorted(ROOT.glob('configs/*/metafile.yml'))
+    }
+
+
+def name_of(metafile: dict) -> str:
+    """Return the name of a method, in italics if it is unverified."""
+    name, code = (metafile['Collections'][0][key] for key in ('Name', 'Code'))
+    return f'*{name}*' if 'Unverified' in (ROOT / code).read_text() else name
 
 
 def folder_of(metafile: dict) -> str:
@@ -171,17 +59,22 @@ def folder_of(metafile: dict) -> str:
     return 'features' if folder == 'connectors' else folder
 
 
+def families() -> dict[str, list[str]]:
+    """Return the methods with recipes of each folder of losses, sorted by name."""
+    found: dict[str, list[str]] = {folder: [] for folder in HEADINGS}
+    for name, metafile in metafiles().items():
+        found[folder_of(metafile)].append(name)
+    for names in found.values():
+        names.sort(key=lambda name: name_of(metafiles()[name]).strip('*').lower())
+    return found
+
+
 def method_list() -> str:
     """Return the README's list: for each folder of losses the methods with recipes."""
-    methods: dict[str, list[str]] = {folder: [] for folder in HEADINGS}
-    for path in ROOT.glob('configs/*/metafile.yml'):
-        metafile = yaml.safe_load(path.read_text())
-        name, code = (metafile['Collections'][0][key] for key in ('Name', 'Code'))
-        if 'Unverified' in (ROOT / code).read_text():
-            name = f'*{name}*'
-        methods[folder_of(metafile)].append(f'  [{name}](configs/{path.parent.name})')
-    for names in methods.values():
-        names.sort(key=lambda name: name.replace('*', '').lower())
+    methods = {
+        folder: [f'  [{name_of(metafiles()[name])}](configs/{name})' for name in names]
+        for folder, names in families().items()
+    }
     return '\n'.join(
         f'- **{heading}:**\n' + ',\n'.join(methods[folder])
         for folder, heading in HEADINGS.items()

@@ -1,7 +1,8 @@
 import json
 import re
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +11,35 @@ import pytest
 from kdtoolbox.registry import MODELS
 
 ROOT = Path(__file__).resolve().parents[1]
+METAFILES = sorted(ROOT.glob('configs/*/metafile.yml'))
+GENERATED = {'all_methods.md', 'zoo.md'}
+WRITTEN = [
+    *ROOT.glob('*.md'),
+    *(path for path in ROOT.glob('docs/*.md') if path.name not in GENERATED),
+    *ROOT.glob('configs/*/README.md'),
+]
+"""The pages that are in the repository."""
 
 
 @pytest.fixture(scope='module')
-def method_table() -> Any:
-    spec = spec_from_file_location('method_table', ROOT / 'docs/method_table.py')
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def docs() -> Iterator[Any]:
+    """Import the modules beside the pages by their names."""
+    sys.path.insert(0, str(ROOT / 'docs'))
+    yield import_module
+    sys.path.remove(str(ROOT / 'docs'))
 
 
-def test_the_page_lists_every_loss_with_its_weight(method_table: Any) -> None:
-    page = method_table.page()
+@pytest.fixture(scope='module')
+def method_table(docs: Any) -> Any:
+    return docs('method_table')
+
+
+@pytest.fixture(scope='module')
+def page(docs: Any) -> str:
+    return docs('method_pages').all_methods()
+
+
+def test_the_page_lists_every_loss_with_its_weight(page: str) -> None:
     MODELS.import_from_location()
     losses = [
         kind
@@ -30,14 +48,35 @@ def test_the_page_lists_every_loss_with_its_weight(method_table: Any) -> None:
     ]
     assert len(losses) > 20
     for kind in losses:
-        assert page.count(f'`{kind.__name__}` ') == 1
+        assert len(re.findall(rf'\| `{kind.__name__}` \| [\d.e+-]+ \|', page)) == 1
 
 
-def test_the_page_links_every_folder_of_recipes(method_table: Any) -> None:
-    page = method_table.page()
-    for metafile in ROOT.glob('configs/*/metafile.yml'):
+def test_the_page_links_every_folder_of_recipes(page: str) -> None:
+    for metafile in METAFILES:
         name = metafile.parent.name
-        assert f'[{name}](methods/{name}.md)' in page
+        assert re.search(rf'^\| \[[^]]+\]\(methods/{name}\.md\)', page, re.MULTILINE)
+
+
+def test_every_method_is_in_one_family(docs: Any) -> None:
+    pages = docs('method_pages')
+    families = pages.families()
+    text = ''.join(pages.family(name, families[name]) for name in families)
+    for metafile in METAFILES:
+        assert text.count(f'<../methods/{metafile.parent.name}>') == 1
+
+
+def test_the_zoo_has_every_recipe_and_who_measured_it(docs: Any) -> None:
+    rows = [x for x in docs('zoo').page().splitlines() if x.startswith('| [')]
+    for recipe in re.findall(r'^    Config: (.*)', texts(METAFILES), re.M):
+        assert any(f'](../{recipe})' in row for row in rows), recipe
+    for row in rows:
+        *_, score, _, source, _ = [cell.strip() for cell in row.split('|')]
+        marked = re.match('paper|ours|reported by', source)
+        assert bool(marked) == (score != '-'), row
+
+
+def texts(paths: list[Path]) -> str:
+    return ''.join(path.read_text() for path in paths)
 
 
 def test_the_lists_of_methods_are_as_generated(method_table: Any) -> None:
@@ -65,11 +104,32 @@ def test_parity_was_measured_on_the_present_vectors() -> None:
         assert 0 <= max(errors.values()) < 1e-6
 
 
-def test_a_paper_is_read_from_the_first_line(method_table: Any) -> None:
+def test_a_paper_is_read_from_the_first_line(docs: Any) -> None:
     module = sys.modules['kdtoolbox.losses.features.mgd']
-    text, paper = method_table.title(module)
+    text, paper = docs('class_table').title(module)
     assert text == 'Masked generative distillation (MGD)'
     assert paper == '[2205.01529](https://arxiv.org/abs/2205.01529)'
+
+
+def anchors_of(path: Path) -> set[str]:
+    """Return the anchors of the headings of a page, as GitHub and MyST make them."""
+    prose = re.sub(r'^```.*?^```', '', path.read_text(), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r'^#+ (.*)$', prose, re.MULTILINE)
+    plain = [re.sub(r'\]\([^)]*\)', '', heading).lower() for heading in headings]
+    return {re.sub(r'[^\w\- ]', '', heading).replace(' ', '-') for heading in plain}
+
+
+@pytest.mark.parametrize('path', WRITTEN, ids=lambda x: str(x.relative_to(ROOT)))
+def test_links_lead_to_files_and_headings(path: Path) -> None:
+    for link in re.findall(r'\]\((?!https?:)([^)\s]+)\)', path.read_text()):
+        target, _, anchor = link.partition('#')
+        found = path.parent / target if target else path
+        if found.parent == ROOT / 'docs/methods':
+            found = ROOT / 'configs' / found.stem / 'README.md'
+        if found.parent == ROOT / 'docs' and found.name in GENERATED:
+            continue
+        assert found.exists(), link
+        assert not anchor or anchor in anchors_of(found), link
 
 
 def rows_of(page: str, columns: int) -> list[list[str]]:
