@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_architecture import FLOORS
 
 from kdtoolbox.registry import MODELS
 
@@ -130,6 +131,13 @@ def test_links_lead_to_files_and_headings(path: Path) -> None:
             continue
         assert found.exists(), link
         assert not anchor or anchor in anchors_of(found), link
+
+
+def test_the_picture_of_the_house_has_all_floors() -> None:
+    house = (ROOT / 'docs/images/house.svg').read_text()
+    floors = re.findall(r'<g class="floor">.*?</g>', house, re.DOTALL)
+    names = [set(re.findall(r'<text[^>]*>(\w+)</text>', floor)) for floor in floors]
+    assert names[::-1] == [*FLOORS]
 
 
 def rows_of(page: str, columns: int) -> list[list[str]]:
