@@ -12,14 +12,14 @@ import method_pages  # noqa: E402 - it is beside this file
 import zoo  # noqa: E402
 
 project = 'kdtoolbox'
-author = 'the kdtoolbox authors'
+author = project_copyright = 'the kdtoolbox authors'
 release = kdtoolbox.__version__
 extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon', 'links']
 exclude_patterns = ['_build']
 html_theme = 'furo'
 html_title = f'kdtoolbox {release}'
 html_static_path = ['_static']
-html_css_files = ['tables.css']
+html_css_files = ['pages.css']
 html_js_files = ['sort.js']
 myst_enable_extensions = ['dollarmath']
 myst_heading_anchors = 3
