@@ -28,7 +28,7 @@ USE = f"""
 import sys
 
 sys.path += ['docs', 'tools']
-import method_table
+import class_table
 from benchmark_guard import Watched, distiller_of
 
 from kdtoolbox.connectors import ScaleConnector
@@ -36,10 +36,10 @@ from kdtoolbox.losses import ToyLoss, absolute_error
 from kdtoolbox.recipes.catalogue import methods
 
 assert 'kdtoolbox' in ToyLoss.__module__ and callable(absolute_error)
-page = method_table.page()
-assert '`ToyLoss` 1 (map)' in page
-assert '[toy](methods/toy.md)' in page
-assert '`ScaleConnector`' in page and '`ReaderWeights`' in page
+losses, others = class_table.losses(), class_table.others()
+assert '| `ToyLoss` | 1 | map |' in losses
+assert '[toy](methods/toy.md)' in losses
+assert '`ScaleConnector`' in others and '`ReaderWeights`' in others
 training = Watched(distiller_of({RECIPE!r}))
 weight = training.model.student.neck.fpn_convs[0].conv.weight
 before = weight.clone()
@@ -80,7 +80,7 @@ def blocks(start: str = '') -> dict[str, str]:
 @pytest.fixture(scope='module')
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tree = tmp_path_factory.mktemp('new') / 'tree'
-    skip = shutil.ignore_patterns('__pycache__', '_build', 'methods')
+    skip = shutil.ignore_patterns('__pycache__', '_build', 'methods', 'families')
     for name in COPIED:
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         if (ROOT / name).is_dir():
