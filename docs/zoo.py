@@ -123,8 +123,13 @@ def ours() -> Iterator[Entry]:
         )
 
 
+def scored(rows: list[list[str]]) -> int:
+    """Return how many rows have a score of the distilled student."""
+    return sum(row[5] != '-' for row in rows)
+
+
 def page() -> str:
-    """Return the page: scores before recipes without, and so the sections."""
+    """Return the page; what has most scores comes first."""
     entries = sorted([*published(), *ours()], key=lambda x: x.scores[1] is None)
     sections: dict[str, list[list[str]]] = {}
     for entry in entries:
@@ -132,7 +137,7 @@ def page() -> str:
     head = ['method', 'place', 'student', 'teacher', 'alone', 'distilled', "teacher's"]
     tables = [
         f'## {section}\n\n{sortable([*head, "measured by"], rows)}'
-        for section, rows in sections.items()
+        for section, rows in sorted(sections.items(), key=lambda x: -scored(x[1]))
     ]
     number = len({entry.config for entry in entries})
     return PAGE.format(number=number, sections='\n\n'.join(tables))
