@@ -41,7 +41,7 @@ tuning = dict(
             'data/digits_det_tuning/annotations/instances_val2017.json'
         ),
         'train_cfg.max_iters': 200,
-        'train_cfg.val_interval': 200,
+        'train_cfg.val_interval': 1000,
         'param_scheduler.1.T_max': 200,
         'default_hooks.checkpoint.interval': 200,
     },

@@ -31,7 +31,7 @@ tuning = dict(
         'val_dataloader.dataset.data_root': 'data/digits_seg_tuning/',
         'test_dataloader.dataset.data_root': 'data/digits_seg_tuning/',
         'train_cfg.max_iters': 125,
-        'train_cfg.val_interval': 125,
+        'train_cfg.val_interval': 1000,
         'param_scheduler.1.T_max': 125,
         'default_hooks.checkpoint.interval': 125,
     },
