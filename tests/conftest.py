@@ -1,6 +1,7 @@
 """Small real models of mmdet and mmseg, batches for them, and a Runner around them."""
 
 import functools
+import os
 import sys
 import uuid
 from collections.abc import Callable, Iterator
@@ -16,6 +17,10 @@ from torch.utils.data import DataLoader
 
 # The import mode of the suite leaves sys.path alone; some tests share broken_data.py.
 sys.path.insert(0, str(Path(__file__).parent))
+# Threads of several processes wait for each other's processors, which takes up to ten
+# times as long. The environment is for the processes that tests start.
+os.environ['OMP_NUM_THREADS'] = '1'
+torch.set_num_threads(1)
 
 NORMALIZE = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
 SIZES = ((64, 64), (48, 64))
