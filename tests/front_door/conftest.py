@@ -18,5 +18,5 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_layouts(root)
     for task, style in PRESETS.items():
         scenes = root / f'data/digits_{task}'
-        make_digit_scenes(scenes, style, train=4, val=4, workers=1)
+        make_digit_scenes(scenes, style, train=4, val=2, workers=1)
     return root

@@ -1,4 +1,4 @@
-"""Four small images in the published layouts of COCO, Cityscapes and ADE20K."""
+"""Four training and two validation images as COCO, Cityscapes and ADE20K have them."""
 
 import json
 from collections.abc import Sequence
@@ -9,6 +9,8 @@ from PIL import Image
 
 SIZE = (96, 128)
 """Height and width in pixels."""
+SPLITS = dict(train=range(4), val=range(10, 12))
+"""The seeds of the images of each split."""
 
 
 def make_layouts(root: Path) -> None:
@@ -58,15 +60,15 @@ def make_coco(root: Path) -> None:
     names = CocoDataset.METAINFO['classes']
     categories = [dict(id=i + 1, name=name) for i, name in enumerate(names)]
     (root / 'annotations').mkdir(parents=True)
-    for split, seed in (('train2017', 0), ('val2017', 10)):
+    for split, seeds in ((f'{name}2017', seeds) for name, seeds in SPLITS.items()):
         (root / split).mkdir()
         images, annotations = [], []
-        for index in range(4):
-            name = f'{seed + index:012}.jpg'
-            _picture(seed + index).save(root / split / name)
+        for index, seed in enumerate(seeds):
+            name = f'{seed:012}.jpg'
+            _picture(seed).save(root / split / name)
             height, width = SIZE
             images.append(dict(id=index, file_name=name, height=height, width=width))
-            for part in range(2 if index < 3 else 0):
+            for part in range(2 if seed != seeds[-1] else 0):
                 annotations.append(_annotation(len(annotations), index, part))
         content = dict(images=images, annotations=annotations, categories=categories)
         path = root / f'annotations/instances_{split}.json'
@@ -88,23 +90,23 @@ def _annotation(number: int, image: int, part: int) -> dict:
 
 def make_cityscapes(root: Path) -> None:
     """Write two splits with train ids, 255 for pixels of no class."""
-    for split, seed in (('train', 0), ('val', 10)):
+    for split, seeds in SPLITS.items():
         for kind in ('leftImg8bit', 'gtFine'):
             (root / kind / split / 'ulm').mkdir(parents=True)
-        for index in range(4):
-            stem = f'{split}/ulm/ulm_{index:06}_000019'
-            _picture(seed + index).save(root / f'leftImg8bit/{stem}_leftImg8bit.png')
-            labels = _labels(seed + index, classes=19, ignored=255)
+        for seed in seeds:
+            stem = f'{split}/ulm/ulm_{seed:06}_000019'
+            _picture(seed).save(root / f'leftImg8bit/{stem}_leftImg8bit.png')
+            labels = _labels(seed, classes=19, ignored=255)
             labels.save(root / f'gtFine/{stem}_gtFine_labelTrainIds.png')
 
 
 def make_ade(root: Path) -> None:
     """Write two splits with classes from 1, 0 for pixels of no class."""
-    for split, seed in (('training', 0), ('validation', 10)):
+    for split, seeds in zip(('training', 'validation'), SPLITS.values(), strict=True):
         for kind in ('images', 'annotations'):
             (root / kind / split).mkdir(parents=True)
-        for index in range(4):
-            name = f'{split}/ADE_{index:08}'
-            _picture(seed + index).save(root / f'images/{name}.jpg')
-            labels = _labels(seed + index, classes=151, ignored=0)
+        for seed in seeds:
+            name = f'{split}/ADE_{seed:08}'
+            _picture(seed).save(root / f'images/{name}.jpg')
+            labels = _labels(seed, classes=151, ignored=0)
             labels.save(root / f'annotations/{name}.png')

@@ -33,22 +33,28 @@ def shrink(path: Path, folder: Path) -> list[str]:
         changes |= dict(_sizes(cfg[loader].dataset, f'{loader}.dataset', factor))
         changes |= dict(_scales(cfg, loader))
     changes['train_dataloader.batch_size'] = 2
-    if 'teacher' in cfg.model and 'student' not in cfg.model:
-        # Tokens are trained on images that the teacher's preprocessor makes.
-        changes['model.teacher.config'] = _small_teacher(cfg, folder, factor)
+    if '::' in cfg.model.get('teacher', {}).get('config', ''):
+        changes |= _small_teacher(cfg, folder, factor)
     changes |= dict(_sizes(cfg.model, 'model', factor, inside=False))
     return [f'{key}={_text(value)}' for key, value in changes.items()]
 
 
-def _small_teacher(cfg: Config, folder: Path, factor: int) -> str:
+def _small_teacher(cfg: Config, folder: Path, factor: int) -> dict[str, Any]:
+    """Return the change that names a teacher with fewer layers of the same widths."""
     base = cfg.model.teacher.config
-    sizes = load_config(base).model.data_preprocessor.get('size')
-    change = f'size={_divided(sizes, factor)}' if sizes else ''
-    path = folder / f'{Path(base).stem}_small.py'
-    path.write_text(
-        f"_base_ = '{base}'\nmodel = dict(data_preprocessor=dict({change}))\n"
-    )
-    return str(path)
+    model = load_config(base).model
+    changes = {}
+    if model.backbone.get('depth') == 101:
+        changes['backbone'] = dict(depth=50)
+    if 'student' not in cfg.model and 'size' in model.data_preprocessor:
+        # Tokens are trained on images that the teacher's preprocessor makes.
+        size = _divided(model.data_preprocessor.size, factor)
+        changes['data_preprocessor'] = dict(size=size)
+    if not changes:
+        return {}
+    path = folder / f'{Path(cfg.filename).stem}_teacher.py'
+    path.write_text(f"_base_ = '{base}'\nmodel = {changes}\n")
+    return {'model.teacher.config': str(path)}
 
 
 def _factor(cfg: Config) -> int:
