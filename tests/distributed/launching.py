@@ -46,7 +46,7 @@ def launch(*command: str | Path, **changes: str) -> tuple[int, str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=300,
+        timeout=1800,
     )
     if Path('/proc').exists():
         assert processes_with(mark) == []

@@ -62,7 +62,7 @@ def train(config: Path, folder: Path, *flags: str | Path, processes: int = 2) ->
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=300,
+        timeout=1800,
     )
     assert run.returncode == 0, run.stdout[-4000:]
     return [json.loads((notes / f'{i}.json').read_text()) for i in range(processes)]

@@ -54,7 +54,7 @@ def tool(name: str, processes: int, *arguments: str | Path) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=300,
+        timeout=1800,
     )
     assert run.returncode == 0, run.stdout[-4000:]
     return run.stdout

@@ -54,7 +54,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], dic
         for rank, output in enumerate(outputs)
     ]
     try:
-        codes = [process.wait(timeout=600) for process in processes]
+        codes = [process.wait(timeout=1800) for process in processes]
     finally:
         for process, output in zip(processes, outputs, strict=True):
             process.kill()

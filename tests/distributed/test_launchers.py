@@ -106,7 +106,7 @@ def test_two_hosts_meet_and_train(
         for rank, name in enumerate(spaces)
     ]
     try:
-        outputs = [run.communicate(timeout=300)[0] for run in runs]
+        outputs = [run.communicate(timeout=1800)[0] for run in runs]
     finally:
         for run in runs:
             run.kill()

@@ -69,7 +69,7 @@ def start() -> Iterator[Callable]:
 
 def wait_for(ready: Connection, *words: str) -> None:
     for _ in words:
-        assert ready.poll(20)
+        assert ready.poll(300)
         assert ready.recv() in words
 
 
@@ -135,12 +135,12 @@ def test_all_processes_fail_with_the_first(
 
 def test_a_rank_ends_when_its_launcher_is_killed(start: Callable) -> None:
     run, ready = start(launch)
-    assert ready.poll(20)
+    assert ready.poll(300)
     rank = ready.recv()
     os.kill(rank, 0)
     run.kill()
     run.join()
-    end = time.monotonic() + 20
+    end = time.monotonic() + 300
     while time.monotonic() < end and alive(rank):
         time.sleep(0.1)
     assert not alive(rank)

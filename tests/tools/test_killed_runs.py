@@ -132,7 +132,7 @@ def test_ranks_exit_when_their_launcher_is_killed(
     command = ['bash', 'tools/dist_train.sh', config, '2', '--work-dir', tmp_path]
     endless = ['--cfg-options', 'train_cfg.max_iters=100000']
     run = start(*command, *endless, MARK=mark)
-    end = time.monotonic() + 120
+    end = time.monotonic() + 1200
     while not (tmp_path / 'iter_2.pth').exists() and time.monotonic() < end:
         assert run.poll() is None, run.stdout.read()[-4000:]
         time.sleep(0.2)
@@ -141,7 +141,7 @@ def test_ranks_exit_when_their_launcher_is_killed(
     assert len(launcher) == 1
     assert len(known) >= 4
     os.kill(launcher[0], signal.SIGKILL)
-    end = time.monotonic() + 20
+    end = time.monotonic() + 300
     while processes_with(mark) and time.monotonic() < end:
         time.sleep(0.2)
     assert processes_with(mark) == {}
