@@ -2,17 +2,20 @@
 
     python docs/method_table.py
 
-writes the list of methods in README.md and model-index.yml, which are committed. The
-pages of the methods are written by `method_pages` when the docs are built.
+writes the tables of the benchmarks and the list of methods in README.md, and
+model-index.yml, which are committed. The pages of the methods are written by
+`method_pages` when the docs are built.
 """
 
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import benchmark_table
 import yaml
 
 from kdtoolbox.checkpoints.writing import write_whole
+from kdtoolbox.recipes.results import BENCHMARKS
 
 ROOT = Path(__file__).resolve().parent.parent
 INDEX = ROOT / 'model-index.yml'
@@ -82,8 +85,11 @@ def method_list() -> str:
 
 
 def readme() -> str:
-    """Return README.md with the present list of methods."""
-    before, start, rest = README.read_text().partition(START)
+    """Return README.md with the present tables and the present list of methods."""
+    text = README.read_text()
+    for name in BENCHMARKS:
+        text = benchmark_table.replaced(text, name)
+    before, start, rest = text.partition(START)
     _, end, after = rest.partition(END)
     if not end:
         raise ValueError(f'README.md: the lines {START!r} and {END!r} are missing')

@@ -1,15 +1,18 @@
 """Write the model zoo: every recipe with its pair and its scores.
 
-The published scores are those of the metafiles; ours are in the results of DigitScenes.
+The published scores are those of the metafiles, ours those of the benchmarks.
 """
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
-from method_table import ROOT, metafiles
+from benchmark_table import rows_of
+from method_table import metafiles
 from tables import sortable
+
+from kdtoolbox.recipes.results import BENCHMARKS
 
 METRICS = {
     'Object Detection': 'box AP',
@@ -47,6 +50,7 @@ class Entry:
 
     section: str
     method: str
+    page: str
     config: str
     place: str
     student: str
@@ -58,7 +62,7 @@ class Entry:
     def cells(self) -> list[str]:
         """The cells of its row."""
         return [
-            f'[{self.method}](methods/{self.config.split("/")[1]}.md)',
+            f'[{self.method}]({self.page})',
             f'[{self.place}](../{self.config})',
             self.student,
             self.teacher,
@@ -96,6 +100,7 @@ def entries_of(model: dict) -> Iterator[Entry]:
         yield Entry(
             ', '.join([result['Dataset'], *known]),
             model['In Collection'],
+            f'methods/{Path(model["Config"]).parent.name}.md',
             model['Config'],
             data['Location'],
             model_name(student.get('Config')),
@@ -107,20 +112,26 @@ def entries_of(model: dict) -> Iterator[Entry]:
 
 def ours() -> Iterator[Entry]:
     """Yield our runs on DigitScenes."""
-    runs = json.loads((ROOT / 'configs/digits/results.json').read_text())
-    for run in runs:
-        task = run['recipe'].split('_')[0]
-        seeds = ', '.join(map(str, run['seeds']))
-        yield Entry(
-            f'DigitScenes, {run["metric"]}',
-            'DigitScenes',
-            f'configs/digits/{run["recipe"]}.py',
-            run['recipe'],
-            f'{task}_student',
-            f'{task}_teacher',
-            (run['student'], run['distilled'], run['teacher']),
-            f'ours, seeds {seeds}: `{run["source"]}`',
-        )
+    known = metafiles()
+    for suite, metric in BENCHMARKS.items():
+        task = suite.removeprefix('digits_')
+        for row in rows_of(suite):
+            if row['difference']:
+                distilled = round(float(row['mean']), 1)
+                alone = round(float(row['mean']) - float(row['difference']), 1)
+                yield Entry(
+                    f'DigitScenes, {metric}',
+                    row['row'],
+                    f'methods/{row["row"]}.md'
+                    if row['row'] in known
+                    else 'benchmark.md',
+                    f'configs/benchmarks/{suite}.py',
+                    suite,
+                    f'{task}_student',
+                    f'{task}_teacher',
+                    (alone, distilled, None),
+                    f'ours, {row["seeds"]} seeds: [benchmark](benchmark.md)',
+                )
 
 
 def scored(rows: list[list[str]]) -> int:

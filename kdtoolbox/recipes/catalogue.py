@@ -72,7 +72,7 @@ def _method(path: Path, configs: Path, digits: Mapping[str, list[str]]) -> Metho
         step_ratios=step_ratios(configs, own),
         loss_ratios=loss_ratios(configs, dict.fromkeys(losses)),
         published=tuple(published_gains(metafile)),
-        ours=tuple(own_gains(configs, own)),
+        ours=tuple(own_gains(configs, name)),
     )
 
 

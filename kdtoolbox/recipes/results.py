@@ -1,5 +1,6 @@
 """What a method gained and what it costs: published scores and our own runs."""
 
+import csv
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,8 +11,8 @@ from typing import Any
 COSTS = 'costs.json'
 """The file in configs/ that `tools/benchmark.py` writes."""
 
-DIGITS = 'digits/results.json'
-"""The file in configs/ with the scores of our own runs."""
+BENCHMARKS = dict(digits_det='box AP', digits_seg='mIoU')
+"""The tables of our own runs in configs/benchmarks, and their metrics."""
 
 
 @dataclass(frozen=True)
@@ -56,25 +57,27 @@ def published_gains(metafile: Mapping[str, Any]) -> list[Gain]:
     ]
 
 
-def own_gains(configs: Path, recipes: Iterable[str]) -> list[Gain]:
-    """Return the gains of our own runs of recipes of DigitScenes.
+def own_gains(configs: Path, method: str) -> list[Gain]:
+    """Return the gains of a method in the benchmarks of DigitScenes.
+
+    A gain is a mean over the seeds that the student alone has as well.
 
     Args:
         configs: The folder configs/.
-        recipes: Names of files in configs/digits, without ``.py``.
+        method: Its folder, which is the name of its row.
     """
-    runs = _read(configs / DIGITS)
     return [
         Gain(
-            run['metric'],
-            run['student'],
-            run['distilled'],
+            metric,
+            round(float(row['mean']) - float(row['difference']), 2),
+            float(row['mean']),
             'DigitScenes',
-            run['source'],
-            len(run['seeds']),
+            f'tools/run_benchmark.py configs/benchmarks/{suite}.py',
+            int(row['seeds']),
         )
-        for run in runs
-        if run['recipe'] in recipes
+        for suite, metric in BENCHMARKS.items()
+        for row in _rows(configs / f'benchmarks/{suite}.csv')
+        if row['row'] == method and row['difference']
     ]
 
 
@@ -101,3 +104,9 @@ def loss_ratios(configs: Path, losses: Iterable[str]) -> dict[str, float]:
 @cache
 def _read(path: Path) -> Any:
     return json.loads(path.read_text(encoding='utf-8'))
+
+
+@cache
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding='utf-8', newline='') as file:
+        return list(csv.DictReader(file))

@@ -24,7 +24,7 @@ cost: the time of a distilled step in units of the student's own, on DigitScenes
 (docs/costs.md); otherwise that of its losses on feature maps, in units of a plain MSE
 (docs/losses.md).
 published gain: a reported score minus that of the student's own config in the library.
-our gain: on DigitScenes (configs/digits/README.md). "-": no number.
+our gain: on DigitScenes (docs/benchmark.md). "-": no number.
 """
 
 

@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.front_door]
 
 def commands() -> list[list[str]]:
     lines = re.findall(r'^\$ \.venv/bin/python tools/(.*)$', PAGE, re.MULTILINE)
-    return [line.replace('iter_500', 'iter_2').split() for line in lines]
+    return [line.replace('iter_400', 'iter_2').split() for line in lines]
 
 
 def test_the_commands_of_the_page_run(tmp_path: Path) -> None:

@@ -1,0 +1,50 @@
+"""Write the tables of the benchmarks from the CSV beside their suites."""
+
+import csv
+from pathlib import Path
+
+import tables
+
+ROOT = Path(__file__).resolve().parent.parent
+START = '<!-- {name}: python docs/method_table.py -->'
+END = '<!-- End of {name}. -->'
+
+
+def rows_of(name: str) -> list[dict[str, str]]:
+    """Return the rows of a suite that have a result, the best difference first."""
+    with (ROOT / f'configs/benchmarks/{name}.csv').open(newline='') as file:
+        found = [row for row in csv.DictReader(file) if int(row['seeds'])]
+    return sorted(found, key=lambda row: -float(row['difference'] or 'inf'))
+
+
+def table(name: str) -> str:
+    """Return the table of a suite."""
+    header = ['method', 'seeds', 'mean ± std', 'difference', '95 % interval', 'cost']
+    return tables.table(header, [_cells(row) for row in rows_of(name)])
+
+
+def _cells(row: dict[str, str]) -> list[str]:
+    folder = ROOT / 'configs' / row['row']
+    name = f'[{row["row"]}](configs/{row["row"]})' if folder.is_dir() else row['row']
+    spread = f' ± {float(row["std"]):.1f}' if row['std'] else ''
+    ends = [f'{float(row[end]):+.1f}' for end in ('low', 'high') if row[end]]
+    interval = ' to '.join(ends)
+    # An interval above 0 is what the table is for.
+    sure = len(ends) == 2 and float(row['low']) > 0
+    gain = f'{float(row["difference"]):+.1f}' if row['difference'] else ''
+    mean, cost = f'{float(row["mean"]):.1f}{spread}', f'{float(row["cost"] or 1):.2f}'
+    return [name, row['seeds'], mean, f'**{gain}**' if sure else gain, interval, cost]
+
+
+def replaced(text: str, name: str) -> str:
+    """Return a text with the present table of a suite between its two comments.
+
+    Raises:
+        ValueError: If a comment is missing.
+    """
+    start, end = (mark.format(name=name) for mark in (START, END))
+    before, found, rest = text.partition(start)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise ValueError(f'the lines {start!r} and {end!r} are missing')
+    return f'{before}{start}\n\n{table(name)}\n\n{end}{after}'
