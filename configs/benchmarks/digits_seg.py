@@ -25,14 +25,14 @@ tuning = dict(
     # Other writers than those of the results, in half of the iterations.
     data='digits_seg_tuning',
     seeds=[100],
-    factors=[0.2, 1, 5],
+    factors=[0.04, 0.2, 1],
     options={
         'train_dataloader.dataset.data_root': 'data/digits_seg_tuning/',
         'val_dataloader.dataset.data_root': 'data/digits_seg_tuning/',
         'test_dataloader.dataset.data_root': 'data/digits_seg_tuning/',
-        'train_cfg.max_iters': 125,
+        'train_cfg.max_iters': 200,
         'train_cfg.val_interval': 1000,
-        'param_scheduler.1.T_max': 125,
-        'default_hooks.checkpoint.interval': 125,
+        'param_scheduler.1.T_max': 200,
+        'default_hooks.checkpoint.interval': 200,
     },
 )
