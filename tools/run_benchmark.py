@@ -15,8 +15,17 @@ from pathlib import Path
 from jobs import ROOT, console
 from suite_expected import Expected
 from suite_file import Suite, check_names, read_suite
+from suite_needs import is_made, missing_data, missing_gpus, needs_of, schedules_of
 from suite_plan import runs_of
-from suite_preview import faults_of, quiet, recipes_of, show_plan, tell_changed
+from suite_preview import (
+    faults_of,
+    quiet,
+    recipes_of,
+    show_needs,
+    show_plan,
+    show_schedules,
+    tell_changed,
+)
 from suite_report import report, report_tuning, tell_failed
 from suite_results import keep, read_results, to_do
 from suite_running import jobs_of, run_all
@@ -34,10 +43,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--rows', nargs='+', metavar='ROW', help='only these rows')
     parser.add_argument('--seeds', nargs='+', type=int, help='only these seeds')
     parser.add_argument('--jobs', type=int, help='runs at once; as many as cores')
-    parser.add_argument('--gpus', type=int, default=1, help='GPUs of each run')
+    parser.add_argument('--gpus', type=int, help='GPUs of each run')
     parser.add_argument('--launcher', choices=['none', 'slurm'], default='none')
     parser.add_argument('--partition', help="slurm's partition")
     parser.add_argument('--retry', action='store_true', help='run failed runs again')
+    parser.add_argument(
+        '--student-step', type=float, metavar='S', help='seconds, for the expected time'
+    )
     parser.add_argument('--work-dir', type=Path, help='work_dirs/benchmarks/NAME')
     what = parser.add_mutually_exclusive_group()
     what.add_argument('--dry-run', action='store_true', help='check and show the plan')
@@ -51,7 +63,7 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.launcher == 'slurm' and not args.partition:
         parser.error('--launcher slurm needs --partition NAME')
-    if args.gpus < 1 or (args.jobs is not None and args.jobs < 1):
+    if any(value is not None and value < 1 for value in (args.jobs, args.gpus)):
         parser.error('--jobs and --gpus: expected at least 1')
     return args
 
@@ -69,6 +81,13 @@ def read(args: argparse.Namespace, path: Path) -> Suite:
             f'--tune: {path.name} has no `tuning`; write '
             '`tuning = dict(seeds=[100], factors=[0.3, 1, 3], options={})`'
         )
+    if args.gpus and suite.gpus and args.gpus != suite.gpus:
+        raise ValueError(
+            f'--gpus: the schedule of {path.name} is for {suite.gpus}, got '
+            f'{args.gpus}; write `gpus = {args.gpus}` in the suite and change '
+            '`train_dataloader.batch_size` in `options`, so that a step has as many '
+            'images'
+        )
     own = {seed for row in suite.rows.values() for seed in row.seeds}
     known = own if not args.tune else {*suite.tuning.seeds}
     unknown = sorted({*(args.seeds or [])} - known)
@@ -80,43 +99,42 @@ def read(args: argparse.Namespace, path: Path) -> Suite:
     return suite
 
 
-def prepare_data(data: str | None, name: str) -> None:
+def prepare(suite: Suite, local: bool) -> None:
     """Make DigitScenes if a suite needs them.
 
     Args:
-        data: A folder of data/; None for data that nobody can check here.
-        name: The name of the suite, for the error.
+        suite: The suite.
+        local: Whether the runs start on this machine.
 
     Raises:
-        ValueError: If other data are missing.
+        ValueError: If other data are missing, or GPUs.
     """
-    if data is None:
-        return
-    folder = Path('data', data)
-    preset = data.removeprefix('digits_').removesuffix('_tuning')
-    if data in (f'digits_{preset}', f'digits_{preset}_tuning') and preset in PRESETS:
-        make_digit_scenes(folder, PRESETS[preset], tuning=data.endswith('_tuning'))
-    elif not folder.is_dir():
-        raise ValueError(
-            f'{name}: data: expected the folder {folder.resolve()}, and it does not '
-            f'exist; link it: `ln -s /path/to/{data} {folder}`'
-        )
+    missing = missing_data(suite) or (missing_gpus(suite) if local else '')
+    if missing:
+        raise ValueError(missing)
+    if suite.data and is_made(suite.data):
+        preset = PRESETS[suite.data.removeprefix('digits_').removesuffix('_tuning')]
+        tuning = suite.data.endswith('_tuning')
+        make_digit_scenes(Path('data', suite.data), preset, tuning=tuning)
 
 
 def run(args: argparse.Namespace, suite: Suite, results: Path, folder: Path) -> int:
     """Plan, run and report; return the exit status."""
     recipes = recipes_of(suite, args)
+    gpus = args.gpus or suite.gpus or 1
     make_runs = tuning_runs if args.tune else runs_of
     with quiet():
         runs = make_runs(suite, recipes, args.seeds, folder)
     found = read_results(results)
     states = to_do(runs, found, args.retry)
-    expected = Expected(found.values())
+    expected = Expected(found.values(), args.student_step)
     expected.set_iterations(runs)
-    at_once = args.jobs or jobs_of(args.gpus)
+    at_once = args.jobs or jobs_of(gpus)
     tell_changed(states['changed'], results)
     show_plan(states, expected, at_once)
     if args.dry_run:
+        show_schedules(schedules_of(recipes, gpus))
+        show_needs(needs_of(suite, recipes, args.launcher == 'none'))
         faults = faults_of(recipes)
         for name, lines in faults.items():
             console.print(f'{name}:', *lines, sep='\n', markup=False, soft_wrap=True)
@@ -126,9 +144,9 @@ def run(args: argparse.Namespace, suite: Suite, results: Path, folder: Path) -> 
     write = partial(keep, results, order=[*suite.rows])
     try:
         if args.launcher == 'slurm':
-            submit_all(waiting, write, args.partition, args.gpus)
+            submit_all(waiting, write, args.partition, gpus)
         else:
-            run_all(waiting, expected.step, write, at_once, args.gpus)
+            run_all(waiting, expected.step, write, at_once, gpus)
     finally:
         if args.tune:
             report_tuning(suite, results, recipes)
@@ -147,9 +165,10 @@ def main() -> int:
     use_safe_loaders()
     with brief_errors(args.traceback):
         suite = read(args, path)
-        if not args.table:
-            data = suite.tuning.data if args.tune else suite.data
-            prepare_data(data, suite.path.name)
+        if args.tune:
+            suite.data = suite.tuning.data
+        if not (args.table or args.dry_run):
+            prepare(suite, args.launcher == 'none')
     # So that its runs end with it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if args.tune:

@@ -80,6 +80,8 @@ class Suite:
         seeds: Seeds of the rows that have none of their own.
         scale: Factor from the metric to percent.
         data: Folder in ``data/`` that has to exist; DigitScenes are made.
+        gpus: GPUs of each run; None for as many as ``--gpus`` says.
+        images: Number of training images; with ``gpus`` it gives the iterations.
         options: Config entries of all rows.
         published: The scores of papers by row.
         tuning: How ``--tune`` searches.
@@ -93,6 +95,8 @@ class Suite:
     seeds: list[int]
     scale: float = 1.0
     data: str | None = None
+    gpus: int | None = None
+    images: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
     published: dict[str, Published] = field(default_factory=dict)
     tuning: Tuning | None = None
@@ -138,6 +142,8 @@ def read_suite(path: Path) -> Suite:
         _check_seeds(suite.tuning.seeds, f'{path.name}: tuning.seeds')
         arguments_of(suite.tuning.options, f'{path.name}: tuning.options')
     arguments_of(suite.options, f'{path.name}: options')
+    for name in ('gpus', 'images'):
+        _check_count(getattr(suite, name), f'{path.name}: {name}')
     return suite
 
 
@@ -206,6 +212,14 @@ def _file(source: str, suite: Path, where: str) -> str:
     if '::' in source:
         return source
     return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+
+
+def _check_count(value: Any, where: str) -> None:
+    if value is not None and not (isinstance(value, int) and value > 0):
+        raise ValueError(
+            f'{where}: expected a whole number above 0, got {value!r}; write '
+            f'`{where.rpartition(" ")[2]} = 8`'
+        )
 
 
 def _check_seeds(seeds: Any, where: str) -> None:

@@ -1,5 +1,6 @@
 """The runs of a suite, with their configs; part of tools/run_benchmark.py."""
 
+import math
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,7 +33,7 @@ class Run:
         options: Its config entries.
         factor: Factor of the weights in a search, None otherwise.
         config_hash: Digest of the whole config; empty if it cannot be made.
-        iterations: Length of the training; 0 if it is given in epochs.
+        iterations: Length of the training; 0 for epochs of unknown length.
         weights: Name of the checkpoint that is tested.
         template: Path of the shipped recipe that gave the numbers of the method.
         error: Why the config cannot be made.
@@ -167,11 +168,19 @@ def run_of(
         config = Config(recipe.config.to_dict())
         config.merge_from_dict({**(weights or {}), SEED: seed})
         run.config_hash = hash_of(config)
-        run.iterations = config.train_cfg.get('max_iters') or 0
+        run.iterations = _iterations(config, suite)
         run.weights = _last_weights(config)
     # A changed config gets a new folder, so no run resumes from another config's.
     run.folder /= f'seed_{seed}_{run.config_hash[:8]}'
     return run
+
+
+def _iterations(config: Config, suite: Suite) -> int:
+    loop = config.train_cfg
+    if loop.get('max_iters') or not (suite.images and suite.gpus):
+        return loop.get('max_iters') or 0
+    batch = suite.gpus * config.train_dataloader.batch_size
+    return loop.get('max_epochs', 0) * math.ceil(suite.images / batch)
 
 
 def _last_weights(config: Config) -> str:

@@ -43,7 +43,8 @@ def show_plan(
 ) -> None:
     """Print what will run, what is done, and for how long."""
     waiting = [*states['new'], *states['changed']]
-    table = Table('row', 'to run', 'done', 'failed', 'iterations', 'time of a run')
+    titles = ('to run', 'done', 'failed', 'iterations', '× student', 'time of a run')
+    table = Table('row', *titles)
     every = [run for runs in states.values() for run in runs]
     for name in dict.fromkeys(run.row.name for run in every):
         counts = [
@@ -51,16 +52,33 @@ def show_plan(
             for runs in (waiting, states['done'], states['failed'])
         ]
         run = next(run for run in every if run.row.name == name)
-        seconds = expected.run(run)
+        seconds, ratio = expected.run(run), expected.ratio(run)
         time = '?' if seconds is None else duration(seconds)
-        table.add_row(name, *counts, str(run.iterations or '?'), time)
+        times = '?' if ratio is None else f'{ratio:.2f}'
+        table.add_row(name, *counts, str(run.iterations or '?'), times, time)
     console.print(table)
+    for note in expected.notes(every):
+        console.print(note, markup=False, soft_wrap=True)
     times = [expected.run(run) for run in waiting]
     known = sum(seconds for seconds in times if seconds is not None)
     unknown = sum(seconds is None for seconds in times)
     total = duration(known / at_once) if known or not unknown else '?'
     more = f', and {unknown} runs of unknown length' if unknown and known else ''
     console.print(f'{len(waiting)} runs, {at_once} at once: about {total}{more}')
+
+
+def show_schedules(rows: Mapping[str, Sequence[str]]) -> None:
+    """Print how the rows train, and which rows train in another way."""
+    for schedule, names in rows.items():
+        which = 'each run' if len(rows) == 1 else ', '.join(names)
+        console.print(f'{which}: {schedule}', markup=False, soft_wrap=True)
+
+
+def show_needs(needs: Sequence[str]) -> None:
+    """Print what the runs need and a plan does not."""
+    if needs:
+        lines = '\n  '.join(['before the first run:', *needs])
+        console.print(lines, markup=False, soft_wrap=True)
 
 
 def faults_of(recipes: Mapping[str, Recipe]) -> dict[str, list[str]]:

@@ -86,4 +86,6 @@ def _published(one: Summary) -> str:
     paper = one.published
     if paper is None:
         return ''
-    return f'{paper.distilled - paper.student:+.1f} `paper`'
+    # A paper, or the repository that has reported it.
+    kind = paper.source.split()[0].strip(',')
+    return f'{paper.distilled - paper.student:+.1f} `{kind}`'

@@ -1,0 +1,116 @@
+"""A suite's schedule, and what is missing for it; part of tools/run_benchmark.py."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from suite_file import Suite
+from suite_plan import Recipe
+
+from kdtoolbox.datasets import PRESETS
+
+WEIGHTS = ('checkpoint', 'pretrained')
+"""The keys of configs that name files of weights."""
+
+
+def schedules_of(recipes: Mapping[str, Recipe], gpus: int) -> dict[str, list[str]]:
+    """Return the rows by the schedule with which they train."""
+    rows: dict[str, list[str]] = {}
+    for name, recipe in recipes.items():
+        if recipe.config is not None:
+            rows.setdefault(schedule_of(recipe.config, gpus), []).append(name)
+    return rows
+
+
+def schedule_of(config: Config, gpus: int) -> str:
+    """Return the batch, the learning rate and the length of a training in words.
+
+    Example:
+        >>> loader, optimizer = dict(batch_size=2), dict(type='SGD', lr=0.01)
+        >>> config = Config(dict(train_dataloader=loader, optim_wrapper=dict(
+        ...     optimizer=optimizer), train_cfg=dict(max_epochs=12)))
+        >>> schedule_of(config, gpus=8)
+        '16 images a step (8 GPUs with 2 each), SGD with learning rate 0.01, 12 epochs'
+    """
+    each, optimizer = config.train_dataloader.batch_size, config.optim_wrapper.optimizer
+    loop = config.train_cfg
+    unit = 'epochs' if loop.get('max_epochs') else 'iters'
+    length = f'{loop.get(f"max_{unit}")} {unit.replace("iters", "iterations")}'
+    batch = f'{gpus * each} images a step ({gpus} GPUs with {each} each)'
+    rate = f'{optimizer.type} with learning rate {optimizer.lr:g}'
+    return f'{batch}, {rate}, {length}'
+
+
+def needs_of(suite: Suite, recipes: Mapping[str, Recipe], local: bool) -> list[str]:
+    """Return what the runs need and a plan does not.
+
+    Args:
+        suite: The suite.
+        recipes: The configs of its rows.
+        local: Whether the runs would start on this machine.
+    """
+    configs = [recipe.config for recipe in recipes.values() if recipe.config]
+    sources = dict.fromkeys(s for config in configs for s in _downloads(config.model))
+    cache = Path(torch.hub.get_dir(), 'checkpoints')
+    needs = [missing_data(suite), missing_gpus(suite) if local else '']
+    needs += [wrong_batch(suite, config) for config in configs]
+    needs += [f'weights, fetched if {cache} has none: {source}' for source in sources]
+    return [*dict.fromkeys(filter(None, needs))]
+
+
+def missing_data(suite: Suite) -> str:
+    """Return how to get the data of a suite; empty if they are here or get made."""
+    data = suite.data
+    if data is None or is_made(data) or Path('data', data).is_dir():
+        return ''
+    folder = Path('data', data)
+    return (
+        f'{suite.path.name}: data: expected the folder {folder.resolve()}, and it does '
+        f'not exist; link it: `ln -s /path/to/{data} {folder}`'
+    )
+
+
+def is_made(data: str) -> bool:
+    """Return whether a folder of data has DigitScenes, which the benchmark makes."""
+    return data.removeprefix('digits_').removesuffix('_tuning') in PRESETS and (
+        data.startswith('digits_')
+    )
+
+
+def missing_gpus(suite: Suite) -> str:
+    """Return why a suite for several GPUs cannot run here; empty if it can."""
+    here = torch.cuda.device_count()
+    if suite.gpus in (None, 1) or here >= suite.gpus:
+        return ''
+    return (
+        f'{suite.path.name}: gpus: each run takes {suite.gpus}, and this machine has '
+        f'{here}; use `--launcher slurm`, or write `gpus = {max(here, 1)}` and raise '
+        '`train_dataloader.batch_size` in `options`, so that a step has as many images'
+    )
+
+
+def wrong_batch(suite: Suite, config: Config) -> str:
+    """Return that the learning rate is for another batch; empty if it is not known."""
+    wanted = (config.get('auto_scale_lr') or {}).get('base_batch_size')
+    batch = config.train_dataloader.batch_size * (suite.gpus or 1)
+    if wanted in (None, batch):
+        return ''
+    return (
+        f'{suite.path.name}: gpus: the learning rate of these configs is for {wanted} '
+        f'images a step, and a step has {batch}; change `gpus`, or the option '
+        '`train_dataloader.batch_size`'
+    )
+
+
+def _downloads(value: Any, key: str = '') -> Iterator[str]:
+    """Yield the names of weights in a config that are no paths."""
+    if isinstance(value, Mapping):
+        for name, child in value.items():
+            yield from _downloads(child, name)
+    elif isinstance(value, list | tuple):
+        for child in value:
+            yield from _downloads(child)
+    elif key in WEIGHTS and isinstance(value, str) and '://' in value:
+        yield value
