@@ -86,10 +86,11 @@ def test_the_lists_of_methods_are_as_generated(method_table: Any) -> None:
     assert method_table.index() == (ROOT / 'model-index.yml').read_text(), command
 
 
-def test_the_readme_links_every_folder_of_recipes() -> None:
-    readme = (ROOT / 'README.md').read_text()
+def test_the_readme_links_every_folder_of_recipes(method_table: Any) -> None:
+    # The tables above the list name some methods, too.
+    listed = (ROOT / 'README.md').read_text().partition(method_table.START)[2]
     for metafile in ROOT.glob('configs/*/metafile.yml'):
-        assert readme.count(f'](configs/{metafile.parent.name})') == 1
+        assert listed.count(f'](configs/{metafile.parent.name})') == 1
 
 
 def test_parity_was_measured_on_the_present_vectors() -> None:
