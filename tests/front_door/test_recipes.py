@@ -1,8 +1,9 @@
 """Every shipped config, run by the tools as its user runs it.
 
 From a working folder that is not the repository, on data in the published layouts:
-two iterations, the recipe's validation, a checkpoint and the exported student, both of
-them tested, and one more iteration or epoch by the config that the run has written.
+two iterations, the recipe's validation, a checkpoint, and a test of the exported
+student. The first recipe of each method is also tested by its checkpoint, and resumed
+for one more iteration or epoch by the config that the run has written.
 """
 
 import json
@@ -20,6 +21,9 @@ from kdtoolbox.configuration import load_config
 
 # A suite of `tools/run_benchmark.py` is no config of a model.
 CONFIGS = sorted({*ROOT.glob('configs/*/*.py')} - {*ROOT.glob('configs/benchmarks/*')})
+# The other recipes of a method differ in their models only, and what a checkpoint keeps
+# depends on the method.
+FIRST = {min(path.parent.glob('*.py')) for path in CONFIGS}
 pytestmark = [pytest.mark.e2e, pytest.mark.front_door]
 
 
@@ -63,13 +67,14 @@ def recipe(request: pytest.FixtureRequest, folder: Path) -> Iterator[Recipe]:
 
 
 @pytest.mark.parametrize('recipe', CONFIGS, ids=lambda path: path.stem, indirect=True)
-def test_each_recipe_trains_tests_exports_and_resumes(recipe: Recipe) -> None:
+def test_each_recipe_trains_and_exports_a_student(recipe: Recipe) -> None:
     recipe.run('train.py', recipe.path)
     _check_losses(recipe, steps=2)
     saved = recipe.checkpoint(1 if recipe.by_epoch else 2)
-    tested = [saved]
-    if recipe.losses:
-        tested.append(saved.with_name(f'student_{saved.name}'))
+    student = saved.with_name(f'student_{saved.name}')
+    tested = [student] if recipe.losses else [saved]
+    if recipe.losses and recipe.path in FIRST:
+        tested.append(saved)
     scores = []
     if load_config(recipe.path).get('test_evaluator') is not None:
         for checkpoint in tested:
@@ -80,7 +85,11 @@ def test_each_recipe_trains_tests_exports_and_resumes(recipe: Recipe) -> None:
         # A detector that knows nothing yet may be sure of nothing.
         empty = 'The testing results of the whole dataset is empty' in output
         assert empty or any('mAP' in key or 'mIoU' in key for key in scores[0])
+    if recipe.path in FIRST:
+        _check_resuming(recipe)
 
+
+def _check_resuming(recipe: Recipe) -> None:
     written = recipe.work_dir / recipe.path.name
     command = [written, '--work-dir', recipe.work_dir, '--resume']
     longer = 'max_epochs=2' if recipe.by_epoch else 'max_iters=3'
