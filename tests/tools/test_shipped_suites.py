@@ -180,7 +180,7 @@ model = dict(
     neck=dict(in_channels=[8, 16, 32, 64], out_channels=16),
 {head})
 """
-GFL_HEAD = '    bbox_head=dict(in_channels=16, feat_channels=16, stacked_convs=4)'
+GFL_HEAD = '    bbox_head=dict(in_channels=16, feat_channels=32, stacked_convs=4)'
 RCNN_HEAD = """
     rpn_head=dict(in_channels=16, feat_channels=16),
     roi_head=dict(
