@@ -1,26 +1,22 @@
 """Write the tables of the benchmarks from the CSV beside their suites."""
 
-import csv
 from pathlib import Path
 
 import tables
+
+from kdtoolbox.recipes.results import benchmark_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 START = '<!-- {name}: python docs/method_table.py -->'
 END = '<!-- End of {name}. -->'
 
 
-def rows_of(name: str) -> list[dict[str, str]]:
-    """Return the rows of a suite that have a result, the best difference first."""
-    with (ROOT / f'configs/benchmarks/{name}.csv').open(newline='') as file:
-        found = [row for row in csv.DictReader(file) if int(row['seeds'])]
-    return sorted(found, key=lambda row: -float(row['difference'] or 'inf'))
-
-
 def table(name: str) -> str:
-    """Return the table of a suite."""
+    """Return the table of a suite, the best difference first."""
     header = ['method', 'seeds', 'mean ± std', 'difference', '95 % interval', 'cost']
-    return tables.table(header, [_cells(row) for row in rows_of(name)])
+    rows = benchmark_rows(ROOT / 'configs', name)
+    rows.sort(key=lambda row: -float(row['difference'] or 'inf'))
+    return tables.table(header, [_cells(row) for row in rows])
 
 
 def _cells(row: dict[str, str]) -> list[str]:

@@ -8,11 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark_table import rows_of
-from method_table import metafiles
+from method_table import ROOT, metafiles
 from tables import sortable
 
-from kdtoolbox.recipes.results import BENCHMARKS
+from kdtoolbox.recipes.results import benchmark_gains
 
 METRICS = {
     'Object Detection': 'box AP',
@@ -113,25 +112,20 @@ def entries_of(model: dict) -> Iterator[Entry]:
 def ours() -> Iterator[Entry]:
     """Yield our runs on DigitScenes."""
     known = metafiles()
-    for suite, metric in BENCHMARKS.items():
+    for suite, gains in benchmark_gains(ROOT / 'configs').items():
         task = suite.removeprefix('digits_')
-        for row in rows_of(suite):
-            if row['difference']:
-                distilled = round(float(row['mean']), 1)
-                alone = round(float(row['mean']) - float(row['difference']), 1)
-                yield Entry(
-                    f'DigitScenes, {metric}',
-                    row['row'],
-                    f'methods/{row["row"]}.md'
-                    if row['row'] in known
-                    else 'benchmark.md',
-                    f'configs/benchmarks/{suite}.py',
-                    suite,
-                    f'{task}_student',
-                    f'{task}_teacher',
-                    (alone, distilled, None),
-                    f'ours, {row["seeds"]} seeds: [benchmark](benchmark.md)',
-                )
+        for row, gain in gains.items():
+            yield Entry(
+                f'DigitScenes, {gain.metric}',
+                row,
+                f'methods/{row}.md' if row in known else 'benchmark.md',
+                f'configs/benchmarks/{suite}.py',
+                suite,
+                f'{task}_student',
+                f'{task}_teacher',
+                (round(gain.student, 1), round(gain.distilled, 1), None),
+                f'ours, {gain.seeds} seeds: [benchmark](benchmark.md)',
+            )
 
 
 def scored(rows: list[list[str]]) -> int:

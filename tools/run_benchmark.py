@@ -15,7 +15,7 @@ from pathlib import Path
 from jobs import ROOT, console
 from suite_expected import Expected
 from suite_file import Suite, check_names, read_suite
-from suite_needs import is_made, missing_data, missing_gpus, needs_of, schedules_of
+from suite_needs import missing_data, missing_gpus, needs_of, preset_of, schedules_of
 from suite_plan import runs_of
 from suite_preview import (
     faults_of,
@@ -112,10 +112,10 @@ def prepare(suite: Suite, local: bool) -> None:
     missing = missing_data(suite) or (missing_gpus(suite) if local else '')
     if missing:
         raise ValueError(missing)
-    if suite.data and is_made(suite.data):
-        preset = PRESETS[suite.data.removeprefix('digits_').removesuffix('_tuning')]
+    preset = suite.data and preset_of(suite.data)
+    if preset:
         tuning = suite.data.endswith('_tuning')
-        make_digit_scenes(Path('data', suite.data), preset, tuning=tuning)
+        make_digit_scenes(Path('data', suite.data), PRESETS[preset], tuning=tuning)
 
 
 def run(args: argparse.Namespace, suite: Suite, results: Path, folder: Path) -> int:

@@ -63,7 +63,7 @@ def needs_of(suite: Suite, recipes: Mapping[str, Recipe], local: bool) -> list[s
 def missing_data(suite: Suite) -> str:
     """Return how to get the data of a suite; empty if they are here or get made."""
     data = suite.data
-    if data is None or is_made(data) or Path('data', data).is_dir():
+    if data is None or preset_of(data) or Path('data', data).is_dir():
         return ''
     folder = Path('data', data)
     return (
@@ -72,11 +72,15 @@ def missing_data(suite: Suite) -> str:
     )
 
 
-def is_made(data: str) -> bool:
-    """Return whether a folder of data has DigitScenes, which the benchmark makes."""
-    return data.removeprefix('digits_').removesuffix('_tuning') in PRESETS and (
-        data.startswith('digits_')
-    )
+def preset_of(data: str) -> str | None:
+    """Return the preset of a folder of DigitScenes, which get made; else None.
+
+    Example:
+        >>> preset_of('digits_det_tuning'), preset_of('coco')
+        ('det', None)
+    """
+    names = {f'digits_{preset}': preset for preset in PRESETS}
+    return names.get(data.removesuffix('_tuning'))
 
 
 def missing_gpus(suite: Suite) -> str:

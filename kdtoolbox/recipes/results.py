@@ -57,28 +57,51 @@ def published_gains(metafile: Mapping[str, Any]) -> list[Gain]:
     ]
 
 
+def benchmark_rows(configs: Path, suite: str) -> list[dict[str, str]]:
+    """Return the rows of a benchmark's table that have a result, as text.
+
+    Args:
+        configs: The folder configs/.
+        suite: One of `BENCHMARKS`.
+    """
+    path = configs / f'benchmarks/{suite}.csv'
+    with path.open(encoding='utf-8', newline='') as file:
+        return [row for row in csv.DictReader(file) if int(row['seeds'])]
+
+
+@cache
+def benchmark_gains(configs: Path) -> dict[str, dict[str, Gain]]:
+    """Return the gains in the benchmarks of DigitScenes, by suite and row.
+
+    The student's score is the one that gives the difference in the table, which is a
+    mean over the seeds that both have.
+    """
+    return {
+        suite: {
+            row['row']: Gain(
+                metric,
+                round(float(row['mean']) - float(row['difference']), 2),
+                float(row['mean']),
+                'DigitScenes',
+                f'tools/run_benchmark.py configs/benchmarks/{suite}.py',
+                int(row['seeds']),
+            )
+            for row in benchmark_rows(configs, suite)
+            if row['difference']
+        }
+        for suite, metric in BENCHMARKS.items()
+    }
+
+
 def own_gains(configs: Path, method: str) -> list[Gain]:
     """Return the gains of a method in the benchmarks of DigitScenes.
-
-    A gain is a mean over the seeds that the student alone has as well.
 
     Args:
         configs: The folder configs/.
         method: Its folder, which is the name of its row.
     """
-    return [
-        Gain(
-            metric,
-            round(float(row['mean']) - float(row['difference']), 2),
-            float(row['mean']),
-            'DigitScenes',
-            f'tools/run_benchmark.py configs/benchmarks/{suite}.py',
-            int(row['seeds']),
-        )
-        for suite, metric in BENCHMARKS.items()
-        for row in _rows(configs / f'benchmarks/{suite}.csv')
-        if row['row'] == method and row['difference']
-    ]
+    found = benchmark_gains(configs).values()
+    return [gains[method] for gains in found if method in gains]
 
 
 def step_ratios(configs: Path, recipes: Iterable[str]) -> dict[str, float]:
@@ -104,9 +127,3 @@ def loss_ratios(configs: Path, losses: Iterable[str]) -> dict[str, float]:
 @cache
 def _read(path: Path) -> Any:
     return json.loads(path.read_text(encoding='utf-8'))
-
-
-@cache
-def _rows(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding='utf-8', newline='') as file:
-        return list(csv.DictReader(file))
