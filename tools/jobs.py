@@ -29,6 +29,7 @@ class Job:
         command: The tool and its arguments, without ``--work-dir``.
         iterations: Length of the training, for the progress bar. 0 for a test.
         variables: Environment variables of the process beside those of this one.
+        cwd: The working folder of the process.
     """
 
     label: str
@@ -36,10 +37,11 @@ class Job:
     command: Sequence[str]
     iterations: int = 0
     variables: Mapping[str, str] = field(default_factory=dict)
+    cwd: Path = ROOT
     process: subprocess.Popen | None = None
 
     def start(self) -> None:
-        """Start the process from the root of the repository."""
+        """Start the process."""
         self.work_dir.mkdir(parents=True, exist_ok=True)
         # One thread each: two runs share two cores better than they split one. It also
         # fixes the order of sums, so that a machine with more cores gets equal weights.
@@ -51,7 +53,7 @@ class Job:
         with self.log.open('a') as log:
             self.process = subprocess.Popen(
                 command,
-                cwd=ROOT,
+                cwd=self.cwd,
                 env=environment | dict(self.variables),
                 stdout=log,
                 stderr=subprocess.STDOUT,

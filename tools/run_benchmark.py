@@ -158,10 +158,13 @@ def run(args: argparse.Namespace, suite: Suite, results: Path, folder: Path) -> 
 def main() -> int:
     args = parse_args()
     path = args.suite.resolve()
-    folder = args.work_dir or ROOT / 'work_dirs/benchmarks' / path.stem
-    folder = folder.resolve()
-    # The configs name data and teachers from the root of the repository.
-    os.chdir(ROOT)
+    if args.work_dir:
+        args.work_dir = args.work_dir.resolve()
+    if path.is_relative_to(ROOT):
+        # The shipped configs name their data from the root of the repository. Others
+        # name them from where their user stands, as for `tools/train.py`.
+        os.chdir(ROOT)
+    folder = args.work_dir or Path('work_dirs/benchmarks', path.stem).resolve()
     use_safe_loaders()
     with brief_errors(args.traceback):
         suite = read(args, path)

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jobs import ROOT
 from suite_options import arguments_of
 
 from kdtoolbox.configuration import check_keys, did_you_mean, find_file, load_config
@@ -207,11 +206,12 @@ def _teacher(suite: Suite) -> Teacher:
 
 
 def _file(source: str, suite: Path, where: str) -> str:
-    """Return how a command names a file from the root of the repository."""
+    """Return how a command names a file from the working folder."""
     path = find_file(source, [suite.parent], f'{suite.name}: {where}')
     if '::' in source:
         return source
-    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def _check_count(value: Any, where: str) -> None:

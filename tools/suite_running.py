@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from jobs import Job, console, ended_jobs
+from jobs import ROOT, Job, console, ended_jobs
 from suite_plan import Run
 from suite_progress import Board
 from suite_results import commit, result_of, train_command
@@ -125,8 +125,10 @@ def _failure(job: RunJob) -> str:
 
 
 def _launched(command: Sequence[str], gpus: int) -> list[str]:
+    tool, *arguments = command
+    command = [str(ROOT / tool), *arguments]
     if gpus == 1:
-        return list(command)
+        return command
     # As dist_train.sh does, with a free port for each of the runs.
     launch = ['-m', 'torch.distributed.run', '--standalone']
     return [*launch, f'--nproc_per_node={gpus}', *command, '--launcher', 'pytorch']
@@ -135,7 +137,15 @@ def _launched(command: Sequence[str], gpus: int) -> list[str]:
 def _training(run: Run, gpus: int, devices: list[str]) -> RunJob:
     command = _launched(train_command(run), gpus)
     iterations = run.iterations
-    return RunJob(run.label, run.folder, command, iterations, run=run, devices=devices)
+    return RunJob(
+        run.label,
+        run.folder,
+        command,
+        iterations,
+        cwd=Path.cwd(),
+        run=run,
+        devices=devices,
+    )
 
 
 def _test(training: RunJob, gpus: int) -> RunJob:
@@ -146,6 +156,7 @@ def _test(training: RunJob, gpus: int) -> RunJob:
         f'test of {run.label}',
         run.folder / 'test',
         _launched(command, gpus),
+        cwd=training.cwd,
         run=run,
         devices=training.devices,
         is_test=True,

@@ -55,7 +55,6 @@ def submit(run: Run, partition: str, gpus: int) -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
     process = subprocess.Popen(
         ['bash', '-c', script_of(run, partition)],  # noqa: S607  so do the scripts
-        cwd=ROOT,
         env=os.environ | dict(GPUS=str(gpus), PYTHON=sys.executable),
         stdin=subprocess.DEVNULL,
         start_new_session=True,
@@ -92,10 +91,17 @@ def script_of(run: Run, partition: str) -> str:
     # The script takes a config first; the flags of a pair are in its place.
     flags = run.flags()
     first, others = (flags[0], []) if len(flags) == 1 else _joined(flags)
-    train = ['tools/slurm_train.sh', partition, name, first, str(run.folder)]
+    train = [
+        str(ROOT / 'tools/slurm_train.sh'),
+        partition,
+        name,
+        first,
+        str(run.folder),
+    ]
     train += [*others, '--resume', *options]
     weights = str(run.folder / run.weights)
-    test = ['tools/slurm_test.sh', partition, f'{name}_test', run.recipe, weights]
+    test = [str(ROOT / 'tools/slurm_test.sh'), partition, f'{name}_test']
+    test += [run.recipe, weights]
     test += ['--work-dir', str(run.folder / 'test'), *options]
     train, test = (shlex.join(['bash', *command]) for command in (train, test))
     log, status = (

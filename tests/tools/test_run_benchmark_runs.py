@@ -20,7 +20,7 @@ STUDENT = f"""
 _base_ = '{ROOT}/configs/digits/seg_student.py'
 loader = dict(
     batch_size=1, num_workers=0, persistent_workers=False,
-    dataset=dict(data_root='DATA/'))
+    dataset=dict(data_root='data/'))
 train_dataloader = val_dataloader = test_dataloader = loader
 # With weights, mmsegmentation 1.2.2 fails at an ignored pixel.
 model = dict(decode_head=dict(loss_decode=dict(class_weight=None)))
@@ -44,8 +44,7 @@ rows = dict(
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     make_digit_scenes(tmp_path / 'data', PRESETS['seg'], train=2, val=1, workers=1)
-    student = STUDENT.replace('DATA', str(tmp_path / 'data'))
-    (tmp_path / 'student.py').write_text(student)
+    (tmp_path / 'student.py').write_text(STUDENT)
     (tmp_path / 'mine.py').write_text(SUITE)
     return tmp_path
 
