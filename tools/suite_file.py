@@ -141,6 +141,7 @@ def read_suite(path: Path) -> Suite:
         _check_seeds(suite.tuning.seeds, f'{path.name}: tuning.seeds')
         arguments_of(suite.tuning.options, f'{path.name}: tuning.options')
     arguments_of(suite.options, f'{path.name}: options')
+    _check_common(suite.options, f'{path.name}: options')
     for name in ('gpus', 'images'):
         _check_count(getattr(suite, name), f'{path.name}: {name}')
     return suite
@@ -156,6 +157,16 @@ def check_names(names: Iterable[str], known: Iterable[str], where: str) -> None:
         if name not in known:
             raise ValueError(
                 f'{where}: there is no row {name!r}{did_you_mean(name, known)}'
+            )
+
+
+def _check_common(options: Iterable[str], where: str) -> None:
+    for key in options:
+        if key.partition('.')[0] == 'model':
+            raise ValueError(
+                f'{where}: {key!r} would be of the student in one row and of the '
+                'distiller in another; write it in a config that inherits the '
+                "student's, and name that config as `student`"
             )
 
 

@@ -117,6 +117,7 @@ def test_paths_are_beside_the_suite_and_shown_from_the_repository(
         ('published = dict(cwd', 'published = dict(cdw', "did you mean 'cwd'"),
         ('seeds = [0, 1]', 'seeds = [0, 0]', r'write `seeds=\[0, 1, 2\]`'),
         ('', 'options = dict(train_cfg=dict(max_iters=8))', 'one option for each'),
+        ('', "options = {'model.neck': 1}", "config that inherits the student's"),
         ('student=dict(seeds=[0, 1, 2])', 'student=8', r'write `dict\(...\)`'),
         (
             "cwd=dict(method='cwd', at='neck')",
