@@ -34,10 +34,21 @@ class Row:
 
 @dataclass
 class Teacher:
-    """The files of the teacher."""
+    """The teacher.
+
+    Attributes:
+        config: Its config.
+        checkpoint: Its weights.
+        cache: As in a recipe: where its records are kept, for all rows and seeds.
+    """
 
     config: str
     checkpoint: str | None = None
+    cache: dict[str, Any] = field(default_factory=dict)
+
+    def options(self) -> dict[str, Any]:
+        """Return the config entries of a distillation that the cache needs."""
+        return {f'model.teacher.cache.{key}': v for key, v in self.cache.items()}
 
 
 @dataclass
@@ -213,6 +224,12 @@ def _teacher(suite: Suite) -> Teacher:
     if teacher.checkpoint and '://' not in teacher.checkpoint:
         place = 'teacher.checkpoint'
         teacher.checkpoint = _file(teacher.checkpoint, suite.path, place)
+    if not isinstance(teacher.cache, dict):
+        raise ValueError(
+            f'{suite.path.name}: teacher.cache: expected a dict, got '
+            f"{teacher.cache!r}; write `cache=dict(path='caches/NAME', views=1)`"
+        )
+    arguments_of(teacher.options(), f'{suite.path.name}: teacher.cache')
     return teacher
 
 

@@ -127,6 +127,7 @@ def recipe_of_row(suite: Suite, row: Row, further: Mapping[str, Any]) -> Recipe:
     try:
         if not row.method:
             return Recipe(read_config(row.config or suite.student, options), options)
+        options = {**suite.teacher.options(), **options}
         with TemporaryDirectory() as folder:
             path = Path(folder, 'recipe.py')
             text = recipe_of(pair_of(suite, row), Path(folder))

@@ -1,7 +1,10 @@
 # Detection on DigitScenes: a small GFL learns from one that is twice as wide.
 student = '../digits/det_student.py'
 teacher = dict(
-    config='../digits/det_teacher.py', checkpoint='../digits/det_teacher.safetensors'
+    config='../digits/det_teacher.py',
+    checkpoint='../digits/det_teacher.safetensors',
+    # No augmentation: each scene has one view, and the numbers are those without cache.
+    cache=dict(path='work_dirs/caches/digits_det', views=1, dtype='float32'),
 )
 metric = 'coco/bbox_mAP'
 scale = 100

@@ -1,7 +1,10 @@
 # Segmentation on DigitScenes: a small semantic FPN learns from one twice as wide.
 student = '../digits/seg_student.py'
 teacher = dict(
-    config='../digits/seg_teacher.py', checkpoint='../digits/seg_teacher.safetensors'
+    config='../digits/seg_teacher.py',
+    checkpoint='../digits/seg_teacher.safetensors',
+    # No augmentation: each scene has one view, and the numbers are those without cache.
+    cache=dict(path='work_dirs/caches/digits_seg', views=1, dtype='float32'),
 )
 metric = 'mIoU'
 data = 'digits_seg'

@@ -124,6 +124,7 @@ def test_paths_are_beside_the_suite_and_shown_from_the_repository(
             'cwd=dict(options=8)',
             'options: expected',
         ),
+        ('', "teacher['cache'] = 'caches/mine'", r'write `cache=dict\(path='),
         ('', 'published = 8', r'write `published = dict\(...\)`'),
         ('factors=[0.3, 1, 3]', 'steps=3', "Tuning takes no 'steps'"),
     ],
@@ -133,6 +134,18 @@ def test_a_wrong_suite_is_refused_with_the_line_that_mends_it(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         suite_file.read_suite(write(old, new))
+
+
+def test_a_cached_teacher_is_one_of_all_rows_with_a_method(write: Callable) -> None:
+    cache = "teacher['cache'] = dict(path='caches/mine', views=1)"
+    suite = suite_file.read_suite(write(new=cache))
+    method, alone = (
+        suite_plan.recipe_of_row(suite, suite.rows[name], {})
+        for name in ('cwd', 'student')
+    )
+    assert method.config.model.teacher.cache == dict(path='caches/mine', views=1)
+    assert 'teacher' not in alone.config.model
+    assert method.options['model.teacher.cache.path'] == 'caches/mine'
 
 
 def test_options_arrive_as_they_are_or_are_refused() -> None:
