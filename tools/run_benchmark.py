@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from jobs import ROOT, console
+from suite_cost import measure_costs
 from suite_expected import Expected
 from suite_file import Suite, check_names, read_suite
 from suite_needs import missing_data, missing_gpus, needs_of, preset_of, schedules_of
@@ -54,6 +55,9 @@ def parse_args() -> argparse.Namespace:
     what = parser.add_mutually_exclusive_group()
     what.add_argument('--dry-run', action='store_true', help='check and show the plan')
     what.add_argument('--table', action='store_true', help='run nothing')
+    what.add_argument(
+        '--cost', action='store_true', help='measure a step of each row, train nothing'
+    )
     parser.add_argument(
         '--tune',
         action='store_true',
@@ -121,6 +125,11 @@ def prepare(suite: Suite, local: bool) -> None:
 def run(args: argparse.Namespace, suite: Suite, results: Path, folder: Path) -> int:
     """Plan, run and report; return the exit status."""
     recipes = recipes_of(suite, args)
+    if args.cost:
+        failures = measure_costs(recipes, suite.path.with_suffix('.costs.json'))
+        report(suite, results)
+        console.print(*failures, sep='\n', markup=False, soft_wrap=True)
+        return int(bool(failures))
     gpus = args.gpus or suite.gpus or 1
     make_runs = tuning_runs if args.tune else runs_of
     with quiet():
@@ -170,7 +179,7 @@ def main() -> int:
         suite = read(args, path)
         if args.tune:
             suite.data = suite.tuning.data
-        if not (args.table or args.dry_run):
+        if not (args.table or args.dry_run or args.cost):
             prepare(suite, args.launcher == 'none')
     # So that its runs end with it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from jobs import ROOT, console
 from rich.console import Console
+from suite_cost import read_costs
 from suite_file import Suite
 from suite_plan import Recipe, Run
 from suite_plot import draw
@@ -23,7 +24,8 @@ def picture_of(suite: Suite) -> Path:
 
 def report(suite: Suite, results: Path) -> None:
     """Print the table; write it and the picture."""
-    found = summaries(suite, read_results(results).values())
+    costs = read_costs(suite.path.with_suffix('.costs.json'))
+    found = summaries(suite, read_results(results).values(), costs)
     # A file gets whole lines, however long.
     wide = console if console.is_terminal else Console(width=160)
     wide.print(table_of(suite, found))

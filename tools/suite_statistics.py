@@ -1,6 +1,6 @@
 """Means and paired differences of a suite's results; part of tools/run_benchmark.py."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from statistics import mean, stdev
@@ -23,8 +23,7 @@ class Summary:
             for the baseline itself and without a common seed.
         interval: The 95 % confidence interval of the difference; None for fewer than
             two common seeds.
-        cost: Seconds per iteration in units of the baseline's, a mean of the common
-            seeds.
+        cost: Time of a step in units of the baseline's; None if not measured.
         failed: Number of seeds that failed.
         published: The scores of a paper.
     """
@@ -41,26 +40,29 @@ class Summary:
     published: Published | None
 
 
-def summaries(suite: Suite, results: Iterable[dict]) -> list[Summary]:
+def summaries(
+    suite: Suite, results: Iterable[dict], costs: Mapping[str, dict]
+) -> list[Summary]:
     """Return a summary of each row of a suite, in the suite's order."""
     rows = list(results)
     baseline = _done(rows, suite.baseline)
-    return [_summary(suite, name, rows, baseline) for name in suite.rows]
+    return [
+        _summary(suite, name, rows, baseline, costs.get(name, {}).get('cost'))
+        for name in suite.rows
+    ]
 
 
 def _summary(
-    suite: Suite, name: str, rows: Sequence[dict], baseline: dict[int, dict]
+    suite: Suite,
+    name: str,
+    rows: Sequence[dict],
+    baseline: dict[int, dict],
+    cost: float | None,
 ) -> Summary:
     own = _done(rows, name)
     scores = [row['score'] for row in own.values()]
     common = [] if name == suite.baseline else sorted(own.keys() & baseline.keys())
     differences = [own[seed]['score'] - baseline[seed]['score'] for seed in common]
-    steps = 'seconds_per_iteration'
-    ratios = [
-        own[seed][steps] / baseline[seed][steps]
-        for seed in common
-        if own[seed][steps] and baseline[seed][steps]
-    ]
     return Summary(
         name,
         sorted(own),
@@ -69,7 +71,7 @@ def _summary(
         len(common),
         mean(differences) if differences else None,
         interval(differences),
-        mean(ratios) if ratios else None,
+        cost,
         sum(row['row'] == name and row['status'] == 'failed' for row in rows),
         suite.published.get(name),
     )

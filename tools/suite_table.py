@@ -33,7 +33,7 @@ def table_of(suite: Suite, found: Sequence[Summary]) -> Table:
     title = f'{suite.path.stem}: {suite.metric}, compared with {suite.baseline}'
     caption = (
         'difference: mean over the seeds that both have, and its 95 % interval; '
-        'cost: time of a step in units of the baseline, affected by what else ran'
+        "cost: time of a step in units of the student's, from --cost"
     )
     table = Table(title=title, caption=caption)
     table.add_column('row', no_wrap=True)

@@ -351,7 +351,8 @@ def test_differences_are_paired_by_seed(suite: suite_file.Suite) -> None:
         *[result('cwd', 0, 13.0, 1.0), result('cwd', 1, 12.0, 0.75)],
         *[result('cwd', 9, 99.0, 9.0), failed('cwd', 3), failed('own', 0)],
     ]
-    alone, cwd, own = suite_statistics.summaries(suite, results)
+    costs = dict(cwd=dict(cost=1.75))
+    alone, cwd, own = suite_statistics.summaries(suite, results, costs)
     assert (alone.mean, alone.std, alone.difference) == (11.0, 1.0, None)
     assert cwd.mean == pytest.approx(124 / 3)
     # +3 and +1; seed 9 has no partner.
@@ -366,11 +367,11 @@ def test_the_table_and_the_picture_are_written(
 ) -> None:
     results = [result('student', s, 10.0 + s) for s in (0, 1)]
     results += [result('cwd', s, 12.0 + 2 * s) for s in (0, 1)]
-    found = suite_statistics.summaries(suite, results)
+    found = suite_statistics.summaries(suite, results, {})
     suite_table.write_csv(tmp_path / 'mine.csv', found)
     lines = (tmp_path / 'mine.csv').read_text().splitlines()
     assert lines[0] == ','.join(suite_table.COLUMNS)
-    numbers = 'cwd,2,13.000,1.414,2.500,-3.853,8.853,1.000,0,70.0,74.5'
+    numbers = 'cwd,2,13.000,1.414,2.500,-3.853,8.853,,0,70.0,74.5'
     assert lines[2] == f'{numbers},"paper, arXiv 1"'
     assert lines[3] == 'own,0,,,,,,,0,,,'
     assert suite_plot.draw(suite, found, tmp_path / 'mine.png')

@@ -100,3 +100,13 @@ def test_a_killed_benchmark_goes_on_where_it_stopped_and_runs_nothing_twice(
     assert '0 runs, 1 at once' in output, output
     assert (folder / 'mine.json').read_text() == before
     assert tool.returncode == 1
+
+    tool = start('--cost', '--rows', 'student', 'cwd')
+    output = tool.communicate()[0]
+    assert tool.returncode == 0, output
+    costs = json.loads((folder / 'mine.costs.json').read_text())
+    assert [*costs] == ['cwd']
+    assert costs['cwd']['distill_step'] > costs['cwd']['student_step'] > 0
+    cost = f'{costs["cwd"]["cost"]:.3f}'
+    assert cost in (folder / 'mine.csv').read_text()
+    assert (folder / 'mine.json').read_text() == before

@@ -1,0 +1,78 @@
+"""What a step of each row costs; part of tools/run_benchmark.py."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from jobs import ROOT, console
+from mmengine.config import Config
+from suite_plan import Recipe
+from suite_results import commit
+
+from kdtoolbox.checkpoints.writing import write_whole
+
+Costs = dict[str, dict[str, Any]]
+
+
+def read_costs(path: Path) -> Costs:
+    """Return what was measured, by the name of the row; empty without a file."""
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def measure_costs(recipes: Mapping[str, Recipe], path: Path) -> list[str]:
+    """Measure a step of each distillation and of its student alone, in turn.
+
+    Args:
+        recipes: The recipes by row.
+        path: The file, which gets each row as it comes.
+
+    Returns:
+        A line for each row that could not be measured.
+    """
+    failures = []
+    for name, recipe in recipes.items():
+        model = {} if recipe.config is None else recipe.config.model
+        if 'student' not in model and not recipe.error:
+            continue
+        console.print(f'measure a step of {name} ...')
+        failure = recipe.error or _measure(name, recipe.config, path)
+        if failure:
+            failures.append(f'{name}: {failure}')
+    return failures
+
+
+def _measure(name: str, config: Config, path: Path) -> str:
+    """Write the cost of a row; return why it could not be measured."""
+    config = Config(config.to_dict())
+    # What the method costs is with a teacher that runs.
+    config.model.teacher.pop('cache', None)
+    with TemporaryDirectory() as folder:
+        recipe, found = Path(folder, 'recipe.py'), Path(folder, 'cost.json')
+        config.dump(recipe)
+        batch = config.train_dataloader.batch_size
+        command = [sys.executable, str(ROOT / 'tools/benchmark.py'), 'step']
+        command += [str(recipe), f'--batch={batch}', '--clock=cpu', '--threads=1']
+        done = subprocess.run(
+            [*command, f'--json={found}'], capture_output=True, text=True
+        )
+        if done.returncode:
+            return (done.stderr or done.stdout).strip().splitlines()[-1]
+        figures = json.loads(found.read_text())
+    costs = read_costs(path)
+    costs[name] = dict(
+        cost=round(figures['vs_student'], 3),
+        student_step=round(figures['student_step'], 5),
+        distill_step=round(figures['distill_step'], 5),
+        size=figures['size'],
+        batch=batch,
+        device=figures['device'],
+        commit=commit(),
+    )
+    lines = ',\n'.join(f'"{row}": {json.dumps(costs[row])}' for row in sorted(costs))
+    with write_whole(path) as file:
+        file.write(f'{{\n{lines}\n}}\n'.encode())
+    return ''
