@@ -43,6 +43,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('suite', type=Path, help='a file of configs/benchmarks')
     parser.add_argument('--rows', nargs='+', metavar='ROW', help='only these rows')
     parser.add_argument('--seeds', nargs='+', type=int, help='only these seeds')
+    parser.add_argument(
+        '--factors', nargs='+', type=float, help='with --tune: only these factors'
+    )
     parser.add_argument('--jobs', type=int, help='runs at once; as many as cores')
     parser.add_argument('--gpus', type=int, help='GPUs of each run')
     parser.add_argument('--launcher', choices=['none', 'slurm'], default='none')
@@ -67,6 +70,8 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.launcher == 'slurm' and not args.partition:
         parser.error('--launcher slurm needs --partition NAME')
+    if args.factors and not args.tune:
+        parser.error('--factors needs --tune')
     if any(value is not None and value < 1 for value in (args.jobs, args.gpus)):
         parser.error('--jobs and --gpus: expected at least 1')
     return args
@@ -93,14 +98,22 @@ def read(args: argparse.Namespace, path: Path) -> Suite:
             'images'
         )
     own = {seed for row in suite.rows.values() for seed in row.seeds}
-    known = own if not args.tune else {*suite.tuning.seeds}
-    unknown = sorted({*(args.seeds or [])} - known)
+    _check_among('seeds', args.seeds, {*suite.tuning.seeds} if args.tune else own, path)
+    if args.factors:
+        _check_among('factors', args.factors, {*suite.tuning.factors}, path)
+        suite.tuning.factors = args.factors
+    return suite
+
+
+def _check_among(
+    name: str, given: list[float] | None, known: set[float], path: Path
+) -> None:
+    unknown = sorted({*(given or [])} - known)
     if unknown:
         raise ValueError(
-            f'--seeds: expected some of {sorted(known)}, got {unknown}; add them to '
-            f'`seeds` in {path.name}'
+            f'--{name}: expected some of {sorted(known)}, got {unknown}; add them to '
+            f'`{name}` in {path.name}'
         )
-    return suite
 
 
 def prepare(suite: Suite, local: bool) -> None:
