@@ -9,6 +9,7 @@ from typing import Any
 from jobs import Job, console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from suite_plan import Run
+from suite_results import outcome
 
 LINE_SECONDS = 60.0
 """Seconds between the lines in a log file."""
@@ -80,8 +81,7 @@ class Board:
             steps.append(row['seconds_per_iteration'])
         done = self._total - len(self._runs)
         self._progress.update(self._all, completed=done)
-        result = row.get('score', f'failed: {row.get("reason")}')
-        console.print(f'{done}/{self._total} {run.label}: {result}', markup=False)
+        console.print(f'{done}/{self._total} {run.label}: {outcome(row)}', markup=False)
 
     def _left(self, at: dict[str, int]) -> str:
         """Return the time left for all runs, by their iterations."""

@@ -93,6 +93,11 @@ def result_of(
     )
 
 
+def outcome(row: dict[str, Any]) -> str:
+    """Return the score of a row, or why there is none, in words."""
+    return str(row.get('score', f'failed: {row.get("reason")}'))
+
+
 def device_here() -> str:
     """Return the name of the GPU, or of the processor if there is none."""
     if torch.cuda.is_available():

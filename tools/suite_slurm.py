@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 from jobs import ROOT, Job, console
 from suite_plan import Run
-from suite_results import commit, result_of
+from suite_results import commit, outcome, result_of
 from suite_running import cause
 
 from kdtoolbox.checkpoints.writing import write_whole
@@ -40,8 +40,7 @@ def submit_all(
         elif (run.folder / ENDED).exists():
             row = _collect(run, partition)
             write(row)
-            result = row.get('score', f'failed: {row.get("reason")}')
-            console.print(f'{run.label}: {result}', markup=False)
+            console.print(f'{run.label}: {outcome(row)}', markup=False)
         elif _is_alive(run):
             at = Job(run.label, run.folder, ()).iteration()
             console.print(f'{run.label}: submitted, iteration {at}')
