@@ -28,7 +28,8 @@ def _cells(row: dict[str, str]) -> list[str]:
     # An interval above 0 is what the table is for.
     sure = len(ends) == 2 and float(row['low']) > 0
     gain = f'{float(row["difference"]):+.1f}' if row['difference'] else ''
-    mean, cost = f'{float(row["mean"]):.1f}{spread}', f'{float(row["cost"] or 1):.2f}'
+    mean = f'{float(row["mean"]):.1f}{spread}'
+    cost = f'{float(row["cost"]):.2f}' if row['cost'] else ''
     return [name, row['seeds'], mean, f'**{gain}**' if sure else gain, interval, cost]
 
 

@@ -46,6 +46,7 @@ def summaries(
     """Return a summary of each row of a suite, in the suite's order."""
     rows = list(results)
     baseline = _done(rows, suite.baseline)
+    costs = {suite.baseline: dict(cost=1.0), **costs}
     return [
         _summary(suite, name, rows, baseline, costs.get(name, {}).get('cost'))
         for name in suite.rows
