@@ -200,6 +200,9 @@ def main() -> int:
         results, folder = path.with_suffix('.tuning.json'), folder / 'tuning'
     else:
         results = path.with_suffix('.json')
+    with brief_errors(args.traceback):
+        # Before hours of training whose results would have no place.
+        read_results(results)
     if not args.table:
         return run(args, suite, results, folder)
     if args.tune:

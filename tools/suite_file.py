@@ -1,5 +1,6 @@
 """The file of a suite, read and checked; part of tools/run_benchmark.py."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -197,6 +198,11 @@ def _made(kind: type, values: Any, where: str, **given: Any) -> Any:
 
 def _row(name: str, values: Any, suite: Suite) -> Row:
     where = f'{suite.path.name}: rows.{name}'
+    if not re.fullmatch(r'[\w+-][\w.+-]*', name):
+        raise ValueError(
+            f'{where}: its runs get a folder of this name; rename it with letters, '
+            'digits, and . + - _'
+        )
     row = _made(Row, values, where, name=name)
     if row.method and row.config:
         raise ValueError(

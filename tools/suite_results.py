@@ -17,6 +17,7 @@ from jobs import ROOT, lines_of
 from suite_plan import Run
 
 from kdtoolbox.checkpoints.writing import write_whole
+from kdtoolbox.configuration import did_you_mean
 
 PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'kdtoolbox')
 TIMES = {'time', 'data_time', 'step'}
@@ -26,8 +27,18 @@ Key = tuple[str, float | None, int]
 
 
 def read_results(path: Path) -> dict[Key, dict]:
-    """Return the rows of a file of results; none if there is no file."""
-    rows = json.loads(path.read_text()) if path.exists() else []
+    """Return the rows of a file of results; none if there is no file.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    try:
+        rows = json.loads(path.read_text()) if path.exists() else []
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f'{path}: expected the rows of a benchmark as JSON, but {error}; take the '
+            f'last good one, `git checkout {path.name}`, or move it away to start anew'
+        ) from error
     return {(row['row'], row.get('factor'), row['seed']): row for row in rows}
 
 
@@ -136,8 +147,9 @@ def score_of(run: Run) -> float:
     # mmdet reports no metric at all for a model that detects nothing.
     if metrics and run.suite.metric not in metrics:
         raise ValueError(
-            f'{run.suite.path.name}: metric: expected one of {metrics}, got '
-            f'{run.suite.metric!r}; write `metric = {metrics[0]!r}`'
+            f'{run.suite.path.name}: metric: the test has no {run.suite.metric!r}'
+            f'{did_you_mean(run.suite.metric, metrics)}. Correct `metric` and call '
+            'again with --retry, which trains nothing twice'
         )
     return round(found.get(run.suite.metric, 0.0) * run.suite.scale, 3)
 

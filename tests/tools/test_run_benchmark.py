@@ -125,6 +125,7 @@ def test_paths_are_beside_the_suite_and_shown_from_the_repository(
             'options: expected',
         ),
         ('', "teacher['cache'] = 'caches/mine'", r'write `cache=dict\(path='),
+        ('cwd=dict(', "**{'../cwd': dict()}, cwd=dict(", 'rename it with letters'),
         ('', 'published = 8', r'write `published = dict\(...\)`'),
         ('factors=[0.3, 1, 3]', 'steps=3', "Tuning takes no 'steps'"),
     ],
@@ -235,6 +236,14 @@ def test_a_method_that_does_not_fit_becomes_an_error_of_its_row(
     assert '\n' not in recipe.error
 
 
+def test_damaged_results_are_refused_and_kept(tmp_path: Path) -> None:
+    path = tmp_path / 'mine.json'
+    path.write_text('[{"row": "stu')
+    with pytest.raises(ValueError, match='mine.json: .*git checkout mine.json'):
+        suite_results.read_results(path)
+    assert path.read_text() == '[{"row": "stu'
+
+
 def test_results_are_kept_one_per_line_in_the_order_of_the_suite(
     tmp_path: Path,
 ) -> None:
@@ -288,7 +297,7 @@ def test_a_row_says_what_was_measured(suite: suite_file.Suite) -> None:
     metrics.write_text('{"aAcc": 12.3, "time": 1.0}\n')
     row = suite_results.result_of(run, 'c0ffee')
     assert row['status'] == 'failed'
-    assert "write `metric = 'aAcc'`" in row['reason']
+    assert "no 'mIoU'; there are ['aAcc']. Correct `metric`" in row['reason']
     # A detector that finds nothing has no metric.
     metrics.write_text('{"time": 1.0}\n')
     assert suite_results.result_of(run, '')['score'] == 0
