@@ -27,18 +27,21 @@ class RunJob(Job):
         devices: The GPUs that are free, a value of CUDA_VISIBLE_DEVICES for each job.
         is_test: Whether it is the test.
         commit: The commit of the repository at the start of the training.
+        begin: Where its output begins in the log, which earlier processes have written.
     """
 
     run: Run | None = None
     devices: list[str] = field(default_factory=list)
     is_test: bool = False
     commit: str = ''
+    begin: int = 0
 
     def start(self) -> None:
         """Start the process on GPUs that are free, if there are some."""
         self.commit = self.commit or commit()
         if self.devices:
             self.variables = dict(CUDA_VISIBLE_DEVICES=self.devices.pop(0))
+        self.begin = self.log.stat().st_size if self.log.exists() else 0
         super().start()
 
     def release(self) -> None:
@@ -80,8 +83,9 @@ def run_all(
                 waiting.appendleft(_test(job, gpus))
                 continue
             failure = _failure(job)
-            if STILL_RUNS in failure:
-                console.print(f'{job.label}: {failure}', markup=False)
+            # The other process writes to the same log, so any line may be the last.
+            if failure and STILL_RUNS in _output(job.log, job.begin):
+                console.print(f'{job.label}: {job.work_dir} {STILL_RUNS}', markup=False)
                 continue
             row = result_of(job.run, job.commit, failure)
             write(row)
@@ -107,9 +111,19 @@ def device_groups(gpus: int, variables: Mapping[str, str]) -> list[str]:
     return [','.join(names[i : i + gpus]) for i in range(0, whole, gpus)]
 
 
-def cause(log: Path) -> str:
-    """Return the line of an output that tells why its process failed."""
-    lines = log.read_text(errors='replace').splitlines()
+def _output(log: Path, begin: int = 0) -> str:
+    """Return what a log contains behind a position."""
+    return log.read_bytes()[begin:].decode(errors='replace')
+
+
+def cause(log: Path, begin: int = 0) -> str:
+    """Return the line of an output that tells why its process failed.
+
+    Args:
+        log: The file of the output.
+        begin: Where that process began to write.
+    """
+    lines = _output(log, begin).splitlines()
     told = [line.strip() for line in lines[-40:] if line.strip()]
     # torchrun prints a report of its own after the traceback.
     errors = [line for line in told if re.match(r'[\w.]*(Error|Exception)\b', line)]
@@ -121,7 +135,7 @@ def _failure(job: RunJob) -> str:
     if not job.failed():
         return ''
     code = job.process.returncode
-    return cause(job.log) if code > 0 else f'killed by signal {-code}'
+    return cause(job.log, job.begin) if code > 0 else f'killed by signal {-code}'
 
 
 def _launched(command: Sequence[str], gpus: int) -> list[str]:

@@ -452,6 +452,21 @@ def test_each_run_becomes_a_row_and_a_failure_stops_no_other(
     assert '3/3 student, seed 1: 5.0' in shown or '3/3 student, seed 0: 5.0' in shown
 
 
+def test_a_run_of_another_benchmark_is_left_to_it(
+    suite: suite_file.Suite,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    refused = f"print('it {suite_running.STILL_RUNS}\\nlast line'); raise SystemExit(2)"
+    monkeypatch.setattr(jobs, '_POLL_SECONDS', 0.05)
+    monkeypatch.setattr(suite_running, '_launched', lambda *_: ['-c', refused])
+    run = run_of(suite, 'student')
+    rows: list[dict] = []
+    suite_running.run_all([run], lambda run: None, rows.append, at_once=1, gpus=1)
+    assert rows == []
+    assert suite_running.STILL_RUNS in capsys.readouterr().out
+
+
 SRUN = """\
 #!/usr/bin/env bash
 # Notes its arguments and writes the result of a test.
