@@ -1,6 +1,9 @@
-"""Write the tables of the benchmarks from the CSV beside their suites."""
+"""Write the tables of the benchmarks from the files beside their suites."""
 
+import json
+from collections import defaultdict
 from pathlib import Path
+from statistics import mean
 
 import tables
 
@@ -12,11 +15,13 @@ END = '<!-- End of {name}. -->'
 
 
 def table(name: str) -> str:
-    """Return the table of a suite, the best difference first."""
+    """Return the table of a suite, the best difference first, and its notes."""
     header = ['method', 'seeds', 'mean ± std', 'difference', '95 % interval', 'cost']
     rows = benchmark_rows(ROOT / 'configs', name)
     rows.sort(key=lambda row: -float(row['difference'] or 'inf'))
-    return tables.table(header, [_cells(row) for row in rows])
+    notes = [f'- {row["row"]}: {row["note"]}' for row in rows if row['note']]
+    shown = tables.table(header, [_cells(row) for row in rows])
+    return '\n'.join([shown, *(['', *notes] if notes else [])])
 
 
 def _cells(row: dict[str, str]) -> list[str]:
@@ -33,8 +38,33 @@ def _cells(row: dict[str, str]) -> list[str]:
     return [name, row['seeds'], mean, f'**{gain}**' if sure else gain, interval, cost]
 
 
-def replaced(text: str, name: str) -> str:
-    """Return a text with the present table of a suite between its two comments.
+def search(name: str) -> str:
+    """Return the mean score of each method and factor in the search of a suite."""
+    found: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+    path = ROOT / f'configs/benchmarks/{name}.tuning.json'
+    for run in json.loads(path.read_text()):
+        if run['status'] == 'done':
+            found[run['row']][run['factor']].append(run['score'])
+    factors = sorted({factor for scores in found.values() for factor in scores})
+    header = ['method', *(f'x {factor:g}' for factor in factors)]
+    return tables.table(header, [[row, *_scores(found[row], factors)] for row in found])
+
+
+def _scores(found: dict[float, list[float]], factors: list[float]) -> list[str]:
+    means = {factor: mean(scores) for factor, scores in found.items()}
+    texts = {factor: f'{score:.1f}' for factor, score in means.items()}
+    best = max(means, key=lambda factor: means[factor])
+    texts[best] = f'**{texts[best]}**'
+    return [texts.get(factor, '') for factor in factors]
+
+
+def replaced(text: str, name: str, table: str) -> str:
+    """Return a text with another table between its two comments.
+
+    Args:
+        text: The text.
+        name: The name in the comments.
+        table: The table.
 
     Raises:
         ValueError: If a comment is missing.
@@ -44,4 +74,4 @@ def replaced(text: str, name: str) -> str:
     _, closed, after = rest.partition(end)
     if not (found and closed):
         raise ValueError(f'the lines {start!r} and {end!r} are missing')
-    return f'{before}{start}\n\n{table(name)}\n\n{end}{after}'
+    return f'{before}{start}\n\n{table}\n\n{end}{after}'

@@ -2,9 +2,9 @@
 
     python docs/method_table.py
 
-writes the tables of the benchmarks and the list of methods in README.md, and
-model-index.yml, which are committed. The pages of the methods are written by
-`method_pages` when the docs are built.
+writes the tables of the benchmarks and the list of methods in README.md, the searches
+in docs/benchmark.md, and model-index.yml, which are committed. The pages of the methods
+are written by `method_pages` when the docs are built.
 """
 
 from functools import cache
@@ -20,6 +20,7 @@ from kdtoolbox.recipes.results import BENCHMARKS
 ROOT = Path(__file__).resolve().parent.parent
 INDEX = ROOT / 'model-index.yml'
 README = ROOT / 'README.md'
+BENCHMARK = ROOT / 'docs/benchmark.md'
 START = '<!-- The list down to the next comment: python docs/method_table.py -->'
 END = '<!-- End of the list of methods. -->'
 HEADINGS = dict(
@@ -88,7 +89,7 @@ def readme() -> str:
     """Return README.md with the present tables and the present list of methods."""
     text = README.read_text()
     for name in BENCHMARKS:
-        text = benchmark_table.replaced(text, name)
+        text = benchmark_table.replaced(text, name, benchmark_table.table(name))
     before, start, rest = text.partition(START)
     _, end, after = rest.partition(END)
     if not end:
@@ -96,8 +97,18 @@ def readme() -> str:
     return f'{before}{start}\n\n{method_list()}\n\n{end}{after}'
 
 
+def searches() -> str:
+    """Return docs/benchmark.md with the present results of the searches."""
+    text = BENCHMARK.read_text()
+    for name in BENCHMARKS:
+        table = benchmark_table.search(name)
+        text = benchmark_table.replaced(text, f'search of {name}', table)
+    return text
+
+
 def main() -> None:
-    for path, text in ((README, readme()), (INDEX, index())):
+    pages = ((README, readme()), (BENCHMARK, searches()), (INDEX, index()))
+    for path, text in pages:
         with write_whole(path) as file:
             file.write(text.encode())
 

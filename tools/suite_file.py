@@ -23,6 +23,7 @@ class Row:
         config: A recipe to train in place of a method.
         options: Config entries of its own.
         seeds: Its seeds.
+        note: Why its result is as it is, in one sentence.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Row:
     config: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     seeds: list[int] = field(default_factory=list)
+    note: str = ''
 
 
 @dataclass

@@ -26,6 +26,7 @@ class Summary:
         cost: Time of a step in units of the baseline's; None if not measured.
         failed: Number of seeds that failed.
         published: The scores of a paper.
+        note: Why the result is as it is.
     """
 
     row: str
@@ -38,6 +39,7 @@ class Summary:
     cost: float | None
     failed: int
     published: Published | None
+    note: str
 
 
 def summaries(
@@ -75,6 +77,7 @@ def _summary(
         cost,
         sum(row['row'] == name and row['status'] == 'failed' for row in rows),
         suite.published.get(name),
+        suite.rows[name].note,
     )
 
 

@@ -24,6 +24,7 @@ COLUMNS = (
     'published_student',
     'published_distilled',
     'published_source',
+    'note',
 )
 """The columns of the CSV; `low` and `high` are the ends of the interval."""
 
@@ -60,7 +61,7 @@ def write_csv(path: Path, found: Sequence[Summary]) -> None:
         paper = one.published
         known = (paper.student, paper.distilled, paper.source) if paper else ('',) * 3
         cells = [_number(number, 3) for number in numbers]
-        writer.writerow([one.row, len(one.seeds), *cells, one.failed, *known])
+        writer.writerow([one.row, len(one.seeds), *cells, one.failed, *known, one.note])
     with write_whole(path) as file:
         file.write(text.getvalue().encode())
 

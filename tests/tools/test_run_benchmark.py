@@ -41,7 +41,7 @@ metric = 'mIoU'
 seeds = [0, 1]
 rows = dict(
     student=dict(seeds=[0, 1, 2]), cwd=dict(method='cwd', at='neck'),
-    own=dict(config='own.py', seeds=[0]))
+    own=dict(config='own.py', seeds=[0], note='it has no data'))
 published = dict(cwd=dict(student=70.0, distilled=74.5, source='paper, arXiv 1'))
 tuning = dict(seeds=[7, 8], factors=[0.3, 1, 3])
 """
@@ -381,8 +381,8 @@ def test_the_table_and_the_picture_are_written(
     lines = (tmp_path / 'mine.csv').read_text().splitlines()
     assert lines[0] == ','.join(suite_table.COLUMNS)
     numbers = 'cwd,2,13.000,1.414,2.500,-3.853,8.853,,0,70.0,74.5'
-    assert lines[2] == f'{numbers},"paper, arXiv 1"'
-    assert lines[3] == 'own,0,,,,,,,0,,,'
+    assert lines[2] == f'{numbers},"paper, arXiv 1",'
+    assert lines[3] == 'own,0,,,,,,,0,,,,it has no data'
     assert suite_plot.draw(suite, found, tmp_path / 'mine.png')
     assert (tmp_path / 'mine.png').read_bytes().startswith(b'\x89PNG')
     assert not suite_plot.draw(suite, found[:1], tmp_path / 'none.png')
