@@ -1,5 +1,5 @@
-# The same student, distilled with CrossKD and with LD; CrossKD's wires have the teacher's
-# predictions.
+# The same student, distilled with CrossKD and with LD. CrossKD's wires have the
+# predictions of the teacher.
 _base_ = 'det_crosskd.py'
 
 layers = dict(cls='bbox_head.gfl_cls', reg='bbox_head.scales.*')
