@@ -126,8 +126,12 @@ def recipe_of_row(suite: Suite, row: Row, further: Mapping[str, Any]) -> Recipe:
     options = {**suite.options, **row.options, **further}
     try:
         if not row.method:
-            return Recipe(read_config(row.config or suite.student, options), options)
+            config = read_config(row.config or suite.student, options)
+            if 'teacher' not in config.model:
+                return Recipe(config, options)
         options = {**suite.teacher.options(), **options}
+        if row.config:
+            return Recipe(read_config(row.config, options), options)
         with TemporaryDirectory() as folder:
             path = Path(folder, 'recipe.py')
             text = recipe_of(pair_of(suite, row), Path(folder))

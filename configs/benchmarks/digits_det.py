@@ -44,6 +44,11 @@ rows = dict(
     fitnet=dict(method='fitnet'),
     at=dict(method='at'),
     reviewkd=dict(method='reviewkd'),
+    ld_cwd=dict(config='../digits/det_ld_cwd.py'),
+    ld_crosskd=dict(config='../digits/det_ld_crosskd.py'),
+    # Its backbone and neck come from `tools/train.py
+    # configs/pretrain/digits_det_backbone.py`.
+    pretrained=dict(config='../pretrain/digits_det_finetune.py'),
 )
 tuning = dict(
     # Other writers than those of the results. In shorter trainings smaller weights win.

@@ -137,14 +137,16 @@ def test_a_wrong_suite_is_refused_with_the_line_that_mends_it(
         suite_file.read_suite(write(old, new))
 
 
-def test_a_cached_teacher_is_one_of_all_rows_with_a_method(write: Callable) -> None:
+def test_a_cached_teacher_is_one_of_all_rows_with_a_teacher(write: Callable) -> None:
     cache = "teacher['cache'] = dict(path='caches/mine', views=1)"
     suite = suite_file.read_suite(write(new=cache))
-    method, alone = (
+    suite.rows['own'].config = str(ROOT / 'configs/digits/seg_distilled.py')
+    method, recipe, alone = (
         suite_plan.recipe_of_row(suite, suite.rows[name], {})
-        for name in ('cwd', 'student')
+        for name in ('cwd', 'own', 'student')
     )
-    assert method.config.model.teacher.cache == dict(path='caches/mine', views=1)
+    for found in (method, recipe):
+        assert found.config.model.teacher.cache == dict(path='caches/mine', views=1)
     assert 'teacher' not in alone.config.model
     assert method.options['model.teacher.cache.path'] == 'caches/mine'
 
