@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from functools import cache
 from statistics import mean
 
 from jobs import ROOT
@@ -89,7 +90,8 @@ class Expected:
     def _cost(self, run: Run) -> dict | None:
         """Return the line of docs/performance.json for the pair of a run."""
         cost = self._costs.get(run.template)
-        return cost if cost and _is_pair_of(run) else None
+        pair = run.suite.student, run.suite.teacher.config
+        return cost if cost and _is_pair(run.template, *pair) else None
 
     def run(self, run: Run) -> float | None:
         """Return the seconds of a run, None if nothing is known."""
@@ -97,9 +99,9 @@ class Expected:
         return step * run.iterations if step and run.iterations else None
 
 
-def _is_pair_of(run: Run) -> bool:
-    """Return whether the shipped recipe is for the models of the suite."""
-    path = ROOT / run.template
-    base = f"_base_ = '{run.suite.student}'" in path.read_text()
-    teacher = load_config(path).model.teacher.config
-    return base and teacher == run.suite.teacher.config
+@cache
+def _is_pair(template: str, student: str, teacher: str) -> bool:
+    """Return whether a shipped recipe is for these models."""
+    path = ROOT / template
+    base = f"_base_ = '{student}'" in path.read_text()
+    return base and load_config(path).model.teacher.config == teacher
