@@ -13,6 +13,7 @@ from suite_expected import Expected
 from suite_file import Suite
 from suite_plan import Recipe, Run, recipe_of_row
 from suite_progress import duration
+from suite_tuning import without_weights
 
 from kdtoolbox.inspection.faults import find_faults
 
@@ -34,7 +35,8 @@ def recipes_of(suite: Suite, args: Namespace) -> dict[str, Recipe]:
             continue
         console.print(f'make the config of {name} ...')
         with quiet():
-            recipes[name] = recipe_of_row(suite, row, further)
+            chosen = without_weights(row) if args.tune else row
+            recipes[name] = recipe_of_row(suite, chosen, further)
     return recipes
 
 

@@ -2,13 +2,14 @@
 
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from mmengine.config import Config
 from rich.table import Table
-from suite_file import Suite
+from suite_file import Row, Suite
 from suite_plan import Recipe, Run, run_of
 
 from kdtoolbox.recipes.templates import class_of
@@ -43,6 +44,15 @@ def tuning_runs(
         for factor in suite.tuning.factors
         for name, recipe in recipes.items()
     ]
+
+
+def without_weights(row: Row) -> Row:
+    """Return a row with the weights of its method, so that factors mean the same.
+
+    Otherwise a second search would multiply what the first one has found.
+    """
+    kept = {k: v for k, v in row.options.items() if not k.endswith('.loss_weight')}
+    return replace(row, options=kept)
 
 
 def loss_weights(config: Config | None) -> dict[str, float]:

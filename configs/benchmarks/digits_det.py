@@ -54,7 +54,7 @@ tuning = dict(
     # Other writers than those of the results. In shorter trainings smaller weights win.
     data='digits_det_tuning',
     seeds=[100],
-    factors=[0.008, 0.04, 0.2, 1],
+    factors=[0.0016, 0.008, 0.04, 0.2, 1],
     options={
         'train_dataloader.dataset.data_root': 'data/digits_det_tuning/',
         'val_dataloader.dataset.data_root': 'data/digits_det_tuning/',

@@ -28,7 +28,7 @@ tuning = dict(
     # Other writers than those of the results. In shorter trainings smaller weights win.
     data='digits_seg_tuning',
     seeds=[100],
-    factors=[0.008, 0.04, 0.2, 1],
+    factors=[0.0016, 0.008, 0.04, 0.2, 1],
     options={
         'train_dataloader.dataset.data_root': 'data/digits_seg_tuning/',
         'val_dataloader.dataset.data_root': 'data/digits_seg_tuning/',

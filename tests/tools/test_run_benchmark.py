@@ -409,6 +409,10 @@ def test_the_search_multiplies_all_weights_and_prints_the_row(
     rows = [result('cwd', 7, 5.0) | dict(factor=f) for f in (0.3, 3)]
     means = suite_tuning.means_of([*rows, failed('cwd', 8) | dict(factor=1)])
     assert suite_tuning.best_of(means['cwd']) == 3
+    # Weights that an earlier search has found are not multiplied again.
+    found = {'model.losses.loss_cwd.loss_weight': 30.0, 'train_cfg.max_iters': 8}
+    row = replace(suite.rows['cwd'], options=found)
+    assert suite_tuning.without_weights(row).options == {'train_cfg.max_iters': 8}
     line = suite_tuning.line_to_paste(suite, 'cwd', recipe, 3)
     assert line == (
         "cwd=dict(method='cwd', at='neck', options="
