@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from jobs import ROOT, console
 from mmengine.config import Config
 from suite_plan import Recipe
@@ -55,7 +56,7 @@ def _measure(name: str, config: Config, path: Path) -> str:
         config.dump(recipe)
         batch = config.train_dataloader.batch_size
         command = [sys.executable, str(ROOT / 'tools/benchmark.py'), 'step']
-        command += [str(recipe), f'--batch={batch}', '--clock=cpu', '--threads=1']
+        command += [str(recipe), f'--batch={batch}', *_where()]
         done = subprocess.run(
             [*command, f'--json={found}'], capture_output=True, text=True
         )
@@ -76,3 +77,10 @@ def _measure(name: str, config: Config, path: Path) -> str:
     with write_whole(path) as file:
         file.write(f'{{\n{lines}\n}}\n'.encode())
     return ''
+
+
+def _where() -> list[str]:
+    """Return the flags for the GPU, or else for one core of a machine that may be busy."""
+    if torch.cuda.is_available():
+        return ['--device=cuda']
+    return ['--clock=cpu', '--threads=1']
