@@ -80,7 +80,7 @@ def _measure(name: str, config: Config, path: Path) -> str:
 
 
 def _where() -> list[str]:
-    """Return the flags for the GPU, or else for one core of a machine that may be busy."""
+    """Return the flags for the GPU, or else for one core of a busy machine."""
     if torch.cuda.is_available():
         return ['--device=cuda']
     return ['--clock=cpu', '--threads=1']
