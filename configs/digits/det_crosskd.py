@@ -1,5 +1,4 @@
-# The same student, distilled with CrossKD through the teacher's head. The weights are a
-# fifth of the paper's, as configs/benchmarks/digits_det.py has found.
+# The same student, distilled with CrossKD through the teacher's head.
 _base_ = 'det_distilled.py'
 
 ends = dict(student='cross.reg', teacher='teacher.reg', teacher_cls='teacher.cls')

@@ -14,9 +14,13 @@ model = dict(
             student='student.reg',
             teacher='teacher.reg',
             student_cls='student.cls',
+            loss_weight=0.2,
         ),
         loss_ld_cls=dict(
-            type='LDClsLoss', student='student.cls', teacher='teacher.cls'
+            type='LDClsLoss',
+            student='student.cls',
+            teacher='teacher.cls',
+            loss_weight=2.0,
         ),
     ),
 )
