@@ -10,7 +10,7 @@ metric = 'coco/bbox_mAP'
 scale = 100
 data = 'digits_det'
 seeds = [0, 1, 2]
-# The weights in `options` are those of the methods' recipes times a factor, which `--tune`
+# The weights in `options` are those of the method's recipe times a factor that `--tune`
 # has found. The other rows are not searched yet.
 rows = dict(
     student=dict(seeds=[0, 1, 2, 3, 4]),
