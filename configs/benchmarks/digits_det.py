@@ -24,7 +24,7 @@ rows = dict(
         }
     ),
     cwd=dict(method='cwd', options={'model.losses.loss_cwd.loss_weight': 0.08}),
-    fgd=dict(method='fgd', options={'model.losses.loss_fgd.loss_weight': 0.008}),
+    fgd=dict(method='fgd', options={'model.losses.loss_fgd.loss_weight': 0.0016}),
     pkd=dict(method='pkd', options={'model.losses.loss_pkd.loss_weight': 0.08}),
     crosskd=dict(
         method='crosskd',

@@ -10,7 +10,7 @@ model = dict(
             teacher='teacher.fpn',
             channels=64,
             num_levels=4,
-            loss_weight=0.008,
+            loss_weight=0.0016,
         ),
     )
 )
