@@ -53,8 +53,10 @@ def search(name: str) -> str:
 def _scores(found: dict[float, list[float]], factors: list[float]) -> list[str]:
     means = {factor: mean(scores) for factor, scores in found.items()}
     texts = {factor: f'{score:.1f}' for factor, score in means.items()}
-    best = max(means, key=lambda factor: means[factor])
-    texts[best] = f'**{texts[best]}**'
+    texts = {
+        factor: f'**{text}**' if means[factor] == max(means.values()) else text
+        for factor, text in texts.items()
+    }
     return [texts.get(factor, '') for factor in factors]
 
 

@@ -14,6 +14,9 @@ from suite_plan import Recipe, Run, run_of
 
 from kdtoolbox.recipes.templates import class_of
 
+NEAR = 0.5
+"""Points that one seed cannot tell apart."""
+
 
 def tuning_runs(
     suite: Suite,
@@ -83,13 +86,17 @@ def means_of(rows: Iterable[dict]) -> dict[str, dict[float, list[float]]]:
 
 
 def best_of(factors: dict[float, list[float]]) -> float:
-    """Return the factor with the best mean; among equals the one nearest to 1.
+    """Return the factor with the best mean; among nearly equal ones the nearest to 1.
+
+    With a weight near 0 a method does nothing, so a draw is no reason to lower it.
 
     Example:
-        >>> best_of({0.3: [5.0], 1: [7.0, 5.0], 3: [6.0]})
+        >>> best_of({0.3: [6.4], 1: [7.0, 5.0], 3: [5.0]})
         1
     """
-    return max(factors, key=lambda f: (mean(factors[f]), -max(f, 1 / f)))
+    best = max(mean(scores) for scores in factors.values())
+    near = [f for f, scores in factors.items() if mean(scores) >= best - NEAR]
+    return min(near, key=lambda f: max(f, 1 / f))
 
 
 def tuning_table(suite: Suite, rows: Iterable[dict]) -> Table:

@@ -23,9 +23,9 @@ rows = dict(
             'default_hooks.checkpoint.interval': 800,
         }
     ),
-    cwd=dict(method='cwd', options={'model.losses.loss_cwd.loss_weight': 0.08}),
+    cwd=dict(method='cwd', options={'model.losses.loss_cwd.loss_weight': 0.4}),
     fgd=dict(method='fgd', options={'model.losses.loss_fgd.loss_weight': 0.0016}),
-    pkd=dict(method='pkd', options={'model.losses.loss_pkd.loss_weight': 0.08}),
+    pkd=dict(method='pkd', options={'model.losses.loss_pkd.loss_weight': 0.4}),
     crosskd=dict(
         method='crosskd',
         options={

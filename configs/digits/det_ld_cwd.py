@@ -10,7 +10,7 @@ model = dict(
     ),
     losses=dict(
         loss_cwd=dict(
-            type='CWDLoss', student='aligned', teacher='teacher.fpn', loss_weight=0.08
+            type='CWDLoss', student='aligned', teacher='teacher.fpn', loss_weight=0.4
         )
     ),
 )

@@ -5,7 +5,7 @@ model = dict(
     losses=dict(
         _delete_=True,
         loss_pkd=dict(
-            type='PKDLoss', student='aligned', teacher='teacher.fpn', loss_weight=0.08
+            type='PKDLoss', student='aligned', teacher='teacher.fpn', loss_weight=0.4
         ),
     )
 )
