@@ -19,7 +19,7 @@ model = dict(
             student='student.logits',
             teacher='teacher.logits',
             tau=4.0,
-            loss_weight=3.0,
+            loss_weight=0.6,
         )
     ),
 )
