@@ -139,7 +139,7 @@ def run(args: argparse.Namespace, suite: Suite, results: Path, folder: Path) -> 
     """Plan, run and report; return the exit status."""
     recipes = recipes_of(suite, args)
     if args.cost:
-        failures = measure_costs(recipes, suite.path.with_suffix('.costs.json'))
+        failures = measure_costs(suite, recipes, suite.path.with_suffix('.costs.json'))
         report(suite, results)
         console.print(*failures, sep='\n', markup=False, soft_wrap=True)
         return int(bool(failures))

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from jobs import ROOT, console
 from mmengine.config import Config
+from suite_file import Suite
 from suite_plan import Recipe
 from suite_results import commit
 
@@ -24,10 +25,11 @@ def read_costs(path: Path) -> Costs:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def measure_costs(recipes: Mapping[str, Recipe], path: Path) -> list[str]:
+def measure_costs(suite: Suite, recipes: Mapping[str, Recipe], path: Path) -> list[str]:
     """Measure a step of each distillation and of its student alone, in turn.
 
     Args:
+        suite: The suite.
         recipes: The recipes by row.
         path: The file, which gets each row as it comes.
 
@@ -40,13 +42,13 @@ def measure_costs(recipes: Mapping[str, Recipe], path: Path) -> list[str]:
         if 'student' not in model and not recipe.error:
             continue
         console.print(f'measure a step of {name} ...')
-        failure = recipe.error or _measure(name, recipe.config, path)
+        failure = recipe.error or _measure(name, recipe.config, suite.size, path)
         if failure:
             failures.append(f'{name}: {failure}')
     return failures
 
 
-def _measure(name: str, config: Config, path: Path) -> str:
+def _measure(name: str, config: Config, size: list[int] | None, path: Path) -> str:
     """Write the cost of a row; return why it could not be measured."""
     config = Config(config.to_dict())
     # What the method costs is with a teacher that runs.
@@ -57,6 +59,7 @@ def _measure(name: str, config: Config, path: Path) -> str:
         batch = config.train_dataloader.batch_size
         command = [sys.executable, str(ROOT / 'tools/benchmark.py'), 'step']
         command += [str(recipe), f'--batch={batch}', *_where()]
+        command += ['--size', *map(str, size)] if size else []
         done = subprocess.run(
             [*command, f'--json={found}'], capture_output=True, text=True
         )

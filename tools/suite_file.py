@@ -95,6 +95,7 @@ class Suite:
         data: Folder in ``data/`` that has to exist; DigitScenes are made.
         gpus: GPUs of each run; None for as many as ``--gpus`` says.
         images: Number of training images; with ``gpus`` it gives the iterations.
+        size: Height and width of the images with which ``--cost`` measures.
         options: Config entries of all rows.
         published: The scores of papers by row.
         tuning: How ``--tune`` searches.
@@ -110,6 +111,7 @@ class Suite:
     data: str | None = None
     gpus: int | None = None
     images: int | None = None
+    size: list[int] | None = None
     options: dict[str, Any] = field(default_factory=dict)
     published: dict[str, Published] = field(default_factory=dict)
     tuning: Tuning | None = None
@@ -158,6 +160,15 @@ def read_suite(path: Path) -> Suite:
     _check_common(suite.options, f'{path.name}: options')
     for name in ('gpus', 'images'):
         _check_count(getattr(suite, name), f'{path.name}: {name}')
+    if suite.size is not None and not (
+        isinstance(suite.size, list)
+        and len(suite.size) == 2
+        and all(isinstance(side, int) and side > 0 for side in suite.size)
+    ):
+        raise ValueError(
+            f'{path.name}: size: expected height and width in pixels, got '
+            f'{suite.size!r}; write `size = [512, 1024]`'
+        )
     return suite
 
 

@@ -9,6 +9,7 @@ teacher = dict(
 metric = 'coco/bbox_mAP'
 scale = 100
 data = 'digits_det'
+size = [128, 128]
 seeds = [0, 1, 2]
 # The weights in `options` are those of the method's recipe times a factor that `--tune`
 # has found. The other rows are not searched yet. docs/benchmark.md explains the notes.

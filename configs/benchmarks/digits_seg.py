@@ -8,6 +8,7 @@ teacher = dict(
 )
 metric = 'mIoU'
 data = 'digits_seg'
+size = [128, 128]
 seeds = [0, 1, 2]
 # The weights in `options` are those of the method's recipe times a factor that `--tune`
 # has found; DIST keeps its own. The other rows are not searched yet.

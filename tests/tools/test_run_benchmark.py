@@ -126,6 +126,7 @@ def test_paths_are_beside_the_suite_and_shown_from_the_repository(
         ),
         ('', "teacher['cache'] = 'caches/mine'", r'write `cache=dict\(path='),
         ('cwd=dict(', "**{'../cwd': dict()}, cwd=dict(", 'rename it with letters'),
+        ('', 'size = 128', r'write `size = \[512, 1024\]`'),
         ('', 'published = 8', r'write `published = dict\(...\)`'),
         ('factors=[0.3, 1, 3]', 'steps=3', "Tuning takes no 'steps'"),
     ],
