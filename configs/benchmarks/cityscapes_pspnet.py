@@ -4,6 +4,7 @@ student = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
 teacher = dict(config='mmseg::pspnet/pspnet_r101-d8_4xb2-80k_cityscapes-512x1024.py')
 metric = 'mIoU'
 data = 'cityscapes'
+size = [512, 1024]
 gpus = 4
 seeds = [0, 1, 2]
 rows = dict(

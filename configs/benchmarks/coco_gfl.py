@@ -5,6 +5,7 @@ teacher = dict(config='mmdet::gfl/gfl_r101_fpn_ms-2x_coco.py')
 metric = 'coco/bbox_mAP'
 scale = 100
 data = 'coco'
+size = [800, 1344]
 # train2017 without the images that mmdetection leaves out.
 images = 117266
 gpus = 8
