@@ -22,7 +22,8 @@ rows = dict(
             'train_cfg.val_interval': 800,
             'param_scheduler.1.T_max': 800,
             'default_hooks.checkpoint.interval': 800,
-        }
+        },
+        note='alone for 800 iterations, which gains more than any method in 400',
     ),
     cwd=dict(
         method='cwd',
