@@ -70,6 +70,8 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.launcher == 'slurm' and not args.partition:
         parser.error('--launcher slurm needs --partition NAME')
+    if args.cost and args.tune:
+        parser.error('--cost measures the rows, not their search; leave out --tune')
     if args.factors and not args.tune:
         parser.error('--factors needs --tune')
     if any(value is not None and value < 1 for value in (args.jobs, args.gpus)):
@@ -141,7 +143,8 @@ def run(args: argparse.Namespace, suite: Suite, results: Path, folder: Path) -> 
     if args.cost:
         failures = measure_costs(suite, recipes, suite.path.with_suffix('.costs.json'))
         report(suite, results)
-        console.print(*failures, sep='\n', markup=False, soft_wrap=True)
+        for failure in failures:
+            console.print(failure, markup=False, soft_wrap=True)
         return int(bool(failures))
     gpus = args.gpus or suite.gpus or 1
     make_runs = tuning_runs if args.tune else runs_of

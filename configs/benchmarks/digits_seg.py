@@ -19,7 +19,7 @@ rows = dict(
         options={'model.losses.loss_cwd.loss_weight': 0.6},
         seeds=[0, 1, 2, 3, 4],
     ),
-    kd=dict(method='kd'),
+    kd=dict(method='kd', options={'model.losses.loss_kd.loss_weight': 0.04}),
     cirkd=dict(method='cirkd'),
     dist=dict(method='dist'),
     ifvd=dict(method='ifvd'),

@@ -31,7 +31,8 @@ SUITE = f"""
 student = 'student.py'
 teacher = dict(
     config='{ROOT}/configs/digits/seg_teacher.py',
-    checkpoint='{ROOT}/configs/digits/seg_teacher.safetensors')
+    checkpoint='{ROOT}/configs/digits/seg_teacher.safetensors',
+    cache=dict(path='caches', views=1, dtype='float32'))
 metric = 'mIoU'
 seeds = [3]
 rows = dict(
@@ -89,6 +90,7 @@ def test_a_killed_benchmark_goes_on_where_it_stopped_and_runs_nothing_twice(
     assert rows['cwd']['iterations'] == 2
     assert rows['cwd']['score'] > 0
     assert [*folder.glob('work/cwd/*/student_iter_2.pth')]
+    assert [*folder.glob('caches/*/*/*.safetensors')]
     assert '\n' not in rows['ld']['reason']
     assert 'ld, seed 3 failed: ' in output
     assert (folder / 'mine.csv').read_text().count('\n') == 4
