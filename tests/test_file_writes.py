@@ -19,6 +19,7 @@ ALLOWED = {
     ('kdtoolbox/datasets/sample_faults.py', 'save'): 'to memory',
     ('tools/jobs.py', 'open'): 'a log, which grows line by line',
     ('tools/suite_plot.py', 'savefig'): 'to memory',
+    ('tools/suite_cost.py', 'dump'): 'a config for one measurement, in a folder of it',
     ('tools/test.py', 'dump'): 'a copy of the config in a folder of this run alone',
 }
 """The file and the call that may write past ``write_whole``, and why."""
