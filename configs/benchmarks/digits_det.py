@@ -76,7 +76,7 @@ rows = dict(
     pretrained=dict(config='../pretrain/digits_det_finetune.py'),
 )
 tuning = dict(
-    # Other writers than those of the results. In shorter trainings smaller weights win.
+    # Other writers than those of the results, and half of the schedule.
     data='digits_det_tuning',
     seeds=[100],
     factors=[0.0016, 0.008, 0.04, 0.2, 1],
@@ -90,6 +90,10 @@ tuning = dict(
         'test_evaluator.ann_file': (
             'data/digits_det_tuning/annotations/instances_val2017.json'
         ),
+        'max_iters': 400,
+        'train_cfg.max_iters': 400,
+        'param_scheduler.1.T_max': 400,
+        'default_hooks.checkpoint.interval': 400,
         # Only the test at the end counts.
         'train_cfg.val_interval': 1000,
     },

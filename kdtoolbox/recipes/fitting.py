@@ -1,6 +1,7 @@
 """Fit the records, connectors and losses of a shipped recipe to two other models."""
 
 import copy
+import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ from kdtoolbox.recipes.connecting import align_wires, fit_connector, set_levels
 from kdtoolbox.recipes.fitted import Fitted, connections_of, source_of
 from kdtoolbox.recipes.places import is_logits, places
 from kdtoolbox.recipes.sides import Side
-from kdtoolbox.recipes.templates import Template, kinds_of
+from kdtoolbox.recipes.templates import Template, class_of, kinds_of
 
 
 def fit(template: Template, student: Side, teacher: Side, at: str | None) -> Fitted:
@@ -135,9 +136,13 @@ def _fit_loss(loss: dict[str, Any], fitted: Fitted, student: Side) -> None:
         set_levels(loss, len(own))
     if 'num_classes' in loss:
         loss['num_classes'] = classes_of(student)
-    if 'level_weights' in loss and own:
-        given = loss['level_weights']
-        loss['level_weights'] = [given[min(i, len(given) - 1)] for i in range(len(own))]
+    defaults = inspect.signature(class_of(loss)).parameters
+    if 'level_weights' in defaults and own:
+        given = loss.get('level_weights', defaults['level_weights'].default)
+        if len(given) != len(own):
+            # The last factor is that of the coarsest maps.
+            kept = [given[min(i, len(given) - 1)] for i in range(len(own))]
+            loss['level_weights'] = kept
 
 
 def _fit_source(source: dict[str, Any], student: Side, teacher: Side) -> None:

@@ -51,6 +51,13 @@ def test_other_channels_get_a_convolution(toy: Toy) -> None:
     assert (loss['channels'], loss['num_levels']) == (16, 3)
 
 
+def test_each_level_gets_a_factor(toy: Toy) -> None:
+    guides = dict(teacher_cls='teacher.cls', teacher_reg='teacher.reg')
+    loss = dict(type='PGDClsLoss', **ENDS, **guides)
+    made = fitted(toy.gfl(), toy.gfl(), losses=dict(loss_pgd=loss))
+    assert made.losses['loss_pgd']['level_weights'] == [1.0, 1.25, 1.5]
+
+
 def test_channels_of_a_template_are_replaced(toy: Toy) -> None:
     conv = dict(type='ConvConnector', input='student.fpn', kernel_size=3)
     conv |= dict(in_channels=[256] * 5, out_channels=256)
