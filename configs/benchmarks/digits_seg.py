@@ -23,12 +23,20 @@ rows = dict(
     cirkd=dict(method='cirkd'),
     dist=dict(method='dist'),
     ifvd=dict(method='ifvd'),
-    dsd=dict(method='dsd'),
+    # It compares maps of one size, which this pair has in the head.
+    dsd=dict(
+        method='dsd',
+        options={
+            'model.recorders.student.layers': 'decode_head.scale_heads.*',
+            'model.recorders.teacher.layers': 'decode_head.scale_heads.*',
+        },
+    ),
     bpkd=dict(method='bpkd'),
     attnfd=dict(method='attnfd'),
     lskd=dict(method='lskd'),
     dkd=dict(method='dkd'),
     at=dict(method='at'),
+    skd=dict(method='skd'),
 )
 tuning = dict(
     # Other writers than those of the results, and half of the schedule.

@@ -58,6 +58,12 @@ def test_each_level_gets_a_factor(toy: Toy) -> None:
     assert made.losses['loss_pgd']['level_weights'] == [1.0, 1.25, 1.5]
 
 
+def test_a_loss_that_takes_other_channels_gets_no_convolution(toy: Toy) -> None:
+    losses = dict(loss_dsd=dict(type='DSDPixelLoss', **ENDS))
+    made = fitted(toy.gfl(), toy.gfl(base=16, out=16), losses=losses)
+    assert not made.connectors
+
+
 def test_channels_of_a_template_are_replaced(toy: Toy) -> None:
     conv = dict(type='ConvConnector', input='student.fpn', kernel_size=3)
     conv |= dict(in_channels=[256] * 5, out_channels=256)
