@@ -69,6 +69,15 @@ rows = dict(
     fitnet=dict(method='fitnet'),
     at=dict(method='at'),
     reviewkd=dict(method='reviewkd'),
+    # Its tokens come from `tools/train.py configs/digits/det_maskd_tokens.py`.
+    maskd=dict(
+        method='maskd',
+        options={
+            'model.losses.loss_maskd.tokens': (
+                'work_dirs/det_maskd_tokens/iter_400.pth'
+            )
+        },
+    ),
     ld_cwd=dict(config='../digits/det_ld_cwd.py'),
     ld_crosskd=dict(config='../digits/det_ld_crosskd.py'),
     # Its backbone and neck come from `tools/train.py
