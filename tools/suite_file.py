@@ -134,24 +134,7 @@ def read_suite(path: Path) -> Suite:
     suite = _made(Suite, found, path.name, path=path)
     suite.student = _file(suite.student, path, 'student')
     suite.teacher = _teacher(suite)
-    _check_seeds(suite.seeds, f'{path.name}: seeds')
-    for name in ('rows', 'published'):
-        if not isinstance(getattr(suite, name), dict):
-            raise ValueError(
-                f'{path.name}: {name}: expected a dict, got {getattr(suite, name)!r}; '
-                f'write `{name} = dict(...)`'
-            )
-    suite.rows = {name: _row(name, row, suite) for name, row in suite.rows.items()}
-    if all(row.method or row.config for row in suite.rows.values()):
-        raise ValueError(
-            f'{path.name}: rows: expected one with neither method nor config, to '
-            'compare the others with; add `student=dict(),`'
-        )
-    check_names(suite.published, suite.rows, f'{path.name}: published')
-    suite.published = {
-        name: _made(Published, scores, f'{path.name}: published.{name}')
-        for name, scores in suite.published.items()
-    }
+    _read_rows(suite)
     if suite.tuning is not None:
         suite.tuning = _made(Tuning, suite.tuning, f'{path.name}: tuning')
         _check_seeds(suite.tuning.seeds, f'{path.name}: tuning.seeds')
@@ -160,16 +143,31 @@ def read_suite(path: Path) -> Suite:
     _check_common(suite.options, f'{path.name}: options')
     for name in ('gpus', 'images'):
         _check_count(getattr(suite, name), f'{path.name}: {name}')
-    if suite.size is not None and not (
-        isinstance(suite.size, list)
-        and len(suite.size) == 2
-        and all(isinstance(side, int) and side > 0 for side in suite.size)
-    ):
-        raise ValueError(
-            f'{path.name}: size: expected height and width in pixels, got '
-            f'{suite.size!r}; write `size = [512, 1024]`'
-        )
+    _check_size(suite.size, f'{path.name}: size')
     return suite
+
+
+def _read_rows(suite: Suite) -> None:
+    """Read the rows and what was published of them."""
+    name = suite.path.name
+    _check_seeds(suite.seeds, f'{name}: seeds')
+    for key in ('rows', 'published'):
+        if not isinstance(getattr(suite, key), dict):
+            raise ValueError(
+                f'{name}: {key}: expected a dict, got {getattr(suite, key)!r}; '
+                f'write `{key} = dict(...)`'
+            )
+    suite.rows = {key: _row(key, row, suite) for key, row in suite.rows.items()}
+    if all(row.method or row.config for row in suite.rows.values()):
+        raise ValueError(
+            f'{name}: rows: expected one with neither method nor config, to '
+            'compare the others with; add `student=dict(),`'
+        )
+    check_names(suite.published, suite.rows, f'{name}: published')
+    suite.published = {
+        key: _made(Published, scores, f'{name}: published.{key}')
+        for key, scores in suite.published.items()
+    }
 
 
 def check_names(names: Iterable[str], known: Iterable[str], where: str) -> None:
@@ -266,6 +264,15 @@ def _check_count(value: Any, where: str) -> None:
         raise ValueError(
             f'{where}: expected a whole number above 0, got {value!r}; write '
             f'`{where.rpartition(" ")[2]} = 8`'
+        )
+
+
+def _check_size(size: Any, where: str) -> None:
+    whole = isinstance(size, list) and all(isinstance(x, int) and x > 0 for x in size)
+    if size is not None and not (whole and len(size) == 2):
+        raise ValueError(
+            f'{where}: expected height and width in pixels, got {size!r}; write '
+            '`size = [512, 1024]`'
         )
 
 

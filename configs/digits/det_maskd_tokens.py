@@ -12,9 +12,7 @@ model = dict(
 max_iters = 400
 train_cfg = dict(max_iters=max_iters)
 optim_wrapper = dict(
-    optimizer=dict(
-        _delete_=True, type='SGD', lr=0.1, momentum=0.9, weight_decay=0.0001
-    )
+    optimizer=dict(_delete_=True, type='SGD', lr=0.1, momentum=0.9, weight_decay=0.0001)
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=50),
