@@ -1,7 +1,7 @@
 """Write the tables of the benchmarks from the files beside their suites."""
 
 import json
-from collections import defaultdict
+import sys
 from pathlib import Path
 from statistics import mean
 
@@ -10,6 +10,11 @@ import tables
 from kdtoolbox.recipes.results import benchmark_rows
 
 ROOT = Path(__file__).resolve().parent.parent
+# The tool imports its parts from its own folder.
+sys.path.append(str(ROOT / 'tools'))
+
+from suite_tuning import best_of, means_of  # noqa: E402
+
 START = '<!-- {name}: python docs/method_table.py -->'
 END = '<!-- End of {name}. -->'
 
@@ -39,24 +44,20 @@ def _cells(row: dict[str, str]) -> list[str]:
 
 
 def search(name: str) -> str:
-    """Return the mean score of each method and factor in the search of a suite."""
-    found: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+    """Return the mean score of each method and factor in the search of a suite.
+
+    The factor that the search chooses is bold.
+    """
     path = ROOT / f'configs/benchmarks/{name}.tuning.json'
-    for run in json.loads(path.read_text()):
-        if run['status'] == 'done':
-            found[run['row']][run['factor']].append(run['score'])
+    found = means_of(json.loads(path.read_text()))
     factors = sorted({factor for scores in found.values() for factor in scores})
     header = ['method', *(f'x {factor:g}' for factor in factors)]
     return tables.table(header, [[row, *_scores(found[row], factors)] for row in found])
 
 
 def _scores(found: dict[float, list[float]], factors: list[float]) -> list[str]:
-    means = {factor: mean(scores) for factor, scores in found.items()}
-    texts = {factor: f'{score:.1f}' for factor, score in means.items()}
-    texts = {
-        factor: f'**{text}**' if means[factor] == max(means.values()) else text
-        for factor, text in texts.items()
-    }
+    texts = {factor: f'{mean(scores):.1f}' for factor, scores in found.items()}
+    texts[best_of(found)] = f'**{texts[best_of(found)]}**'
     return [texts.get(factor, '') for factor in factors]
 
 

@@ -198,12 +198,14 @@ def resolve_paths(cfg: Config, need_teacher: bool = True) -> None:
             similar names.
     """
     model: Any = cfg.get('model') or {}
-    if 'student' not in model:
+    if not {'student', 'teacher'} & set(model):
         return
     files = _files_of(Path(cfg.filename)) if cfg.filename else []
     texts = {path: path.read_text(encoding='utf-8') for path in files}
     find = partial(_absolute, texts=texts)
-    model.student = find(model.student, 'model.student')
+    # A trainer of tokens has a teacher only.
+    if 'student' in model:
+        model.student = find(model.student, 'model.student')
     for place, owner, keys in _places_of_paths(model):
         for key in keys:
             if isinstance(owner.get(key), str | dict):

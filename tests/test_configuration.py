@@ -259,6 +259,13 @@ def test_paths_beside_the_base_that_names_them(recipe: Path, tmp_path: Path) -> 
     assert paths_of(cfg) == list(map(str, expected))
 
 
+def test_paths_of_a_teacher_without_a_student(recipe: Path) -> None:
+    text = "model = dict(teacher=dict(config='teacher.py', checkpoint='teacher.pth'))\n"
+    teacher = resolved(Path(write(recipe / 'tokens.py', text))).model.teacher
+    assert teacher.config == str(recipe / 'teacher.py')
+    assert teacher.checkpoint == str(recipe / 'teacher.pth')
+
+
 @pytest.mark.parametrize('bases', ["'teacher.py'", "['teacher.py', 'student.py']"])
 def test_paths_of_inherited_dicts(recipe: Path, bases: str) -> None:
     text = RECIPE.replace("'student.py'", f'dict(_base_={bases})')
