@@ -39,7 +39,7 @@ rows = dict(
     skd=dict(method='skd'),
 )
 tuning = dict(
-    # Other writers than those of the results, and half of the schedule.
+    # Other writers than those of the results. In shorter trainings smaller weights win.
     data='digits_seg_tuning',
     seeds=[100],
     factors=[0.0016, 0.008, 0.04, 0.2, 1, 5],
@@ -47,10 +47,6 @@ tuning = dict(
         'train_dataloader.dataset.data_root': 'data/digits_seg_tuning/',
         'val_dataloader.dataset.data_root': 'data/digits_seg_tuning/',
         'test_dataloader.dataset.data_root': 'data/digits_seg_tuning/',
-        'max_iters': 400,
-        'train_cfg.max_iters': 400,
-        'param_scheduler.1.T_max': 400,
-        'default_hooks.checkpoint.interval': 400,
         # Only the test at the end counts.
         'train_cfg.val_interval': 1000,
     },

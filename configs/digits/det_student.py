@@ -115,7 +115,7 @@ val_evaluator = dict(
 )
 test_evaluator = val_evaluator
 
-max_iters = 800
+max_iters = 400
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

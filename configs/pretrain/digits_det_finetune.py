@@ -3,7 +3,7 @@ _base_ = '../digits/det_student.py'
 
 pretrained = dict(
     type='Pretrained',
-    checkpoint='work_dirs/digits_det_backbone/student_iter_800.pth',
+    checkpoint='work_dirs/digits_det_backbone/student_iter_400.pth',
 )
 model = dict(
     backbone=dict(init_cfg=dict(**pretrained, prefix='backbone.')),
