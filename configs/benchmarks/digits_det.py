@@ -105,12 +105,22 @@ rows = dict(
     pgd=dict(
         method='pgd',
         options={
-            'model.losses.loss_pgd_cls.loss_weight': 0.008,
-            'model.losses.loss_pgd_reg.loss_weight': 0.008,
+            'model.losses.loss_pgd_cls.loss_weight': 0.0016,
+            'model.losses.loss_pgd_reg.loss_weight': 0.0016,
         },
     ),
-    fitnet=dict(method='fitnet'),
-    at=dict(method='at'),
+    fitnet=dict(
+        method='fitnet',
+        options={
+            'model.losses.loss_fitnet.loss_weight': 0.016,
+        },
+    ),
+    at=dict(
+        method='at',
+        options={
+            'model.losses.loss_at.loss_weight': 1.6,
+        },
+    ),
     reviewkd=dict(
         method='reviewkd',
         options={
