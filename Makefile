@@ -39,7 +39,7 @@ demo: $(SET_UP)
 	$(PY) tools/demo.py --task $(TASK) $(if $(METHOD),--method $(METHOD))
 
 test: $(SET_UP)
-	$(PY) -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
+	$(PY) -m pytest -n $(JOBS) --dist loadgroup --durations=40 $(ARGS)
 
 check: $(SET_UP)
 	$(PY) -m ruff format --check .
