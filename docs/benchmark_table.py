@@ -19,19 +19,26 @@ START = '<!-- {name}: python docs/method_table.py -->'
 END = '<!-- End of {name}. -->'
 
 
-def table(name: str) -> str:
-    """Return the table of a suite, the best difference first, and its notes."""
+def table(name: str, root: str = '') -> str:
+    """Return the table of a suite, the best difference first, and its notes.
+
+    Args:
+        name: The name of the suite.
+        root: The path from the page to the root of the repository, as in ``../``.
+    """
     header = ['method', 'seeds', 'mean ± std', 'difference', '95 % interval', 'cost']
     rows = benchmark_rows(ROOT / 'configs', name)
     rows.sort(key=lambda row: -float(row['difference'] or 'inf'))
     notes = [f'- {row["row"]}: {row["note"]}' for row in rows if row['note']]
-    shown = tables.table(header, [_cells(row) for row in rows])
+    shown = tables.table(header, [_cells(row, root) for row in rows])
     return '\n'.join([shown, *(['', *notes] if notes else [])])
 
 
-def _cells(row: dict[str, str]) -> list[str]:
+def _cells(row: dict[str, str], root: str) -> list[str]:
     folder = ROOT / 'configs' / row['row']
-    name = f'[{row["row"]}](configs/{row["row"]})' if folder.is_dir() else row['row']
+    name = row['row']
+    if folder.is_dir():
+        name = f'[{name}]({root}configs/{name})'
     spread = f' ± {float(row["std"]):.1f}' if row['std'] else ''
     ends = [f'{float(row[end]):+.1f}' for end in ('low', 'high') if row[end]]
     interval = ' to '.join(ends)

@@ -84,7 +84,7 @@ def test_the_lists_of_methods_are_as_generated(method_table: Any) -> None:
     command = 'run `python docs/method_table.py`'
     assert method_table.readme() == (ROOT / 'README.md').read_text(), command
     page = (ROOT / 'docs/benchmark.md').read_text()
-    assert method_table.searches() == page, command
+    assert method_table.benchmark() == page, command
     assert method_table.index() == (ROOT / 'model-index.yml').read_text(), command
 
 

@@ -15,46 +15,20 @@ seeds = [0, 1, 2]
 # has found. docs/benchmark.md explains the notes.
 rows = dict(
     student=dict(seeds=[0, 1, 2, 3, 4]),
-    # What a training of twice the length gives without and with a teacher.
-    student_twice=dict(
-        options={
-            'max_iters': 800,
-            'train_cfg.max_iters': 800,
-            'train_cfg.val_interval': 800,
-            'param_scheduler.1.T_max': 800,
-            'default_hooks.checkpoint.interval': 800,
-        },
-        seeds=[0, 1, 2, 3, 4],
-        note='alone for 800 iterations',
-    ),
-    ld_twice=dict(
-        method='ld',
-        options={
-            'max_iters': 800,
-            'train_cfg.max_iters': 800,
-            'train_cfg.val_interval': 800,
-            'param_scheduler.1.T_max': 800,
-            'default_hooks.checkpoint.interval': 800,
-            'model.losses.loss_ld.loss_weight': 0.2,
-            'model.losses.loss_ld_cls.loss_weight': 2.0,
-        },
-        seeds=[0, 1, 2, 3, 4],
-        note='LD for 800 iterations, 1.1 more than the student alone in 800',
-    ),
     cwd=dict(
         method='cwd',
         options={'model.losses.loss_cwd.loss_weight': 0.4},
-        note='the classification loss ends nearly as high as alone',
+        note='classification loss 0.267 at the end, alone 0.276',
     ),
     fgd=dict(
         method='fgd',
         options={'model.losses.loss_fgd.loss_weight': 0.0016},
-        note='with larger weights the classification loss ends higher than alone',
+        note='classification loss 0.282 at the end, alone 0.276',
     ),
     pkd=dict(
         method='pkd',
         options={'model.losses.loss_pkd.loss_weight': 0.4},
-        note='the classification loss ends as high as alone',
+        note='classification loss 0.274 at the end, alone 0.276',
     ),
     crosskd=dict(
         method='crosskd',
@@ -67,7 +41,7 @@ rows = dict(
     mgd=dict(
         method='mgd',
         options={'model.losses.loss_mgd.loss_weight': 8e-07},
-        note='the classification loss ends as high as alone',
+        note='classification loss 0.272 at the end, alone 0.276',
     ),
     ld=dict(
         method='ld',
@@ -79,15 +53,13 @@ rows = dict(
     ),
     fgfi=dict(
         method='fgfi',
-        options={
-            'model.losses.loss_fgfi.loss_weight': 0.0004,
-        },
+        options={'model.losses.loss_fgfi.loss_weight': 0.0004},
+        note='classification loss 0.269 at the end, alone 0.276',
     ),
     defeat=dict(
         method='defeat',
-        options={
-            'model.losses.loss_defeat.loss_weight': 0.0016,
-        },
+        options={'model.losses.loss_defeat.loss_weight': 0.0016},
+        note='classification loss 0.264 at the end, alone 0.276',
     ),
     frs=dict(
         method='frs',
@@ -95,12 +67,12 @@ rows = dict(
             'model.losses.loss_frs.loss_weight': 0.0002,
             'model.losses.loss_frs_cls.loss_weight': 0.0008,
         },
+        note='classification loss 0.268 at the end, alone 0.276',
     ),
     gid=dict(
         method='gid',
-        options={
-            'model.losses.loss_gid.loss_weight': 0.008,
-        },
+        options={'model.losses.loss_gid.loss_weight': 0.008},
+        note='classification loss 0.285 at the end, alone 0.276',
     ),
     pgd=dict(
         method='pgd',
@@ -111,21 +83,18 @@ rows = dict(
     ),
     fitnet=dict(
         method='fitnet',
-        options={
-            'model.losses.loss_fitnet.loss_weight': 0.016,
-        },
+        options={'model.losses.loss_fitnet.loss_weight': 0.016},
+        note='classification loss 0.298 at the end, alone 0.276',
     ),
     at=dict(
         method='at',
-        options={
-            'model.losses.loss_at.loss_weight': 1.6,
-        },
+        options={'model.losses.loss_at.loss_weight': 1.6},
+        note='classification loss 0.267 at the end, alone 0.276',
     ),
     reviewkd=dict(
         method='reviewkd',
-        options={
-            'model.losses.loss_reviewkd.loss_weight': 0.04,
-        },
+        options={'model.losses.loss_reviewkd.loss_weight': 0.04},
+        note='classification loss 0.272 at the end, alone 0.276',
     ),
     # Its tokens come from `tools/train.py configs/digits/det_maskd_tokens.py`.
     maskd=dict(
