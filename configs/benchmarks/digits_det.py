@@ -105,6 +105,7 @@ rows = dict(
                 'work_dirs/det_maskd_tokens/iter_400.pth'
             ),
         },
+        note='classification loss 0.269 at the end, alone 0.276',
     ),
     ld_cwd=dict(config='../digits/det_ld_cwd.py'),
     ld_crosskd=dict(config='../digits/det_ld_crosskd.py', seeds=[0, 1, 2, 3, 4]),
