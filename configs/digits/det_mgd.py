@@ -14,7 +14,7 @@ model = dict(
     losses=dict(
         _delete_=True,
         loss_mgd=dict(
-            type='MGDLoss', student='generated', teacher='teacher.fpn', loss_weight=8e-7
+            type='MGDLoss', student='generated', teacher='teacher.fpn', loss_weight=4e-6
         ),
     ),
 )
