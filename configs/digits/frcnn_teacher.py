@@ -12,7 +12,7 @@ model = dict(
     rpn_head=dict(in_channels=64, feat_channels=64),
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=64),
-        bbox_head=dict(in_channels=64, fc_out_channels=256),
+        bbox_head=dict(in_channels=64, fc_out_channels=128),
     ),
 )
 
