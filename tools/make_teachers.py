@@ -1,7 +1,7 @@
 """Train the weights of configs/digits and write them beside the configs.
 
-The detection teacher and the detection student come first: a segmentor starts from the
-backbone of the detector of its width.
+The one-stage detectors come first: a two-stage detector and a segmentor start from the
+backbone of the detector of their width.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def write_backbone(checkpoint: dict, target: Path) -> None:
 
 
 def make_detectors(folder: Path, seed: int) -> None:
-    """Train teacher and student of the detection, and keep both backbones."""
+    """Train both detectors, keep their backbones, and train the two-stage teacher."""
     teacher, student = (
         job_of(f'det_{n}', folder, seed) for n in ('teacher', 'student')
     )
@@ -48,6 +48,9 @@ def make_detectors(folder: Path, seed: int) -> None:
     write_student(trained(teacher), DIGITS / 'det_teacher.safetensors')
     write_backbone(trained(teacher), DIGITS / 'backbone_32.pth')
     write_backbone(trained(student), DIGITS / 'backbone_16.pth')
+    two_stage = job_of('frcnn_teacher', folder, seed)
+    run_jobs([two_stage], 'train')
+    write_student(trained(two_stage), DIGITS / 'frcnn_teacher.safetensors')
 
 
 def make_segmentor(folder: Path, seed: int) -> None:

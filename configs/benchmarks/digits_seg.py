@@ -20,7 +20,7 @@ rows = dict(
         seeds=[0, 1, 2, 3, 4],
     ),
     kd=dict(method='kd', options={'model.losses.loss_kd.loss_weight': 0.04}),
-    # Smaller than in Cityscapes, as in configs/digits/seg_cirkd.py: 16 images at a time.
+    # With smaller queues than for Cityscapes, as in configs/digits/seg_cirkd.py.
     cirkd=dict(
         method='cirkd',
         options={
