@@ -30,6 +30,9 @@ rows = dict(
             'model.losses.loss_memory.pixel_keys': 1024,
             'model.losses.loss_memory.region_keys': 256,
             'model.losses.loss_memory.max_anchors': 1024,
+            'model.losses.loss_kd.loss_weight': 0.04,
+            'model.losses.loss_mini_batch.loss_weight': 0.04,
+            'model.losses.loss_memory.loss_weight': 0.004,
         },
     ),
     dist=dict(method='dist'),
@@ -42,12 +45,19 @@ rows = dict(
             'model.recorders.teacher.layers': 'decode_head.scale_heads.*',
         },
     ),
-    bpkd=dict(method='bpkd'),
+    bpkd=dict(method='bpkd', options={'model.losses.loss_bpkd.loss_weight': 0.008}),
     attnfd=dict(method='attnfd'),
-    lskd=dict(method='lskd'),
-    dkd=dict(method='dkd'),
+    lskd=dict(method='lskd', options={'model.losses.loss_lskd.loss_weight': 0.024}),
+    dkd=dict(method='dkd', options={'model.losses.loss_dkd.loss_weight': 0.008}),
     at=dict(method='at'),
-    skd=dict(method='skd'),
+    skd=dict(
+        method='skd',
+        options={
+            'model.losses.loss_kd.loss_weight': 0.08,
+            'model.losses.loss_pairwise.loss_weight': 0.004,
+            'model.losses.loss_holistic.loss_weight': 0.008,
+        },
+    ),
 )
 tuning = dict(
     # Other writers than those of the results. In shorter trainings smaller weights win.

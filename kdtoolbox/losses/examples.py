@@ -82,7 +82,7 @@ KINDS: dict[str, Kind] = {
     'map of one size': Kind(
         'layers', lambda s, i: (s.images, s.channels, *s.levels[0]), tensors=2
     ),
-    'map of one size and other channels': Kind(
+    'map of other channels and one size': Kind(
         'layers', lambda s, i: (s.images, s.teacher_channels, *s.levels[0]), tensors=2
     ),
     'feature rows': Kind('rows', lambda s, i: (s.rows, s.channels), tensors=1),

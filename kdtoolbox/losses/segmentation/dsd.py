@@ -108,7 +108,7 @@ class DSDPixelLoss(nn.Module):
 
     per_level = False
 
-    examples = (Example('map of one size', 'map of one size and other channels'),)
+    examples = (Example('map of one size', 'map of other channels and one size'),)
 
     def __init__(self, loss_weight: float = 1000.0) -> None:
         super().__init__()
