@@ -3,7 +3,7 @@ student = '../digits/det_student.py'
 teacher = dict(
     config='../digits/det_teacher.py',
     checkpoint='../digits/det_teacher.safetensors',
-    # No augmentation: each scene has one view, and the numbers are those without cache.
+    # No augmentation: each scene has one view, and a cache changes the rounding alone.
     cache=dict(path='work_dirs/caches/digits_det', views=1, dtype='float32'),
 )
 metric = 'coco/bbox_mAP'
