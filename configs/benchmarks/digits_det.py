@@ -110,7 +110,11 @@ rows = dict(
     ld_crosskd=dict(config='../digits/det_ld_crosskd.py', seeds=[0, 1, 2, 3, 4]),
     # Its backbone and neck come from `tools/train.py
     # configs/pretrain/digits_det_backbone.py`.
-    pretrained=dict(config='../pretrain/digits_det_finetune.py', seeds=[0, 1, 2, 3, 4]),
+    pretrained=dict(
+        config='../pretrain/digits_det_finetune.py',
+        seeds=[0, 1, 2, 3, 4],
+        note='after 400 iterations without labels, which are not counted',
+    ),
 )
 tuning = dict(
     # Other writers than those of the results. In shorter trainings smaller weights win.

@@ -3,6 +3,12 @@
 _base_ = 'det_student.py'
 
 coder = dict(type='DeltaXYWHBBoxCoder', target_means=[0.0] * 4)
+proposals = dict(
+    nms_pre=200,
+    max_per_img=100,
+    nms=dict(type='nms', iou_threshold=0.7),
+    min_bbox_size=0,
+)
 model = dict(
     _delete_=True,
     type='FasterRCNN',
@@ -64,12 +70,7 @@ model = dict(
             allowed_border=-1,
             pos_weight=-1,
         ),
-        rpn_proposal=dict(
-            nms_pre=200,
-            max_per_img=100,
-            nms=dict(type='nms', iou_threshold=0.7),
-            min_bbox_size=0,
-        ),
+        rpn_proposal=proposals,
         rcnn=dict(
             assigner=dict(
                 type='MaxIoUAssigner',
@@ -84,12 +85,7 @@ model = dict(
         ),
     ),
     test_cfg=dict(
-        rpn=dict(
-            nms_pre=200,
-            max_per_img=100,
-            nms=dict(type='nms', iou_threshold=0.7),
-            min_bbox_size=0,
-        ),
+        rpn=proposals,
         rcnn=dict(
             score_thr=0.05, nms=dict(type='nms', iou_threshold=0.5), max_per_img=50
         ),
