@@ -9,6 +9,7 @@ import argparse
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,26 +17,17 @@ from jobs import ROOT, console
 from suite_cost import measure_costs
 from suite_expected import Expected
 from suite_file import Suite, check_names, read_suite
-from suite_needs import missing_data, missing_gpus, needs_of, preset_of, schedules_of
-from suite_plan import runs_of
-from suite_preview import (
-    faults_of,
-    quiet,
-    recipes_of,
-    show_needs,
-    show_plan,
-    show_schedules,
-    tell_changed,
-)
+from suite_needs import missing_data, missing_gpus, preset_of
+from suite_plan import Run
+from suite_preview import Plan, show_checks, show_plan, tell_changed
 from suite_report import report, report_tuning, tell_failed
-from suite_results import keep, read_results, to_do
+from suite_results import check_writable, keep, read_results, to_do
 from suite_running import jobs_of, run_all
 from suite_slurm import submit_all
-from suite_tuning import tuning_runs, tuning_table
 
 from kdtoolbox.checkpoints.reading import use_safe_loaders
 from kdtoolbox.datasets import PRESETS, make_digit_scenes
-from kdtoolbox.runs.brief_errors import STATUS, add_traceback, brief_errors
+from kdtoolbox.runs.brief_errors import add_traceback, brief_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -47,7 +39,6 @@ def parse_args() -> argparse.Namespace:
         '--factors', nargs='+', type=float, help='with --tune: only these factors'
     )
     parser.add_argument('--jobs', type=int, help='runs at once; as many as cores')
-    parser.add_argument('--gpus', type=int, help='GPUs of each run')
     parser.add_argument('--launcher', choices=['none', 'slurm'], default='none')
     parser.add_argument('--partition', help="slurm's partition")
     parser.add_argument('--retry', action='store_true', help='run failed runs again')
@@ -74,8 +65,8 @@ def parse_args() -> argparse.Namespace:
         parser.error('--cost measures the rows, not their search; leave out --tune')
     if args.factors and not args.tune:
         parser.error('--factors needs --tune')
-    if any(value is not None and value < 1 for value in (args.jobs, args.gpus)):
-        parser.error('--jobs and --gpus: expected at least 1')
+    if args.jobs is not None and args.jobs < 1:
+        parser.error('--jobs: expected at least 1')
     return args
 
 
@@ -87,24 +78,28 @@ def read(args: argparse.Namespace, path: Path) -> Suite:
     """
     suite = read_suite(path)
     check_names(args.rows or [], suite.rows, '--rows')
-    if args.tune and suite.tuning is None:
-        raise ValueError(
-            f'--tune: {path.name} has no `tuning`; write '
-            '`tuning = dict(seeds=[100], factors=[0.3, 1, 3], options={})`'
-        )
-    if args.gpus and suite.gpus and args.gpus != suite.gpus:
-        raise ValueError(
-            f'--gpus: the schedule of {path.name} is for {suite.gpus}, got '
-            f'{args.gpus}; write `gpus = {args.gpus}` in the suite and change '
-            '`train_dataloader.batch_size` in `options`, so that a step has as many '
-            'images'
-        )
+    if args.tune:
+        _check_tuning(suite, args.rows or [])
     own = {seed for row in suite.rows.values() for seed in row.seeds}
     _check_among('seeds', args.seeds, {*suite.tuning.seeds} if args.tune else own, path)
     if args.factors:
         _check_among('factors', args.factors, {*suite.tuning.factors}, path)
-        suite.tuning.factors = args.factors
     return suite
+
+
+def _check_tuning(suite: Suite, rows: Sequence[str]) -> None:
+    name = suite.path.name
+    if suite.tuning is None:
+        raise ValueError(
+            f'--tune: {name} has no `tuning`; write '
+            '`tuning = dict(seeds=[100], factors=[0.3, 1, 3], options={})`'
+        )
+    for row in rows:
+        if not suite.rows[row].method:
+            raise ValueError(
+                f'--tune: expected rows with a `method`, and {row!r} of {name} has '
+                f'none; leave out {row!r}'
+            )
 
 
 def _check_among(
@@ -137,19 +132,27 @@ def prepare(suite: Suite, local: bool) -> None:
         make_digit_scenes(Path('data', suite.data), PRESETS[preset], tuning=tuning)
 
 
-def run(args: argparse.Namespace, suite: Suite, results: Path, folder: Path) -> int:
+def is_chosen(run: Run, args: argparse.Namespace) -> bool:
+    """Return whether the flags leave a run in."""
+    flags = (args.rows, args.factors, args.seeds)
+    return all(
+        not flag or part in flag for flag, part in zip(flags, run.key, strict=True)
+    )
+
+
+def run(args: argparse.Namespace, plan: Plan, results: Path) -> int:
     """Plan, run and report; return the exit status."""
-    recipes = recipes_of(suite, args)
+    suite = plan.suite
+    names = [name for name in suite.rows if not args.rows or name in args.rows]
     if args.cost:
-        failures = measure_costs(suite, recipes, suite.path.with_suffix('.costs.json'))
-        report(suite, results)
+        costs = suite.path.with_suffix('.costs.json')
+        failures = measure_costs(suite, plan.recipes_of(names), costs)
+        report(plan, results)
         for failure in failures:
             console.print(failure, markup=False, soft_wrap=True)
         return int(bool(failures))
-    gpus = args.gpus or suite.gpus or 1
-    make_runs = tuning_runs if args.tune else runs_of
-    with quiet():
-        runs = make_runs(suite, recipes, args.seeds, folder)
+    gpus = suite.gpus or 1
+    runs = [run for run in plan.runs_of(names) if is_chosen(run, args)]
     found = read_results(results)
     states = to_do(runs, found, args.retry)
     expected = Expected(found.values(), args.student_step)
@@ -158,12 +161,7 @@ def run(args: argparse.Namespace, suite: Suite, results: Path, folder: Path) -> 
     tell_changed(states['changed'], results)
     show_plan(states, expected, at_once)
     if args.dry_run:
-        show_schedules(schedules_of(recipes, gpus))
-        show_needs(needs_of(suite, recipes, args.launcher == 'none'))
-        faults = faults_of(recipes)
-        for name, lines in faults.items():
-            console.print(f'{name}:', *lines, sep='\n', markup=False, soft_wrap=True)
-        return STATUS if faults else 0
+        return show_checks(plan, names, args.launcher == 'none')
     keys = {one.key for state in ('new', 'changed') for one in states[state]}
     waiting = [one for one in runs if one.key in keys]
     write = partial(keep, results, order=[*suite.rows])
@@ -173,10 +171,7 @@ def run(args: argparse.Namespace, suite: Suite, results: Path, folder: Path) -> 
         else:
             run_all(waiting, expected.step, write, at_once, gpus)
     finally:
-        if args.tune:
-            report_tuning(suite, results, recipes)
-        else:
-            report(suite, results)
+        (report_tuning if args.tune else report)(plan, results)
     return tell_failed(runs, read_results(results))
 
 
@@ -203,15 +198,15 @@ def main() -> int:
         results, folder = path.with_suffix('.tuning.json'), folder / 'tuning'
     else:
         results = path.with_suffix('.json')
+    plan = Plan(suite, args.tune, folder)
     with brief_errors(args.traceback):
         # Before hours of training whose results would have no place.
         read_results(results)
+        if not args.dry_run:
+            check_writable(results.parent)
     if not args.table:
-        return run(args, suite, results, folder)
-    if args.tune:
-        console.print(tuning_table(suite, read_results(results).values()))
-    else:
-        report(suite, results)
+        return run(args, plan, results)
+    (report_tuning if args.tune else report)(plan, results)
     return 0
 
 

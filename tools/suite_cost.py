@@ -52,7 +52,7 @@ def _measure(name: str, config: Config, size: list[int] | None, path: Path) -> s
     """Write the cost of a row; return why it could not be measured."""
     config = Config(config.to_dict())
     # What the method costs is with a teacher that runs.
-    config.model.teacher.pop('cache', None)
+    config.model.get('teacher', {}).pop('cache', None)
     with TemporaryDirectory() as folder:
         recipe, found = Path(folder, 'recipe.py'), Path(folder, 'cost.json')
         config.dump(recipe)
@@ -64,7 +64,8 @@ def _measure(name: str, config: Config, size: list[int] | None, path: Path) -> s
             [*command, f'--json={found}'], capture_output=True, text=True
         )
         if done.returncode:
-            return (done.stderr or done.stdout).strip().splitlines()[-1]
+            told = (done.stderr or done.stdout).strip().splitlines()
+            return told[-1] if told else f'it ended with status {done.returncode}'
         figures = json.loads(found.read_text())
     costs = read_costs(path)
     costs[name] = dict(

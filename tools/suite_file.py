@@ -93,7 +93,7 @@ class Suite:
         seeds: Seeds of the rows that have none of their own.
         scale: Factor from the metric to percent.
         data: Folder in ``data/`` that has to exist; DigitScenes are made.
-        gpus: GPUs of each run; None for as many as ``--gpus`` says.
+        gpus: GPUs of each run; None for one, or for the processor.
         images: Number of training images; with ``gpus`` it gives the iterations.
         size: Height and width of the images with which ``--cost`` measures.
         options: Config entries of all rows.
@@ -138,6 +138,7 @@ def read_suite(path: Path) -> Suite:
     if suite.tuning is not None:
         suite.tuning = _made(Tuning, suite.tuning, f'{path.name}: tuning')
         _check_seeds(suite.tuning.seeds, f'{path.name}: tuning.seeds')
+        _check_factors(suite.tuning.factors, f'{path.name}: tuning.factors')
         arguments_of(suite.tuning.options, f'{path.name}: tuning.options')
     arguments_of(suite.options, f'{path.name}: options')
     _check_common(suite.options, f'{path.name}: options')
@@ -273,6 +274,17 @@ def _check_size(size: Any, where: str) -> None:
         raise ValueError(
             f'{where}: expected height and width in pixels, got {size!r}; write '
             '`size = [512, 1024]`'
+        )
+
+
+def _check_factors(factors: Any, where: str) -> None:
+    numbers = isinstance(factors, list) and all(
+        isinstance(factor, int | float) and factor > 0 for factor in factors
+    )
+    if not (numbers and factors):
+        raise ValueError(
+            f'{where}: expected numbers above 0, got {factors!r}; write '
+            '`factors=[0.3, 1, 3]`'
         )
 
 

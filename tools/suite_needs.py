@@ -1,18 +1,15 @@
 """A suite's schedule, and what is missing for it; part of tools/run_benchmark.py."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from mmengine.config import Config
+from suite_digest import missing_weights, weights_of
 from suite_file import Suite
 from suite_plan import Recipe
 
 from kdtoolbox.datasets import PRESETS
-
-WEIGHTS = ('checkpoint', 'pretrained')
-"""The keys of configs that name files of weights."""
 
 
 def schedules_of(recipes: Mapping[str, Recipe], gpus: int) -> dict[str, list[str]]:
@@ -52,11 +49,12 @@ def needs_of(suite: Suite, recipes: Mapping[str, Recipe], local: bool) -> list[s
         local: Whether the runs would start on this machine.
     """
     configs = [recipe.config for recipe in recipes.values() if recipe.config]
-    sources = dict.fromkeys(s for config in configs for s in _downloads(config.model))
+    named = dict.fromkeys(s for config in configs for s in weights_of(config))
     cache = Path(torch.hub.get_dir(), 'checkpoints')
     needs = [missing_data(suite), missing_gpus(suite) if local else '']
     needs += [wrong_batch(suite, config) for config in configs]
-    needs += [f'weights, fetched if {cache} has none: {source}' for source in sources]
+    needs += [missing_weights(config) for config in configs]
+    needs += [f'weights, fetched if {cache} has none: {w}' for w in named if '://' in w]
     return [*dict.fromkeys(filter(None, needs))]
 
 
@@ -106,15 +104,3 @@ def wrong_batch(suite: Suite, config: Config) -> str:
         f'images a step, and a step has {batch}; change `gpus`, or the option '
         '`train_dataloader.batch_size`'
     )
-
-
-def _downloads(value: Any, key: str = '') -> Iterator[str]:
-    """Yield the names of weights in a config that are no paths."""
-    if isinstance(value, Mapping):
-        for name, child in value.items():
-            yield from _downloads(child, name)
-    elif isinstance(value, list | tuple):
-        for child in value:
-            yield from _downloads(child)
-    elif key in WEIGHTS and isinstance(value, str) and '://' in value:
-        yield value

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from mmengine.config import Config
-from suite_digest import hash_of
+from suite_digest import hash_of, missing_weights
 from suite_file import Row, Suite
 from suite_options import arguments_of
 
@@ -32,11 +32,11 @@ class Run:
         folder: The work dir.
         options: Its config entries.
         factor: Factor of the weights in a search, None otherwise.
-        config_hash: Digest of the whole config; empty if it cannot be made.
+        config_hash: Digest of the whole config; empty if the config cannot be made.
         iterations: Length of the training; 0 for epochs of unknown length.
         weights: Name of the checkpoint that is tested.
         template: Path of the shipped recipe that gave the numbers of the method.
-        error: Why the config cannot be made.
+        error: Why it cannot start.
     """
 
     suite: Suite
@@ -95,7 +95,7 @@ class Recipe:
         config: The config, or None if it cannot be made.
         options: The entries that it contains.
         template: As in `Run`.
-        error: As in `Run`.
+        error: Why there is no config.
     """
 
     config: Config | None
@@ -172,7 +172,8 @@ def run_of(
     if recipe.config is not None:
         config = Config(recipe.config.to_dict())
         config.merge_from_dict({**(weights or {}), SEED: seed})
-        run.config_hash = hash_of(config)
+        run.config_hash = hash_of(config, suite.gpus)
+        run.error = run.error or missing_weights(config) or _without_score(config)
         run.iterations = _iterations(config, suite)
         run.weights = _last_weights(config)
     # A changed config gets a new folder, so no run resumes from another config's.
@@ -188,6 +189,15 @@ def _iterations(config: Config, suite: Suite) -> int:
     return loop.get('max_epochs', 0) * math.ceil(suite.images / batch)
 
 
+def _without_score(config: Config) -> str:
+    """Return why a test would give no score; empty if it gives one."""
+    found = config.get('test_evaluator') or []
+    evaluators = found if isinstance(found, list) else [found]
+    if not evaluators or not all(one.get('format_only') for one in evaluators):
+        return ''
+    return 'the test gives no score; set the option `test_evaluator.format_only=False`'
+
+
 def _last_weights(config: Config) -> str:
     saving = (config.get('default_hooks') or {}).get('checkpoint') or {}
     unit = 'epoch' if saving.get('by_epoch', True) else 'iter'
@@ -195,9 +205,7 @@ def _last_weights(config: Config) -> str:
     return f'{prefix}{unit}_{config.train_cfg.get(f"max_{unit}s")}.pth'
 
 
-def seed_major(
-    rows: Sequence[Row], seeds: Sequence[int] | None
-) -> Iterator[tuple[Row, int]]:
+def seed_major(rows: Sequence[Row]) -> Iterator[tuple[Row, int]]:
     """Yield each row and seed: all rows of the first seed, then of the second.
 
     So the results of an unfinished benchmark already compare the rows.
@@ -205,26 +213,20 @@ def seed_major(
     every = dict.fromkeys(seed for row in rows for seed in row.seeds)
     for seed in every:
         for row in rows:
-            if seed in row.seeds and (seeds is None or seed in seeds):
+            if seed in row.seeds:
                 yield row, seed
 
 
-def runs_of(
-    suite: Suite,
-    recipes: Mapping[str, Recipe],
-    seeds: Sequence[int] | None,
-    folder: Path,
-) -> list[Run]:
+def runs_of(suite: Suite, recipes: Mapping[str, Recipe], folder: Path) -> list[Run]:
     """Return the runs of rows, in their order.
 
     Args:
         suite: The suite.
-        recipes: The config of each row to run.
-        seeds: The seeds to run, None for all.
+        recipes: The config of each row.
         folder: The folder of the suite's runs.
     """
     rows = [suite.rows[name] for name in recipes]
     return [
         run_of(suite, row, seed, recipes[row.name], folder)
-        for row, seed in seed_major(rows, seeds)
+        for row, seed in seed_major(rows)
     ]

@@ -2,20 +2,23 @@
 
 import io
 import warnings
-from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from jobs import console
 from rich.table import Table
 from suite_expected import Expected
 from suite_file import Suite
-from suite_plan import Recipe, Run, recipe_of_row
+from suite_needs import needs_of, schedules_of
+from suite_plan import Recipe, Run, recipe_of_row, runs_of
 from suite_progress import duration
-from suite_tuning import without_weights
+from suite_results import counted, read_results
+from suite_tuning import tuning_runs, without_weights
 
 from kdtoolbox.inspection.faults import find_faults
+from kdtoolbox.runs.brief_errors import STATUS
 
 
 @contextmanager
@@ -26,18 +29,54 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def recipes_of(suite: Suite, args: Namespace) -> dict[str, Recipe]:
-    """Return the config of each row to run, in the order of the suite."""
-    further = suite.tuning.options if args.tune else {}
-    recipes = {}
-    for name, row in suite.rows.items():
-        if (args.rows and name not in args.rows) or (args.tune and not row.method):
-            continue
-        console.print(f'make the config of {name} ...')
+@dataclass
+class Plan:
+    """The runs of a suite, and the configs of the rows for which they were asked.
+
+    Attributes:
+        suite: The suite.
+        tune: Whether the runs are those of the search.
+        folder: The folder of the runs.
+        recipes: The configs that were made, by row.
+    """
+
+    suite: Suite
+    tune: bool
+    folder: Path
+    recipes: dict[str, Recipe] = field(default_factory=dict)
+
+    def recipes_of(self, names: Iterable[str]) -> dict[str, Recipe]:
+        """Return the config of rows; a search has only rows with a method."""
+        further = self.suite.tuning.options if self.tune else {}
+        rows = {name: self.suite.rows[name] for name in names}
+        if self.tune:
+            rows = {k: without_weights(row) for k, row in rows.items() if row.method}
+        for name in [name for name in rows if name not in self.recipes]:
+            console.print(f'make the config of {name} ...')
+            with quiet():
+                self.recipes[name] = recipe_of_row(self.suite, rows[name], further)
+        return {name: self.recipes[name] for name in rows}
+
+    def runs_of(self, names: Iterable[str]) -> list[Run]:
+        """Return the runs of rows."""
+        make_runs = tuning_runs if self.tune else runs_of
+        recipes = self.recipes_of(names)
         with quiet():
-            chosen = without_weights(row) if args.tune else row
-            recipes[name] = recipe_of_row(suite, chosen, further)
-    return recipes
+            return make_runs(self.suite, recipes, self.folder)
+
+    def counted(self, results: Path) -> list[dict]:
+        """Return the results of the planned runs; say how many others there are."""
+        found = read_results(results)
+        known = {row for row, *_ in found}
+        runs = self.runs_of(name for name in self.suite.rows if name in known)
+        rows = counted(runs, found)
+        if len(rows) < len(found):
+            console.print(
+                f'{len(found) - len(rows)} rows of {results.name} do not count: the '
+                'suite has no such run, or has it with another config or metric',
+                soft_wrap=True,
+            )
+        return rows
 
 
 def show_plan(
@@ -69,18 +108,27 @@ def show_plan(
     console.print(f'{len(waiting)} runs, {at_once} at once: about {total}{more}')
 
 
-def show_schedules(rows: Mapping[str, Sequence[str]]) -> None:
-    """Print how the rows train, and which rows train in another way."""
-    for schedule, names in rows.items():
-        which = 'each run' if len(rows) == 1 else ', '.join(names)
+def show_checks(plan: Plan, names: Sequence[str], local: bool) -> int:
+    """Print how rows train, what they need and what is wrong; return the status.
+
+    Args:
+        plan: The plan.
+        names: The names of the rows.
+        local: Whether their runs would start on this machine.
+    """
+    suite, recipes = plan.suite, plan.recipes_of(names)
+    schedules = schedules_of(recipes, suite.gpus or 1)
+    for schedule, rows in schedules.items():
+        which = 'each run' if len(schedules) == 1 else ', '.join(rows)
         console.print(f'{which}: {schedule}', markup=False, soft_wrap=True)
-
-
-def show_needs(needs: Sequence[str]) -> None:
-    """Print what the runs need and a plan does not."""
+    needs = needs_of(suite, recipes, local)
     if needs:
         lines = '\n  '.join(['before the first run:', *needs])
         console.print(lines, markup=False, soft_wrap=True)
+    faults = faults_of(recipes)
+    for name, lines in faults.items():
+        console.print(f'{name}:', *lines, sep='\n', markup=False, soft_wrap=True)
+    return STATUS if faults else 0
 
 
 def faults_of(recipes: Mapping[str, Recipe]) -> dict[str, list[str]]:

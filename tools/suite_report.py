@@ -7,9 +7,10 @@ from jobs import ROOT, console
 from rich.console import Console
 from suite_cost import read_costs
 from suite_file import Suite
-from suite_plan import Recipe, Run
+from suite_plan import Run
 from suite_plot import draw
-from suite_results import Key, in_repository, read_results, to_do
+from suite_preview import Plan
+from suite_results import Key, in_repository, to_do
 from suite_statistics import summaries
 from suite_table import table_of, write_csv
 from suite_tuning import best_of, line_to_paste, means_of, tuning_table
@@ -22,10 +23,11 @@ def picture_of(suite: Suite) -> Path:
     return suite.path.with_suffix('.png')
 
 
-def report(suite: Suite, results: Path) -> None:
-    """Print the table; write it and the picture."""
+def report(plan: Plan, results: Path) -> None:
+    """Print the table of a suite; write it and the picture."""
+    suite = plan.suite
     costs = read_costs(suite.path.with_suffix('.costs.json'))
-    found = summaries(suite, read_results(results).values(), costs)
+    found = summaries(suite, plan.counted(results), costs)
     # A file gets whole lines, however long.
     wide = console if console.is_terminal else Console(width=160)
     wide.print(table_of(suite, found))
@@ -37,18 +39,17 @@ def report(suite: Suite, results: Path) -> None:
     console.print(f'{paths} written', soft_wrap=True)
 
 
-def report_tuning(suite: Suite, results: Path, recipes: Mapping[str, Recipe]) -> None:
+def report_tuning(plan: Plan, results: Path) -> None:
     """Print the table of the search, and the lines to paste into the suite."""
-    rows = read_results(results).values()
+    suite, rows = plan.suite, plan.counted(results)
     console.print(tuning_table(suite, rows))
     planned = len(suite.tuning.factors) * len(suite.tuning.seeds)
     for name, factors in means_of(rows).items():
-        if name in recipes:
-            done = sum(len(scores) for scores in factors.values())
-            if done < planned:
-                console.print(f'{name}: only {done} of {planned} runs are done:')
-            line = line_to_paste(suite, name, recipes[name], best_of(factors))
-            console.print(line, soft_wrap=True, markup=False, highlight=False)
+        done = sum(len(scores) for scores in factors.values())
+        if done < planned:
+            console.print(f'{name}: only {done} of {planned} runs are done:')
+        line = line_to_paste(suite, name, plan.recipes[name], best_of(factors))
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 def tell_failed(runs: Sequence[Run], results: Mapping[Key, dict]) -> int:

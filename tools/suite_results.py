@@ -1,14 +1,19 @@
 """The results of a suite in a JSON file; part of tools/run_benchmark.py."""
 
+import fcntl
 import importlib
 import json
+import math
+import os
 import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryFile
 from typing import Any
 
 import torch
@@ -22,6 +27,9 @@ from kdtoolbox.configuration import did_you_mean
 PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'kdtoolbox')
 TIMES = {'time', 'data_time', 'step'}
 """What the JSON of a test contains besides metrics."""
+
+COMMITS = 'commits'
+"""The file in the folder of a run that has the commits of its code."""
 
 Key = tuple[str, float | None, int]
 
@@ -52,8 +60,6 @@ def keep(path: Path, row: dict, order: Sequence[str]) -> None:
         row: The row.
         order: Names of the suite's rows, in whose order the file is.
     """
-    rows = read_results(path)
-    rows[row['row'], row.get('factor'), row['seed']] = row
     places = {name: place for place, name in enumerate(order)}
 
     def place(item: dict) -> tuple:
@@ -61,24 +67,51 @@ def keep(path: Path, row: dict, order: Sequence[str]) -> None:
         known = places.get(name, len(places))
         return known, name, item.get('factor') or 0.0, item['seed']
 
-    # One row per line, so that a diff shows what has changed.
-    lines = ',\n'.join(json.dumps(item) for item in sorted(rows.values(), key=place))
-    with write_whole(path) as file:
-        file.write(f'[\n{lines}\n]\n'.encode())
+    with _locked(path.parent):
+        rows = read_results(path)
+        rows[row['row'], row.get('factor'), row['seed']] = row
+        # One row per line, so that a diff shows what has changed.
+        lines = [json.dumps(item) for item in sorted(rows.values(), key=place)]
+        with write_whole(path) as file:
+            file.write('[\n{}\n]\n'.format(',\n'.join(lines)).encode())
 
 
-def result_of(
-    run: Run, commit: str, failure: str = '', device: str = ''
-) -> dict[str, Any]:
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Wait until no other process has locked the folder."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def check_writable(folder: Path) -> None:
+    """Check that results can be written into a folder.
+
+    Raises:
+        ValueError: If they cannot.
+    """
+    try:
+        TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ValueError(
+            f'{folder}: the results go beside the suite, and it cannot be written '
+            f'({error}); copy the suite to a folder that can'
+        ) from error
+
+
+def result_of(run: Run, failure: str = '', device: str = '') -> dict[str, Any]:
     """Return the row of a run that has ended.
 
     Args:
         run: The run.
-        commit: What `commit` has returned when it started.
         failure: Why it failed, empty if it did not.
         device: What it ran on; by default that of this machine.
     """
     row: dict[str, Any] = dict(row=run.row.name, seed=run.seed)
+    row |= dict(metric=run.suite.metric, scale=run.suite.scale)
     if run.factor is not None:
         row['factor'] = run.factor
     if not failure:
@@ -93,7 +126,7 @@ def result_of(
         iterations=max((line['iter'] for line in logged), default=0),
         seconds_per_iteration=round(median(seconds), 5) if seconds else None,
         config_hash=run.config_hash,
-        commit=commit,
+        commit=commits_of(run) or commit(),
         versions={name: version_of(name) for name in PACKAGES},
         device=device or device_here(),
         command=shlex.join(
@@ -143,15 +176,25 @@ def score_of(run: Run) -> float:
     if not files:
         raise ValueError(f'the test has written no metrics into {run.folder / "test"}')
     found = json.loads(files[-1].read_text().splitlines()[-1])
-    metrics = sorted(found.keys() - TIMES)
-    # mmdet reports no metric at all for a model that detects nothing.
-    if metrics and run.suite.metric not in metrics:
+    metrics, metric = sorted(found.keys() - TIMES), run.suite.metric
+    if not metrics:
+        # mmdet reports no metric at all for a model that detects nothing.
+        return 0.0
+    where = f'{run.suite.path.name}: metric'
+    if metric not in metrics:
         raise ValueError(
-            f'{run.suite.path.name}: metric: the test has no {run.suite.metric!r}'
-            f'{did_you_mean(run.suite.metric, metrics)}. Correct `metric` and call '
-            'again with --retry, which trains nothing twice'
+            f'{where}: the test has no {metric!r}{did_you_mean(metric, metrics)}. '
+            'Correct `metric` and call again, which trains nothing twice'
         )
-    return round(found.get(run.suite.metric, 0.0) * run.suite.scale, 3)
+    score = found[metric]
+    # COCO has -1 for a size or a class without any object.
+    absent = score == -1 and metric.startswith('coco/')
+    if absent or not (isinstance(score, int | float) and math.isfinite(score)):
+        raise ValueError(
+            f'{where}: expected a score, got {metric} = {score}; take another metric, '
+            'or data in which it exists'
+        )
+    return round(score * run.suite.scale, 3)
 
 
 def version_of(package: str) -> str | None:
@@ -176,8 +219,28 @@ def commit(ignored: Iterable[str] = ('configs/benchmarks', 'docs')) -> str:
         return subprocess.check_output([git, *words], cwd=ROOT, text=True).strip()
 
     paths = [f':!{folder}' for folder in ignored]
-    changed = ask('status', '--porcelain', '--untracked-files=no', '--', '.', *paths)
-    return ask('rev-parse', '--short=10', 'HEAD') + (' dirty' if changed else '')
+    status = ('status', '--porcelain', '--untracked-files=no', '--', '.', *paths)
+    try:
+        changed = ask(*status)
+        return ask('rev-parse', '--short=10', 'HEAD') + (' dirty' if changed else '')
+    except subprocess.CalledProcessError:
+        # As in a container whose user does not own the clone.
+        return 'unknown'
+
+
+def note_commit(run: Run) -> None:
+    """Note in the folder of a run which code it goes on with."""
+    known, now = commits_of(run).split(', '), commit()
+    if now not in known:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        with (run.folder / COMMITS).open('a') as file:
+            file.write(f'{now}\n')
+
+
+def commits_of(run: Run) -> str:
+    """Return the commits whose code a run had, the first one first."""
+    notes = run.folder / COMMITS
+    return ', '.join(notes.read_text().splitlines()) if notes.exists() else ''
 
 
 def to_do(
@@ -199,9 +262,24 @@ def to_do(
         row = results.get(run.key)
         if row is None or (row['status'] == 'failed' and retry):
             state = 'new'
-        elif row['config_hash'] != run.config_hash:
-            state = 'changed'
         else:
-            state = row['status']
+            state = row['status'] if is_of(run, row) else 'changed'
         found[state].append(run)
     return found
+
+
+def is_of(run: Run, row: Mapping[str, Any]) -> bool:
+    """Return whether a row is the result of a run as it is planned now.
+
+    The result of a run that cannot start here, such as for want of weights, stays.
+    """
+    if run.error and row['status'] == 'done':
+        return True
+    measure = run.suite.metric, run.suite.scale, run.config_hash
+    return measure == (row['metric'], row['scale'], row['config_hash'])
+
+
+def counted(runs: Iterable[Run], results: Mapping[Key, dict]) -> list[dict]:
+    """Return the rows of the planned runs, without those of another config."""
+    found = ((run, results.get(run.key)) for run in runs)
+    return [row for run, row in found if row is not None and is_of(run, row)]

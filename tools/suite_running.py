@@ -1,5 +1,6 @@
 """Run the trainings and tests of a suite; part of tools/run_benchmark.py."""
 
+import math
 import os
 import re
 from collections import deque
@@ -12,7 +13,7 @@ import torch
 from jobs import ROOT, Job, console, ended_jobs
 from suite_plan import Run
 from suite_progress import Board
-from suite_results import commit, result_of, train_command
+from suite_results import note_commit, result_of, train_command
 
 STILL_RUNS = 'belongs to a training that still runs'
 """What ``train.py`` says about a work dir that another process uses."""
@@ -26,19 +27,17 @@ class RunJob(Job):
         run: The run.
         devices: The GPUs that are free, a value of CUDA_VISIBLE_DEVICES for each job.
         is_test: Whether it is the test.
-        commit: The commit of the repository at the start of the training.
         begin: Where its output begins in the log, which earlier processes have written.
     """
 
     run: Run | None = None
     devices: list[str] = field(default_factory=list)
     is_test: bool = False
-    commit: str = ''
     begin: int = 0
 
     def start(self) -> None:
         """Start the process on GPUs that are free, if there are some."""
-        self.commit = self.commit or commit()
+        note_commit(self.run)
         if self.devices:
             self.variables = dict(CUDA_VISIBLE_DEVICES=self.devices.pop(0))
         self.begin = self.log.stat().st_size if self.log.exists() else 0
@@ -66,13 +65,13 @@ def run_all(
         at_once: Number of runs at the same time.
         gpus: Number of GPUs, and of processes, of each run.
     """
-    devices = device_groups(gpus, os.environ)
-    # Without a group for each, they share all.
-    devices = devices if at_once <= len(devices) else []
+    groups = device_groups(gpus, os.environ)
+    # With more runs than groups, several share one.
+    devices = groups * math.ceil(at_once / len(groups)) if groups else []
     waiting = deque(_training(run, gpus, devices) for run in runs if not run.error)
     for run in runs:
         if run.error:
-            write(result_of(run, commit(), run.error))
+            write(result_of(run, run.error))
     with (
         Board(runs, seconds, at_once) as board,
         closing(ended_jobs(waiting, at_once, board.show)) as ended,
@@ -84,10 +83,10 @@ def run_all(
                 continue
             failure = _failure(job)
             # The other process writes to the same log, so any line may be the last.
-            if failure and STILL_RUNS in _output(job.log, job.begin):
+            if failure and STILL_RUNS in output_of(job.log, job.begin):
                 console.print(f'{job.label}: {job.work_dir} {STILL_RUNS}', markup=False)
                 continue
-            row = result_of(job.run, job.commit, failure)
+            row = result_of(job.run, failure)
             write(row)
             board.finished(job.run, row)
 
@@ -111,7 +110,7 @@ def device_groups(gpus: int, variables: Mapping[str, str]) -> list[str]:
     return [','.join(names[i : i + gpus]) for i in range(0, whole, gpus)]
 
 
-def _output(log: Path, begin: int = 0) -> str:
+def output_of(log: Path, begin: int = 0) -> str:
     """Return what a log contains behind a position."""
     return log.read_bytes()[begin:].decode(errors='replace')
 
@@ -123,7 +122,7 @@ def cause(log: Path, begin: int = 0) -> str:
         log: The file of the output.
         begin: Where that process began to write.
     """
-    lines = _output(log, begin).splitlines()
+    lines = output_of(log, begin).splitlines()
     told = [line.strip() for line in lines[-40:] if line.strip()]
     # torchrun prints a report of its own after the traceback.
     errors = [line for line in told if re.match(r'[\w.]*(Error|Exception)\b', line)]
@@ -174,5 +173,4 @@ def _test(training: RunJob, gpus: int) -> RunJob:
         run=run,
         devices=training.devices,
         is_test=True,
-        commit=training.commit,
     )

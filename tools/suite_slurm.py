@@ -12,11 +12,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from jobs import ROOT, Job, console
 from suite_plan import Run
-from suite_results import commit, outcome, result_of
-from suite_running import cause
+from suite_results import note_commit, outcome, result_of
+from suite_running import STILL_RUNS, cause, output_of
 
 from kdtoolbox.checkpoints.writing import write_whole
 
@@ -36,11 +37,9 @@ def submit_all(
     """
     for run in runs:
         if run.error:
-            write(result_of(run, commit(), run.error))
+            write(result_of(run, run.error))
         elif (run.folder / ENDED).exists():
-            row = _collect(run, partition)
-            write(row)
-            console.print(f'{run.label}: {outcome(row)}', markup=False)
+            _collect(run, write, partition)
         elif _is_alive(run):
             at = Job(run.label, run.folder, ()).iteration()
             console.print(f'{run.label}: submitted, iteration {at}')
@@ -51,14 +50,14 @@ def submit_all(
 
 def submit(run: Run, partition: str, gpus: int) -> None:
     """Start the two scripts in a session of their own, which outlives this one."""
-    run.folder.mkdir(parents=True, exist_ok=True)
+    note_commit(run)
     process = subprocess.Popen(
         ['bash', '-c', script_of(run, partition)],  # noqa: S607  so do the scripts
         env=os.environ | dict(GPUS=str(gpus), PYTHON=sys.executable),
         stdin=subprocess.DEVNULL,
         start_new_session=True,
     )
-    note = dict(commit=commit(), host=socket.gethostname(), pid=process.pid)
+    note = dict(host=socket.gethostname(), boot=_boot(), pid=process.pid)
     with write_whole(run.folder / SUBMITTED) as file:
         file.write(json.dumps(note).encode())
 
@@ -76,11 +75,19 @@ def _is_alive(run: Run) -> bool:
             soft_wrap=True,
         )
         return True
+    if submitted['boot'] != _boot():
+        return False
     try:
         os.kill(submitted['pid'], 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):
+        # It has ended; the number may belong to another user's process by now.
         return False
     return True
+
+
+def _boot() -> str:
+    """Return what identifies the time since the machine was started."""
+    return Path('/proc/sys/kernel/random/boot_id').read_text().strip()
 
 
 def script_of(run: Run, partition: str) -> str:
@@ -114,13 +121,16 @@ def _joined(flags: Sequence[str]) -> tuple[str, list[str]]:
     return f'{flags[0]}={flags[1]}', list(flags[2:])
 
 
-def _collect(run: Run, partition: str) -> dict:
-    """Return the row of a run, and forget that it was submitted."""
+def _collect(run: Run, write: Callable[[dict], None], partition: str) -> None:
+    """Write the row of a run that has ended, and forget that it was submitted."""
     status = (run.folder / ENDED).read_text().strip()
     failure = '' if status == '0' else cause(run.folder / 'output.log')
-    submitted = json.loads((run.folder / SUBMITTED).read_text())
-    place = f'slurm, partition {partition}'
-    row = result_of(run, submitted['commit'], failure, place)
-    for name in (ENDED, SUBMITTED):
-        (run.folder / name).unlink()
-    return row
+    if failure and STILL_RUNS in output_of(run.folder / 'output.log')[-2000:]:
+        # It was submitted twice, and the first job goes on.
+        console.print(f'{run.label}: {run.folder} {STILL_RUNS}', markup=False)
+    else:
+        row = result_of(run, failure, f'slurm, partition {partition}')
+        write(row)
+        console.print(f'{run.label}: {outcome(row)}', markup=False)
+    for name in (SUBMITTED, ENDED):
+        (run.folder / name).unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """The search for the weights of a suite's methods; part of tools/run_benchmark.py."""
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
@@ -18,18 +18,12 @@ NEAR = 0.5
 """Points that one seed cannot tell apart."""
 
 
-def tuning_runs(
-    suite: Suite,
-    recipes: Mapping[str, Recipe],
-    seeds: Sequence[int] | None,
-    folder: Path,
-) -> list[Run]:
+def tuning_runs(suite: Suite, recipes: Mapping[str, Recipe], folder: Path) -> list[Run]:
     """Return the same number of runs for each method: all factors, all seeds.
 
     Args:
         suite: A suite with ``tuning``.
         recipes: The config of each row with a method.
-        seeds: The seeds to run, None for all.
         folder: The folder of the suite's runs.
     """
     return [
@@ -43,7 +37,6 @@ def tuning_runs(
             scaled_weights(recipe.config, factor),
         )
         for seed in suite.tuning.seeds
-        if seeds is None or seed in seeds
         for factor in suite.tuning.factors
         for name, recipe in recipes.items()
     ]

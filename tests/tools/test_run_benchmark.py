@@ -74,6 +74,9 @@ def suite(write: Callable) -> suite_file.Suite:
     return suite_file.read_suite(write())
 
 
+SAME = dict(metric='mIoU', scale=1.0, config_hash='same')
+
+
 def result(row: str, seed: int, score: float, seconds: float = 1.0) -> dict:
     return dict(
         row=row,
@@ -81,13 +84,13 @@ def result(row: str, seed: int, score: float, seconds: float = 1.0) -> dict:
         score=score,
         status='done',
         seconds_per_iteration=seconds,
-        config_hash='same',
+        **SAME,
     )
 
 
 def failed(row: str, seed: int) -> dict:
-    same = dict(config_hash='same', seconds_per_iteration=None)
-    return dict(row=row, seed=seed, status='failed', reason='no disk', **same)
+    step = dict(seconds_per_iteration=None)
+    return dict(row=row, seed=seed, status='failed', reason='no disk', **step, **SAME)
 
 
 def run_of(suite: suite_file.Suite, row: str, seed: int = 0, **given) -> suite_plan.Run:
@@ -129,6 +132,7 @@ def test_paths_are_beside_the_suite_and_shown_from_the_repository(
         ('', 'size = 128', r'write `size = \[512, 1024\]`'),
         ('', 'published = 8', r'write `published = dict\(...\)`'),
         ('factors=[0.3, 1, 3]', 'steps=3', "Tuning takes no 'steps'"),
+        ('factors=[0.3, 1, 3]', 'factors=[0, 1]', r'write `factors=\[0.3, 1, 3\]`'),
     ],
 )
 def test_a_wrong_suite_is_refused_with_the_line_that_mends_it(
@@ -163,13 +167,11 @@ def test_options_arrive_as_they_are_or_are_refused() -> None:
 
 def test_all_rows_of_one_seed_come_before_the_next(suite: suite_file.Suite) -> None:
     rows = list(suite.rows.values())
-    order = [(row.name, seed) for row, seed in suite_plan.seed_major(rows, None)]
+    order = [(row.name, seed) for row, seed in suite_plan.seed_major(rows)]
     assert order == [
         *[('student', 0), ('cwd', 0), ('own', 0)],
         *[('student', 1), ('cwd', 1), ('student', 2)],
     ]
-    chosen = [(row.name, seed) for row, seed in suite_plan.seed_major(rows, [2])]
-    assert chosen == [('student', 2)]
 
 
 def test_a_run_is_the_command_of_a_user(suite: suite_file.Suite) -> None:
@@ -223,6 +225,9 @@ def test_the_digest_sees_seed_and_files_but_not_places(tmp_path: Path) -> None:
     assert digest(randomness=dict(seed=1)) != first
     assert digest(model=dict(teacher=dict(checkpoint=str(tmp_path / 'other.pth'))))
     assert digest(a=f'{ROOT}/data') == digest(a='data')
+    config = Config(dict(model={}))
+    one, two = (suite_digest.hash_of(config, gpus) for gpus in (1, 2))
+    assert suite_digest.hash_of(config) == one != two
     suite_digest._digest.cache_clear()
     (tmp_path / 'teacher.pth').write_bytes(b'another')
     assert digest() != first
@@ -279,9 +284,45 @@ def test_done_is_skipped_failed_waits_and_changed_is_replaced(
     )
     found = suite_results.to_do(runs, results, retry=True)
     assert found['new'] == runs[2:]
+    assert suite_results.counted(runs, results) == [rows[0], rows[2]]
+    suite.metric = 'mAcc'
+    assert suite_results.to_do(runs, results, retry=False)['changed'] == runs[:3]
+    assert suite_results.counted(runs, results) == []
 
 
-def test_a_row_says_what_was_measured(suite: suite_file.Suite) -> None:
+def test_a_result_stays_if_its_run_cannot_start_here(suite: suite_file.Suite) -> None:
+    rows = [result('student', 0, 1.0), failed('student', 1)]
+    results = {(row['row'], None, row['seed']): row for row in rows}
+    runs = [run_of(suite, 'student', seed, error='no weights') for seed in (0, 1)]
+    found = suite_results.to_do(runs, results, retry=False)
+    assert (found['done'], found['changed']) == ([runs[0]], [runs[1]])
+    assert suite_results.counted(runs, results) == rows[:1]
+
+
+def test_missing_weights_are_an_error_of_the_run(
+    suite: suite_file.Suite, tmp_path: Path
+) -> None:
+    backbone = dict(init_cfg=dict(checkpoint=str(tmp_path / 'backbone.pth')))
+    recipe = suite_plan.Recipe(
+        Config(dict(model=dict(backbone=backbone), train_cfg={}))
+    )
+
+    def error() -> str:
+        run = suite_plan.run_of(suite, suite.rows['student'], 0, recipe, tmp_path)
+        return run.error
+
+    assert error() == (
+        f'there are no weights {tmp_path}/backbone.pth, which its config names'
+    )
+    (tmp_path / 'backbone.pth').write_bytes(b'')
+    assert error() == ''
+    recipe.config.model.backbone.init_cfg.checkpoint = 'torchvision://resnet50'
+    assert error() == ''
+
+
+def test_a_row_says_what_was_measured(
+    suite: suite_file.Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = run_of(suite, 'cwd', config_hash='abc')
     for name, steps in (('a', (9.0, 0.1)), ('b', (0.2, 0.3))):
         log = run.folder / name / 'vis_data/scalars.json'
@@ -292,18 +333,48 @@ def test_a_row_says_what_was_measured(suite: suite_file.Suite) -> None:
     metrics = run.folder / 'test/2026/2026.json'
     metrics.parent.mkdir(parents=True)
     metrics.write_text('{"mIoU": 12.34567, "time": 1.0}\n')
-    row = suite_results.result_of(run, 'c0ffee')
+    for commit in ('c0ffee', 'c0ffee', 'decade'):
+        monkeypatch.setattr(suite_results, 'commit', lambda commit=commit: commit)
+        suite_results.note_commit(run)
+    row = suite_results.result_of(run)
     assert row['score'] == 12.346
     assert row['seconds_per_iteration'] == 0.25
-    assert (row['iterations'], row['status'], row['commit']) == (2, 'done', 'c0ffee')
+    assert (row['iterations'], row['status']) == (2, 'done')
+    # It was resumed with another commit.
+    assert row['commit'] == 'c0ffee, decade'
     assert row['versions']['kdtoolbox']
     metrics.write_text('{"aAcc": 12.3, "time": 1.0}\n')
-    row = suite_results.result_of(run, 'c0ffee')
+    row = suite_results.result_of(run)
     assert row['status'] == 'failed'
     assert "no 'mIoU'; there are ['aAcc']. Correct `metric`" in row['reason']
     # A detector that finds nothing has no metric.
     metrics.write_text('{"time": 1.0}\n')
-    assert suite_results.result_of(run, '')['score'] == 0
+    assert suite_results.result_of(run)['score'] == 0
+
+
+@pytest.mark.parametrize(
+    ('metric', 'score'),
+    [('mIoU', 'NaN'), ('mIoU', '[1.0]'), ('coco/bbox_mAP_s', '-1.0')],
+)
+def test_what_is_no_score_is_a_failure(
+    suite: suite_file.Suite, metric: str, score: str
+) -> None:
+    suite.metric = metric
+    run = run_of(suite, 'cwd')
+    metrics = run.folder / 'test/2026/2026.json'
+    metrics.parent.mkdir(parents=True)
+    metrics.write_text(f'{{"{metric}": {score}}}\n')
+    row = suite_results.result_of(run)
+    assert row['status'] == 'failed'
+    assert f'expected a score, got {metric} = ' in row['reason']
+
+
+def test_a_test_without_scores_is_an_error_of_its_run(suite: suite_file.Suite) -> None:
+    config = dict(model={}, train_cfg={}, test_evaluator=dict(format_only=True))
+    run = suite_plan.run_of(
+        suite, suite.rows['cwd'], 1, suite_plan.Recipe(Config(config)), Path()
+    )
+    assert 'test_evaluator.format_only=False' in run.error
 
 
 def test_the_cause_of_a_failure_is_one_line(tmp_path: Path) -> None:
@@ -401,7 +472,7 @@ def test_the_search_multiplies_all_weights_and_prints_the_row(
         # The default of the class.
         'model.losses.loss_kd.loss_weight': 1.0,
     }
-    runs = suite_tuning.tuning_runs(suite, {'cwd': recipe}, None, tmp_path)
+    runs = suite_tuning.tuning_runs(suite, {'cwd': recipe}, tmp_path)
     assert [run.key for run in runs] == [
         ('cwd', factor, seed) for seed in (7, 8) for factor in (0.3, 1, 3)
     ]
@@ -522,6 +593,16 @@ def test_slurm_runs_are_submitted_once_and_collected_later(
     # The note of a submission whose process has died.
     gone = subprocess.Popen(['true'])
     gone.wait()
-    note = dict(commit='', host=socket.gethostname(), pid=gone.pid)
+    note = dict(host=socket.gethostname(), boot=suite_slurm._boot(), pid=gone.pid)
     (run.folder / suite_slurm.SUBMITTED).write_text(json.dumps(note))
     assert not suite_slurm._is_alive(run)
+    # And one from before a restart, whose number another process has now.
+    note |= dict(boot='before', pid=os.getpid())
+    (run.folder / suite_slurm.SUBMITTED).write_text(json.dumps(note))
+    assert not suite_slurm._is_alive(run)
+    # A second job for a training that still runs is no failure of it.
+    (run.folder / 'output.log').write_text(f'it {suite_running.STILL_RUNS}\n')
+    (run.folder / suite_slurm.ENDED).write_text('2')
+    rows.clear()
+    call()
+    assert rows == []

@@ -103,13 +103,10 @@ def test_a_large_suite_trains_by_the_schedule_of_its_config(name: str) -> None:
     )
 
 
-def test_another_number_of_gpus_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    args = SimpleNamespace(gpus=4, rows=None, seeds=None, tune=False, factors=None)
-    path = ROOT / 'configs/benchmarks/coco_gfl.py'
-    with pytest.raises(ValueError, match=r'is for 8, got 4; write `gpus = 4`'):
-        run_benchmark.read(args, path)
-    args.gpus = None
-    suite = run_benchmark.read(args, path)
+def test_missing_gpus_and_another_batch_are_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    suite = read('coco_gfl')
     monkeypatch.setattr('torch.cuda.device_count', lambda: 2)
     assert 'each run takes 8, and this machine has 2' in suite_needs.missing_gpus(suite)
     monkeypatch.setattr('torch.cuda.device_count', lambda: 8)
@@ -265,3 +262,9 @@ def test_the_dry_run_of_a_shipped_file_computes_the_time(tmp_path: Path) -> None
     # 80,000 times 0.225 s.
     assert re.search(r'student .* 80000 .* 1\.00 .* 5:00 h', shown), shown
     assert 'each run: 8 images a step (4 GPUs with 2 each)' in shown
+
+
+def test_a_search_of_a_row_without_a_method_is_refused() -> None:
+    args = SimpleNamespace(rows=['ld_cwd'], seeds=None, tune=True, factors=None)
+    with pytest.raises(ValueError, match="leave out 'ld_cwd'"):
+        run_benchmark.read(args, ROOT / 'configs/benchmarks/digits_det.py')
