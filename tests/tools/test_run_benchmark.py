@@ -530,6 +530,23 @@ def test_each_run_becomes_a_row_and_a_failure_stops_no_other(
     assert '3/3 student, seed 1: 5.0' in shown or '3/3 student, seed 0: 5.0' in shown
 
 
+def test_more_runs_at_once_than_groups_of_gpus_share_them(
+    suite: suite_file.Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tell = "import os; raise SystemExit(os.environ['CUDA_VISIBLE_DEVICES'])"
+    monkeypatch.setattr(jobs, '_POLL_SECONDS', 0.05)
+    monkeypatch.setattr(suite_running, '_launched', lambda *_: ['-c', tell])
+    monkeypatch.setattr(suite_running, 'device_groups', lambda *_: ['0,1', '2,3'])
+    folder = suite.path.parent / 'work'
+    runs = [
+        suite_plan.Run(suite, suite.rows['cwd'], seed, folder / str(seed), {})
+        for seed in range(3)
+    ]
+    rows: list[dict] = []
+    suite_running.run_all(runs, lambda run: None, rows.append, at_once=3, gpus=2)
+    assert sorted(row['reason'] for row in rows) == ['0,1', '0,1', '2,3']
+
+
 def test_a_run_of_another_benchmark_is_left_to_it(
     suite: suite_file.Suite,
     monkeypatch: pytest.MonkeyPatch,
