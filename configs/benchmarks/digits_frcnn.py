@@ -1,17 +1,18 @@
 # Methods that need RoIs, on DigitScenes: a small Faster R-CNN learns from one that is
-# twice as wide. Its teacher has no cache, since it looks at the student's proposals.
+# twice as wide.
+_base_ = 'digits_det.py'
+
 student = '../digits/frcnn_student.py'
+# No cache, since the teacher looks at the student's proposals.
 teacher = dict(
+    _delete_=True,
     config='../digits/frcnn_teacher.py',
     checkpoint='../digits/frcnn_teacher.safetensors',
 )
-metric = 'coco/bbox_mAP'
-scale = 100
-data = 'digits_det'
-size = [128, 128]
-seeds = [0, 1, 2]
 rows = dict(
-    student=dict(),
+    _delete_=True,
+    student=dict(seeds=[0, 1, 2, 3, 4]),
     response=dict(method='response'),
     dkd=dict(method='dkd'),
 )
+tuning = dict(factors=[0.04, 0.2, 1, 5])

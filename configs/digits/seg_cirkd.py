@@ -8,8 +8,15 @@ model = dict(
     recorders=dict(student=places, teacher=places),
     losses=dict(
         _delete_=True,
-        loss_kd=dict(type='KDLoss', student='student.logits', teacher='teacher.logits'),
-        loss_mini_batch=dict(type='CIRKDMiniBatchLoss', pool_size=4, **features),
+        loss_kd=dict(
+            type='KDLoss',
+            student='student.logits',
+            teacher='teacher.logits',
+            loss_weight=0.04,
+        ),
+        loss_mini_batch=dict(
+            type='CIRKDMiniBatchLoss', pool_size=4, loss_weight=0.04, **features
+        ),
         loss_memory=dict(
             type='CIRKDMemoryLoss',
             num_classes=11,
@@ -20,6 +27,7 @@ model = dict(
             pixel_keys=1024,
             region_keys=256,
             max_anchors=1024,
+            loss_weight=0.004,
             **features,
         ),
     ),
