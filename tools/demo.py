@@ -37,7 +37,7 @@ from kdtoolbox.visualization.scenes import Scene
 LABELS = dict(student='student alone', distilled='student distilled', teacher='teacher')
 METRICS = dict(det=('coco/bbox_mAP', 100), seg=('mIoU', 1))
 # The best of docs/benchmark.md.
-METHODS = dict(det='ld', seg='distilled')
+METHODS = dict(det='ld', seg='dist')
 
 
 def config_of(task: str, name: str, method: str) -> str:
