@@ -7,6 +7,7 @@ A call runs only what has no result yet.
 
 import argparse
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from jobs import ROOT, console
-from suite_cost import measure_costs
+from suite_cost import measure_costs, read_costs
 from suite_expected import Expected
 from suite_file import Suite, check_names, read_suite
 from suite_needs import missing_data, missing_gpus, preset_of
@@ -113,17 +114,24 @@ def _check_among(
         )
 
 
-def prepare(suite: Suite, local: bool) -> None:
+def prepare(suite: Suite, launcher: str) -> None:
     """Make DigitScenes if a suite needs them.
 
     Args:
         suite: The suite.
-        local: Whether the runs start on this machine.
+        launcher: 'slurm', or 'none' if the runs start on this machine.
 
     Raises:
-        ValueError: If other data are missing, or GPUs.
+        ValueError: If other data are missing, or GPUs, or slurm.
     """
-    missing = missing_data(suite) or (missing_gpus(suite) if local else '')
+    missing = missing_data(suite)
+    if launcher == 'none':
+        missing = missing or missing_gpus(suite)
+    elif not shutil.which('srun'):
+        missing = missing or (
+            '--launcher slurm: expected the command srun, and it is not found; call '
+            'the tool on a machine that submits jobs, or leave out --launcher'
+        )
     if missing:
         raise ValueError(missing)
     preset = suite.data and preset_of(suite.data)
@@ -186,29 +194,31 @@ def main() -> int:
         os.chdir(ROOT)
     folder = args.work_dir or Path('work_dirs/benchmarks', path.stem).resolve()
     use_safe_loaders()
-    with brief_errors(args.traceback):
-        suite = read(args, path)
-        if args.tune:
-            suite.data = suite.tuning.data
-        if not (args.table or args.dry_run or args.cost):
-            prepare(suite, args.launcher == 'none')
     # So that its runs end with it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    if args.tune:
-        results, folder = path.with_suffix('.tuning.json'), folder / 'tuning'
-    else:
-        results = path.with_suffix('.json')
-    plan = Plan(suite, args.tune, folder)
     with brief_errors(args.traceback):
+        suite = read(args, path)
+        results = path.with_suffix('.json')
+        if args.tune:
+            suite.data = suite.tuning.data
+            results, folder = path.with_suffix('.tuning.json'), folder / 'tuning'
+        plan = Plan(suite, args.tune, folder)
         # Before hours of training whose results would have no place.
         read_results(results)
+        read_costs(path.with_suffix('.costs.json'))
         if not args.dry_run:
-            check_writable(results.parent)
-    if not args.table:
+            check_writable(path.parent, 'copy the suite, whose results go beside it')
+        if args.table:
+            (report_tuning if args.tune else report)(plan, results)
+            return 0
+        if not (args.dry_run or args.cost):
+            check_writable(folder, 'give another folder as --work-dir')
+            prepare(suite, args.launcher)
         return run(args, plan, results)
-    (report_tuning if args.tune else report)(plan, results)
-    return 0
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit('Stopped. The same call goes on with it.')

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from jobs import ROOT, console
 from mmengine.config import Config
-from suite_file import Suite
+from suite_file import Row, Suite
 from suite_plan import Recipe
 from suite_results import commit
 
@@ -21,8 +21,31 @@ Costs = dict[str, dict[str, Any]]
 
 
 def read_costs(path: Path) -> Costs:
-    """Return what was measured, by the name of the row; empty without a file."""
-    return json.loads(path.read_text()) if path.exists() else {}
+    """Return what was measured, by the name of the row; empty without a file.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    try:
+        return json.loads(path.read_text()) if path.exists() else {}
+    except ValueError as error:
+        raise ValueError(
+            f'{path}: expected the costs of a benchmark as JSON, but {error}; take the '
+            f'last good one, `git checkout {path.name}`, or remove it and call --cost'
+        ) from error
+
+
+def costs_of(suite: Suite, path: Path) -> dict[str, float]:
+    """Return the costs of the rows that were measured with the method they have."""
+    return {
+        name: cost['cost']
+        for name, cost in read_costs(path).items()
+        if name in suite.rows and cost['trains'] == _trains(suite.rows[name])
+    }
+
+
+def _trains(row: Row) -> str | None:
+    return row.method or (row.config and Path(row.config).name)
 
 
 def measure_costs(suite: Suite, recipes: Mapping[str, Recipe], path: Path) -> list[str]:
@@ -42,13 +65,13 @@ def measure_costs(suite: Suite, recipes: Mapping[str, Recipe], path: Path) -> li
         if 'student' not in model and not recipe.error:
             continue
         console.print(f'measure a step of {name} ...')
-        failure = recipe.error or _measure(name, recipe.config, suite.size, path)
+        failure = recipe.error or _measure(suite, name, recipe.config, path)
         if failure:
             failures.append(f'{name}: {failure}')
     return failures
 
 
-def _measure(name: str, config: Config, size: list[int] | None, path: Path) -> str:
+def _measure(suite: Suite, name: str, config: Config, path: Path) -> str:
     """Write the cost of a row; return why it could not be measured."""
     config = Config(config.to_dict())
     # What the method costs is with a teacher that runs.
@@ -59,7 +82,7 @@ def _measure(name: str, config: Config, size: list[int] | None, path: Path) -> s
         batch = config.train_dataloader.batch_size
         command = [sys.executable, str(ROOT / 'tools/benchmark.py'), 'step']
         command += [str(recipe), f'--batch={batch}', *_where()]
-        command += ['--size', *map(str, size)] if size else []
+        command += ['--size', *map(str, suite.size)] if suite.size else []
         done = subprocess.run(
             [*command, f'--json={found}'], capture_output=True, text=True
         )
@@ -70,6 +93,7 @@ def _measure(name: str, config: Config, size: list[int] | None, path: Path) -> s
     costs = read_costs(path)
     costs[name] = dict(
         cost=round(figures['vs_student'], 3),
+        trains=_trains(suite.rows[name]),
         student_step=round(figures['student_step'], 5),
         distill_step=round(figures['distill_step'], 5),
         size=figures['size'],

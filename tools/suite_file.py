@@ -130,6 +130,8 @@ def read_suite(path: Path) -> Suite:
         ValueError: If a key, a file or a value is wrong. The message names the line
             that mends it.
     """
+    if path.suffix != '.py':
+        raise ValueError(f'{path}: expected a suite, which is a file with .py')
     found = load_config(path, 'suite').to_dict()
     suite = _made(Suite, found, path.name, path=path)
     suite.student = _file(suite.student, path, 'student')
@@ -142,6 +144,11 @@ def read_suite(path: Path) -> Suite:
         arguments_of(suite.tuning.options, f'{path.name}: tuning.options')
     arguments_of(suite.options, f'{path.name}: options')
     _check_common(suite.options, f'{path.name}: options')
+    if not isinstance(suite.scale, int | float):
+        raise ValueError(
+            f'{path.name}: scale: expected a number, got {suite.scale!r}; write '
+            '`scale = 100`'
+        )
     for name in ('gpus', 'images'):
         _check_count(getattr(suite, name), f'{path.name}: {name}')
     _check_size(suite.size, f'{path.name}: size')
@@ -166,9 +173,21 @@ def _read_rows(suite: Suite) -> None:
         )
     check_names(suite.published, suite.rows, f'{name}: published')
     suite.published = {
-        key: _made(Published, scores, f'{name}: published.{key}')
+        key: _published(scores, f'{name}: published.{key}')
         for key, scores in suite.published.items()
     }
+
+
+def _published(values: Any, where: str) -> Published:
+    found = _made(Published, values, where)
+    scores = (found.student, found.distilled)
+    numbers = all(isinstance(score, int | float) for score in scores)
+    if not (numbers and isinstance(found.source, str) and found.source):
+        raise ValueError(
+            f'{where}: expected two scores and their source, got {values!r}; write '
+            "`dict(student=37.4, distilled=40.1, source='paper, arXiv ...')`"
+        )
+    return found
 
 
 def check_names(names: Iterable[str], known: Iterable[str], where: str) -> None:
@@ -210,7 +229,7 @@ def _made(kind: type, values: Any, where: str, **given: Any) -> Any:
 
 def _row(name: str, values: Any, suite: Suite) -> Row:
     where = f'{suite.path.name}: rows.{name}'
-    if not re.fullmatch(r'[\w+-][\w.+-]*', name):
+    if not (isinstance(name, str) and re.fullmatch(r'[\w+-][\w.+-]*', name)):
         raise ValueError(
             f'{where}: its runs get a folder of this name; rename it with letters, '
             'digits, and . + - _'
@@ -289,9 +308,11 @@ def _check_factors(factors: Any, where: str) -> None:
 
 
 def _check_seeds(seeds: Any, where: str) -> None:
-    whole = isinstance(seeds, list) and all(isinstance(seed, int) for seed in seeds)
+    whole = isinstance(seeds, list) and all(
+        isinstance(seed, int) and seed >= 0 for seed in seeds
+    )
     if not (whole and seeds and len({*seeds}) == len(seeds)):
         raise ValueError(
-            f'{where}: expected different whole numbers, got {seeds!r}; write '
+            f'{where}: expected different whole numbers from 0, got {seeds!r}; write '
             '`seeds=[0, 1, 2]`'
         )

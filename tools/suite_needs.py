@@ -16,7 +16,7 @@ def schedules_of(recipes: Mapping[str, Recipe], gpus: int) -> dict[str, list[str
     """Return the rows by the schedule with which they train."""
     rows: dict[str, list[str]] = {}
     for name, recipe in recipes.items():
-        if recipe.config is not None:
+        if recipe.config is not None and not recipe.error:
             rows.setdefault(schedule_of(recipe.config, gpus), []).append(name)
     return rows
 
@@ -32,12 +32,12 @@ def schedule_of(config: Config, gpus: int) -> str:
         '16 images a step (8 GPUs with 2 each), SGD with learning rate 0.01, 12 epochs'
     """
     each, optimizer = config.train_dataloader.batch_size, config.optim_wrapper.optimizer
-    loop = config.train_cfg
+    loop, rate = config.train_cfg, optimizer.get('lr')
     unit = 'epochs' if loop.get('max_epochs') else 'iters'
     length = f'{loop.get(f"max_{unit}")} {unit.replace("iters", "iterations")}'
     batch = f'{gpus * each} images a step ({gpus} GPUs with {each} each)'
-    rate = f'{optimizer.type} with learning rate {optimizer.lr:g}'
-    return f'{batch}, {rate}, {length}'
+    rate = 'its default' if rate is None else f'{rate:g}'
+    return f'{batch}, {optimizer.type} with learning rate {rate}, {length}'
 
 
 def needs_of(suite: Suite, recipes: Mapping[str, Recipe], local: bool) -> list[str]:

@@ -26,22 +26,23 @@ def arguments_of(options: Mapping[str, Any], where: str) -> list[str]:
             f'{where}: expected a dict, got {options!r}; write '
             "`options={'train_cfg.max_iters': 8}`"
         )
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(exit_on_error=False)
     parser.add_argument('--cfg-options', nargs='+', action=DictAction)
     arguments = []
     for key, value in options.items():
         argument = f'{key}={value}'.replace(' ', '')
         try:
             read = parser.parse_args(['--cfg-options', argument]).cfg_options
-        except AssertionError:
-            # Brackets that do not match.
+        except (AssertionError, argparse.ArgumentError):
+            # Brackets that do not match, or a name that looks like a flag.
             read = {}
         if read != {key: value}:
             raise ValueError(
                 f'{where}: {key!r} is {value!r}, which the command line cannot pass on '
-                '(it takes numbers, words, None, and lists of them). For a dict write '
-                "one option for each of its entries, as in `{'train_cfg.max_iters': "
-                '8}`; for anything else, write a config that inherits the student'
+                '(it takes numbers, words without spaces, None, and lists of them). '
+                'For a dict write one option for each of its entries, as in '
+                "`{'train_cfg.max_iters': 8}`; for anything else, write a config that "
+                'inherits the student'
             )
         arguments.append(argument)
     return arguments

@@ -36,7 +36,8 @@ class Run:
         iterations: Length of the training; 0 for epochs of unknown length.
         weights: Name of the checkpoint that is tested.
         template: Path of the shipped recipe that gave the numbers of the method.
-        error: Why it cannot start.
+        error: Why its config cannot be made or gives no score.
+        missing: Which of its weights do not exist.
     """
 
     suite: Suite
@@ -50,6 +51,12 @@ class Run:
     weights: str = ''
     template: str = ''
     error: str = ''
+    missing: str = ''
+
+    @property
+    def obstacle(self) -> str:
+        """Return why it cannot start; empty if it can."""
+        return self.error or self.missing
 
     @property
     def key(self) -> tuple[str, float | None, int]:
@@ -95,7 +102,7 @@ class Recipe:
         config: The config, or None if it cannot be made.
         options: The entries that it contains.
         template: As in `Run`.
-        error: Why there is no config.
+        error: Why there is no config, or no score.
     """
 
     config: Config | None
@@ -128,10 +135,11 @@ def recipe_of_row(suite: Suite, row: Row, further: Mapping[str, Any]) -> Recipe:
         if not row.method:
             config = read_config(row.config or suite.student, options)
             if 'teacher' not in config.model:
-                return Recipe(config, options)
+                return Recipe(config, options, error=_fault_of(config))
         options = {**suite.teacher.options(), **options}
         if row.config:
-            return Recipe(read_config(row.config, options), options)
+            config = read_config(row.config, options)
+            return Recipe(config, options, error=_fault_of(config))
         with TemporaryDirectory() as folder:
             path = Path(folder, 'recipe.py')
             text = recipe_of(pair_of(suite, row), Path(folder))
@@ -139,7 +147,7 @@ def recipe_of_row(suite: Suite, row: Row, further: Mapping[str, Any]) -> Recipe:
                 file.write(text.encode())
             template = text.partition('numbers of ')[2].partition('.py')[0]
             config = read_config(str(path), options)
-            return Recipe(config, options, f'configs/{template}.py')
+            return Recipe(config, options, f'configs/{template}.py', _fault_of(config))
     except Exception as error:
         # Whatever it is, it becomes a failed row, and the other rows go on.
         lines = [line.strip() for line in message_of(error).splitlines()]
@@ -173,7 +181,8 @@ def run_of(
         config = Config(recipe.config.to_dict())
         config.merge_from_dict({**(weights or {}), SEED: seed})
         run.config_hash = hash_of(config, suite.gpus)
-        run.error = run.error or missing_weights(config) or _without_score(config)
+        run.missing = missing_weights(config)
+    if not run.error:
         run.iterations = _iterations(config, suite)
         run.weights = _last_weights(config)
     # A changed config gets a new folder, so no run resumes from another config's.
@@ -183,24 +192,38 @@ def run_of(
 
 def _iterations(config: Config, suite: Suite) -> int:
     loop = config.train_cfg
-    if loop.get('max_iters') or not (suite.images and suite.gpus):
+    if loop.get('max_iters') or not suite.images:
         return loop.get('max_iters') or 0
-    batch = suite.gpus * config.train_dataloader.batch_size
+    batch = (suite.gpus or 1) * config.train_dataloader.batch_size
     return loop.get('max_epochs', 0) * math.ceil(suite.images / batch)
 
 
-def _without_score(config: Config) -> str:
-    """Return why a test would give no score; empty if it gives one."""
+def _fault_of(config: Config) -> str:
+    """Return why a training or its test would give no score; empty if it gives one."""
+    loop = config.get('train_cfg') or {}
+    if ('max_iters' in loop) == ('max_epochs' in loop):
+        return 'train_cfg: expected one of max_iters and max_epochs; write it there'
+    if f'max_{_unit(config)}s' not in loop:
+        by_epoch = 'max_epochs' in loop
+        return (
+            'the last checkpoint has another unit than the training; set the option '
+            f'`default_hooks.checkpoint.by_epoch={by_epoch}`'
+        )
     found = config.get('test_evaluator') or []
     evaluators = found if isinstance(found, list) else [found]
-    if not evaluators or not all(one.get('format_only') for one in evaluators):
-        return ''
-    return 'the test gives no score; set the option `test_evaluator.format_only=False`'
+    if evaluators and all(one.get('format_only') for one in evaluators):
+        return 'the test writes files alone; set `test_evaluator.format_only=False`'
+    return ''
+
+
+def _unit(config: Config) -> str:
+    """Return by what the checkpoints are counted, ``epoch`` or ``iter``."""
+    saving = (config.get('default_hooks') or {}).get('checkpoint') or {}
+    return 'epoch' if saving.get('by_epoch', True) else 'iter'
 
 
 def _last_weights(config: Config) -> str:
-    saving = (config.get('default_hooks') or {}).get('checkpoint') or {}
-    unit = 'epoch' if saving.get('by_epoch', True) else 'iter'
+    unit = _unit(config)
     prefix = 'student_' if 'student' in config.model else ''
     return f'{prefix}{unit}_{config.train_cfg.get(f"max_{unit}s")}.pth'
 

@@ -90,7 +90,7 @@ def show_plan(
     for name in dict.fromkeys(run.row.name for run in every):
         counts = [
             str(sum(run.row.name == name for run in runs))
-            for runs in (waiting, states['done'], states['failed'])
+            for runs in (waiting, states['done'], states['failed'] + states['stuck'])
         ]
         run = next(run for run in every if run.row.name == name)
         seconds, ratio = expected.run(run), expected.ratio(run)

@@ -27,7 +27,7 @@ class Board:
     """
 
     def __init__(self, runs: Sequence[Run], seconds: Seconds, at_once: int) -> None:
-        self._runs = {run.key: run for run in runs if not run.error}
+        self._runs = {run.key: run for run in runs if not run.obstacle}
         self._total = len(self._runs)
         self._seconds, self._at_once = seconds, at_once
         self._measured: dict[str, list[float]] = {}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jobs import ROOT, console
 from rich.console import Console
-from suite_cost import read_costs
+from suite_cost import costs_of
 from suite_file import Suite
 from suite_plan import Run
 from suite_plot import draw
@@ -26,7 +26,7 @@ def picture_of(suite: Suite) -> Path:
 def report(plan: Plan, results: Path) -> None:
     """Print the table of a suite; write it and the picture."""
     suite = plan.suite
-    costs = read_costs(suite.path.with_suffix('.costs.json'))
+    costs = costs_of(suite, suite.path.with_suffix('.costs.json'))
     found = summaries(suite, plan.counted(results), costs)
     # A file gets whole lines, however long.
     wide = console if console.is_terminal else Console(width=160)
@@ -54,10 +54,13 @@ def report_tuning(plan: Plan, results: Path) -> None:
 
 def tell_failed(runs: Sequence[Run], results: Mapping[Key, dict]) -> int:
     """Print why runs failed; return the exit status: 1 if one did."""
-    failed = to_do(runs, results, retry=False)['failed']
-    for run in failed:
+    states = to_do(runs, results, retry=False)
+    for run in states['failed']:
         reason = results[run.key]['reason']
         console.print(f'{run.label} failed: {reason}', markup=False, soft_wrap=True)
-    if failed:
+    if states['failed']:
         console.print('Run them again with --retry.')
-    return int(bool(failed))
+    for run in states['stuck']:
+        told = f'{run.label}: its config has changed, and cannot start: {run.obstacle}'
+        console.print(told, markup=False, soft_wrap=True)
+    return int(bool(states['failed'] or states['stuck']))

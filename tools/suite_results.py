@@ -42,12 +42,13 @@ def read_results(path: Path) -> dict[Key, dict]:
     """
     try:
         rows = json.loads(path.read_text()) if path.exists() else []
-    except json.JSONDecodeError as error:
+        return {(row['row'], row.get('factor'), row['seed']): row for row in rows}
+    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f'{path}: expected the rows of a benchmark as JSON, but {error}; take the '
-            f'last good one, `git checkout {path.name}`, or move it away to start anew'
+            f'{path}: expected the rows of a benchmark as JSON, but {error!r}; take '
+            f'the last good one, `git checkout {path.name}`, or move it away to start '
+            'anew'
         ) from error
-    return {(row['row'], row.get('factor'), row['seed']): row for row in rows}
 
 
 def keep(path: Path, row: dict, order: Sequence[str]) -> None:
@@ -87,18 +88,22 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def check_writable(folder: Path) -> None:
-    """Check that results can be written into a folder.
+def check_writable(folder: Path, mend: str) -> None:
+    """Check that a folder exists, or can be made, and can be written.
+
+    Args:
+        folder: The folder.
+        mend: What to do if it cannot.
 
     Raises:
-        ValueError: If they cannot.
+        ValueError: If it cannot.
     """
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         TemporaryFile(dir=folder).close()
     except OSError as error:
         raise ValueError(
-            f'{folder}: the results go beside the suite, and it cannot be written '
-            f'({error}); copy the suite to a folder that can'
+            f'{folder}: expected a folder that can be written, got {error}; {mend}'
         ) from error
 
 
@@ -183,8 +188,8 @@ def score_of(run: Run) -> float:
     where = f'{run.suite.path.name}: metric'
     if metric not in metrics:
         raise ValueError(
-            f'{where}: the test has no {metric!r}{did_you_mean(metric, metrics)}. '
-            'Correct `metric` and call again, which trains nothing twice'
+            f'{where}: correct it and call again, which trains nothing twice: the test '
+            f'has no {metric!r}{did_you_mean(metric, metrics)}'
         )
     score = found[metric]
     # COCO has -1 for a size or a class without any object.
@@ -255,15 +260,19 @@ def to_do(
 
     Returns:
         ``new`` runs and ``changed`` ones, which replace a row, have to run. ``done``
-        and ``failed`` ones do not.
+        and ``failed`` ones do not. ``stuck`` ones cannot, and their row is of another
+        config and stays.
     """
-    found: dict[str, list[Run]] = dict(new=[], changed=[], done=[], failed=[])
+    names = ('new', 'changed', 'done', 'failed', 'stuck')
+    found: dict[str, list[Run]] = {name: [] for name in names}
     for run in runs:
         row = results.get(run.key)
         if row is None or (row['status'] == 'failed' and retry):
             state = 'new'
+        elif is_of(run, row):
+            state = row['status']
         else:
-            state = row['status'] if is_of(run, row) else 'changed'
+            state = 'stuck' if run.obstacle and row['status'] == 'done' else 'changed'
         found[state].append(run)
     return found
 
@@ -271,12 +280,13 @@ def to_do(
 def is_of(run: Run, row: Mapping[str, Any]) -> bool:
     """Return whether a row is the result of a run as it is planned now.
 
-    The result of a run that cannot start here, such as for want of weights, stays.
+    Without its weights, the digest of a run is not known.
     """
-    if run.error and row['status'] == 'done':
-        return True
-    measure = run.suite.metric, run.suite.scale, run.config_hash
-    return measure == (row['metric'], row['scale'], row['config_hash'])
+    measure = run.suite.metric, run.suite.scale
+    if measure != (row['metric'], row['scale']):
+        return False
+    unknown = run.missing and not run.error and row['status'] == 'done'
+    return bool(unknown) or row['config_hash'] == run.config_hash
 
 
 def counted(runs: Iterable[Run], results: Mapping[Key, dict]) -> list[dict]:

@@ -68,10 +68,10 @@ def run_all(
     groups = device_groups(gpus, os.environ)
     # With more runs than groups, several share one.
     devices = groups * math.ceil(at_once / len(groups)) if groups else []
-    waiting = deque(_training(run, gpus, devices) for run in runs if not run.error)
+    waiting = deque(_training(run, gpus, devices) for run in runs if not run.obstacle)
     for run in runs:
-        if run.error:
-            write(result_of(run, run.error))
+        if run.obstacle:
+            write(result_of(run, run.obstacle))
     with (
         Board(runs, seconds, at_once) as board,
         closing(ended_jobs(waiting, at_once, board.show)) as ended,
@@ -84,7 +84,8 @@ def run_all(
             failure = _failure(job)
             # The other process writes to the same log, so any line may be the last.
             if failure and STILL_RUNS in output_of(job.log, job.begin):
-                console.print(f'{job.label}: {job.work_dir} {STILL_RUNS}', markup=False)
+                told = f'{job.label}: {job.work_dir} {STILL_RUNS}'
+                console.print(told, markup=False, soft_wrap=True)
                 continue
             row = result_of(job.run, failure)
             write(row)

@@ -36,8 +36,8 @@ def submit_all(
         gpus: GPUs of each run.
     """
     for run in runs:
-        if run.error:
-            write(result_of(run, run.error))
+        if run.obstacle:
+            write(result_of(run, run.obstacle))
         elif (run.folder / ENDED).exists():
             _collect(run, write, partition)
         elif _is_alive(run):

@@ -43,15 +43,14 @@ class Summary:
 
 
 def summaries(
-    suite: Suite, results: Iterable[dict], costs: Mapping[str, dict]
+    suite: Suite, results: Iterable[dict], costs: Mapping[str, float]
 ) -> list[Summary]:
     """Return a summary of each row of a suite, in the suite's order."""
     rows = list(results)
     baseline = _done(rows, suite.baseline)
-    costs = {suite.baseline: dict(cost=1.0), **costs}
+    costs = {suite.baseline: 1.0, **costs}
     return [
-        _summary(suite, name, rows, baseline, costs.get(name, {}).get('cost'))
-        for name in suite.rows
+        _summary(suite, name, rows, baseline, costs.get(name)) for name in suite.rows
     ]
 
 

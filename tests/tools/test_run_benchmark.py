@@ -19,12 +19,14 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / 'tools'))
 
 import jobs  # noqa: E402
+import suite_cost  # noqa: E402
 import suite_digest  # noqa: E402
 import suite_expected  # noqa: E402
 import suite_file  # noqa: E402
 import suite_options  # noqa: E402
 import suite_plan  # noqa: E402
 import suite_plot  # noqa: E402
+import suite_report  # noqa: E402
 import suite_results  # noqa: E402
 import suite_running  # noqa: E402
 import suite_slurm  # noqa: E402
@@ -129,6 +131,10 @@ def test_paths_are_beside_the_suite_and_shown_from_the_repository(
         ),
         ('', "teacher['cache'] = 'caches/mine'", r'write `cache=dict\(path='),
         ('cwd=dict(', "**{'../cwd': dict()}, cwd=dict(", 'rename it with letters'),
+        ('', 'scale = "100"', 'write `scale = 100`'),
+        ("'paper, arXiv 1'", "''", 'two scores and their source'),
+        ('rows = dict(', 'rows = {1: dict()} | dict(', 'rename it with letters'),
+        ('', "options = {'-x': 1}", 'the command line cannot pass on'),
         ('', 'size = 128', r'write `size = \[512, 1024\]`'),
         ('', 'published = 8', r'write `published = dict\(...\)`'),
         ('factors=[0.3, 1, 3]', 'steps=3', "Tuning takes no 'steps'"),
@@ -250,6 +256,16 @@ def test_damaged_results_are_refused_and_kept(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match='mine.json: .*git checkout mine.json'):
         suite_results.read_results(path)
     assert path.read_text() == '[{"row": "stu'
+    for damage in (b'[{"row": "student"}]', b'\xff'):
+        path.write_bytes(damage)
+        with pytest.raises(ValueError, match='git checkout mine.json'):
+            suite_results.read_results(path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ValueError, match='IsADirectoryError'):
+        suite_results.read_results(path)
+    with pytest.raises(ValueError, match='expected a folder that .*; give another'):
+        suite_results.check_writable(Path('/proc/work'), 'give another')
 
 
 def test_results_are_kept_one_per_line_in_the_order_of_the_suite(
@@ -280,7 +296,7 @@ def test_done_is_skipped_failed_waits_and_changed_is_replaced(
     ]
     found = suite_results.to_do(runs, results, retry=False)
     assert found == dict(
-        new=runs[3:], changed=[runs[1]], done=[runs[0]], failed=[runs[2]]
+        new=runs[3:], changed=[runs[1]], done=[runs[0]], failed=[runs[2]], stuck=[]
     )
     found = suite_results.to_do(runs, results, retry=True)
     assert found['new'] == runs[2:]
@@ -293,13 +309,30 @@ def test_done_is_skipped_failed_waits_and_changed_is_replaced(
 def test_a_result_stays_if_its_run_cannot_start_here(suite: suite_file.Suite) -> None:
     rows = [result('student', 0, 1.0), failed('student', 1)]
     results = {(row['row'], None, row['seed']): row for row in rows}
-    runs = [run_of(suite, 'student', seed, error='no weights') for seed in (0, 1)]
+    runs = [run_of(suite, 'student', seed, missing='no weights') for seed in (0, 1)]
     found = suite_results.to_do(runs, results, retry=False)
     assert (found['done'], found['changed']) == ([runs[0]], [runs[1]])
     assert suite_results.counted(runs, results) == rows[:1]
+    suite.metric = 'mAcc'
+    found = suite_results.to_do(runs, results, retry=False)
+    assert (found['stuck'], found['changed']) == ([runs[0]], [runs[1]])
+    assert suite_results.counted(runs, results) == []
 
 
-def test_missing_weights_are_an_error_of_the_run(
+def test_a_result_of_a_config_that_no_longer_can_be_made_stays_and_does_not_count(
+    suite: suite_file.Suite, capsys: pytest.CaptureFixture
+) -> None:
+    rows = [result('cwd', 0, 1.0)]
+    results = {('cwd', None, 0): rows[0]}
+    run = run_of(suite, 'cwd', error="no module 'nekc'")
+    assert suite_results.to_do([run], results, retry=True)['stuck'] == [run]
+    assert suite_results.counted([run], results) == []
+    assert suite_report.tell_failed([run], results) == 1
+    told = "cwd, seed 0: its config has changed, and cannot start: no module 'nekc'"
+    assert told in capsys.readouterr().out
+
+
+def test_missing_weights_are_told_by_the_run(
     suite: suite_file.Suite, tmp_path: Path
 ) -> None:
     backbone = dict(init_cfg=dict(checkpoint=str(tmp_path / 'backbone.pth')))
@@ -309,7 +342,7 @@ def test_missing_weights_are_an_error_of_the_run(
 
     def error() -> str:
         run = suite_plan.run_of(suite, suite.rows['student'], 0, recipe, tmp_path)
-        return run.error
+        return run.missing
 
     assert error() == (
         f'there are no weights {tmp_path}/backbone.pth, which its config names'
@@ -346,7 +379,7 @@ def test_a_row_says_what_was_measured(
     metrics.write_text('{"aAcc": 12.3, "time": 1.0}\n')
     row = suite_results.result_of(run)
     assert row['status'] == 'failed'
-    assert "no 'mIoU'; there are ['aAcc']. Correct `metric`" in row['reason']
+    assert "no 'mIoU'; there are ['aAcc']" in row['reason']
     # A detector that finds nothing has no metric.
     metrics.write_text('{"time": 1.0}\n')
     assert suite_results.result_of(run)['score'] == 0
@@ -369,12 +402,26 @@ def test_what_is_no_score_is_a_failure(
     assert f'expected a score, got {metric} = ' in row['reason']
 
 
-def test_a_test_without_scores_is_an_error_of_its_run(suite: suite_file.Suite) -> None:
-    config = dict(model={}, train_cfg={}, test_evaluator=dict(format_only=True))
-    run = suite_plan.run_of(
-        suite, suite.rows['cwd'], 1, suite_plan.Recipe(Config(config)), Path()
-    )
-    assert 'test_evaluator.format_only=False' in run.error
+@pytest.mark.parametrize(
+    ('changes', 'fault'),
+    [
+        (dict(), ''),
+        (dict(test_evaluator=dict(format_only=True)), 'test_evaluator.format_only=Fal'),
+        (dict(test_evaluator=[dict(format_only=True), dict()]), ''),
+        (dict(train_cfg=None), 'expected one of max_iters and max_epochs'),
+        (dict(train_cfg=dict(max_iters=8, max_epochs=1)), 'expected one of'),
+        (dict(train_cfg=dict(max_epochs=1)), 'default_hooks.checkpoint.by_epoch=True'),
+        (dict(default_hooks={}), 'default_hooks.checkpoint.by_epoch=False'),
+    ],
+)
+def test_a_config_without_a_score_is_told_before_it_trains(
+    changes: dict, fault: str
+) -> None:
+    hooks = dict(checkpoint=dict(by_epoch=False))
+    given = dict(train_cfg=dict(max_iters=8), default_hooks=hooks)
+    told = suite_plan._fault_of(Config({**given, **changes}))
+    assert fault in told
+    assert bool(fault) == bool(told)
 
 
 def test_the_cause_of_a_failure_is_one_line(tmp_path: Path) -> None:
@@ -434,7 +481,7 @@ def test_differences_are_paired_by_seed(suite: suite_file.Suite) -> None:
         *[result('cwd', 0, 13.0, 1.0), result('cwd', 1, 12.0, 0.75)],
         *[result('cwd', 9, 99.0, 9.0), failed('cwd', 3), failed('own', 0)],
     ]
-    costs = dict(cwd=dict(cost=1.75))
+    costs = dict(cwd=1.75)
     alone, cwd, own = suite_statistics.summaries(suite, results, costs)
     assert (alone.mean, alone.std, alone.difference) == (11.0, 1.0, None)
     assert cwd.mean == pytest.approx(124 / 3)
@@ -443,6 +490,23 @@ def test_differences_are_paired_by_seed(suite: suite_file.Suite) -> None:
     assert cwd.interval == pytest.approx((2 - 12.706, 2 + 12.706), abs=1e-3)
     assert (cwd.failed, cwd.published.distilled) == (1, 74.5)
     assert (own.mean, own.difference, own.interval, own.failed) == (None,) * 3 + (1,)
+
+
+def test_a_cost_is_that_of_the_method_that_was_measured(
+    suite: suite_file.Suite, tmp_path: Path
+) -> None:
+    path = tmp_path / 'mine.costs.json'
+    assert suite_cost.costs_of(suite, path) == {}
+    costs = dict(
+        cwd=dict(cost=1.5, trains='ld'),
+        own=dict(cost=2.0, trains='own.py'),
+        gone=dict(cost=3.0, trains='kd'),
+    )
+    path.write_text(json.dumps(costs))
+    assert suite_cost.costs_of(suite, path) == dict(own=2.0)
+    path.write_text('{"own": ')
+    with pytest.raises(ValueError, match=r'git checkout mine\.costs\.json'):
+        suite_cost.read_costs(path)
 
 
 def test_the_table_and_the_picture_are_written(

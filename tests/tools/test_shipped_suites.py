@@ -126,13 +126,17 @@ def test_missing_data_are_told_and_digits_are_made(
     told = f'{tmp_path}/data/coco, and it does not exist; link it: `ln -s /path/to/coco'
     assert told in suite_needs.missing_data(suite)
     with pytest.raises(ValueError, match='link it'):
-        run_benchmark.prepare(suite, local=False)
+        run_benchmark.prepare(suite, 'slurm')
+    (tmp_path / 'data/coco').mkdir(parents=True)
+    monkeypatch.setenv('PATH', str(tmp_path))
+    with pytest.raises(ValueError, match='expected the command srun'):
+        run_benchmark.prepare(suite, 'slurm')
     for name in ('digits_det', 'digits_seg_tuning', None):
         suite.data = name
         assert suite_needs.missing_data(suite) == ''
     suite.data = 'digits_own'
     assert suite_needs.missing_data(suite)
-    (tmp_path / 'data/digits_own').mkdir(parents=True)
+    (tmp_path / 'data/digits_own').mkdir()
     assert suite_needs.missing_data(suite) == ''
 
 
