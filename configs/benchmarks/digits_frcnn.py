@@ -11,7 +11,7 @@ teacher = dict(
 )
 rows = dict(
     _delete_=True,
-    student=dict(seeds=[0, 1, 2, 3, 4]),
+    student=dict(),
     response=dict(method='response'),
     dkd=dict(method='dkd'),
 )

@@ -100,6 +100,7 @@ rows = dict(
             'model.losses.loss_pairwise.loss_weight': 0.0008,
             'model.losses.loss_holistic.loss_weight': 0.0016,
         },
+        note='it contains KD on pixels; with more weight the digits get lost',
     ),
 )
 tuning = dict(
