@@ -11,8 +11,10 @@ teacher = dict(
 )
 rows = dict(
     _delete_=True,
-    student=dict(),
-    response=dict(method='response'),
-    dkd=dict(method='dkd'),
+    student=dict(seeds=[0, 1, 2, 3, 4]),
+    response=dict(
+        method='response', note='classification loss 0.171 at the end, alone 0.138'
+    ),
+    dkd=dict(method='dkd', seeds=[0, 1, 2, 3, 4]),
 )
 tuning = dict(factors=[0.04, 0.2, 1, 5])
