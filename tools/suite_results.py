@@ -235,11 +235,11 @@ def commit(ignored: Iterable[str] = ('configs/benchmarks', 'docs')) -> str:
 
 def note_commit(run: Run) -> None:
     """Note in the folder of a run which code it goes on with."""
-    known, now = commits_of(run).split(', '), commit()
-    if now not in known:
-        run.folder.mkdir(parents=True, exist_ok=True)
-        with (run.folder / COMMITS).open('a') as file:
-            file.write(f'{now}\n')
+    run.folder.mkdir(parents=True, exist_ok=True)
+    known = [name for name in commits_of(run).split(', ') if name]
+    now = dict.fromkeys([*known, commit()])
+    with write_whole(run.folder / COMMITS) as file:
+        file.write(''.join(f'{name}\n' for name in now).encode())
 
 
 def commits_of(run: Run) -> str:
