@@ -15,6 +15,10 @@ rows = dict(
     response=dict(
         method='response', note='classification loss 0.171 at the end, alone 0.138'
     ),
-    dkd=dict(method='dkd', seeds=[0, 1, 2, 3, 4]),
+    dkd=dict(
+        method='dkd',
+        seeds=[0, 1, 2, 3, 4],
+        note='ahead on four of five seeds, by 1.1 to 3.6',
+    ),
 )
 tuning = dict(factors=[0.04, 0.2, 1, 5])
