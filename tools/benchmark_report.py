@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +105,12 @@ def command() -> str:
     return shlex.join(['python', 'tools/benchmark.py', *sys.argv[1:]])
 
 
+@cache
 def machine(threads: int) -> str:
-    """Return the day, the commit and the machine of this run in words."""
+    """Return the day, the commit and the machine of this run in words.
+
+    It is asked once, since the files that a run writes would make the commit dirty.
+    """
     git = ['git', '-C', str(ROOT), 'describe', '--always', '--dirty']
     found = subprocess.run(git, capture_output=True, text=True)
     commit = f'commit {found.stdout.strip()}, ' if not found.returncode else ''

@@ -218,3 +218,11 @@ def test_a_failed_write_leaves_the_former_page(tmp_path: Path) -> None:
         benchmark.write('new \ud800', page)
     assert page.read_text() == 'former'
     assert [path.name for path in tmp_path.iterdir()] == ['losses.md']
+
+
+def test_the_commit_is_that_before_the_run_has_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = benchmark_report.machine(1)
+    monkeypatch.setattr(benchmark_report, 'ROOT', Path('/'))
+    assert benchmark_report.machine(1) == before
