@@ -4,12 +4,12 @@ import argparse
 import json
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from rich.table import Table
 from kdtoolbox.checkpoints.writing import write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
+MEASURED = ('configs/benchmarks', 'configs/costs.json', 'docs')
+"""What the benchmarks write, which is no code."""
 
 
 @dataclass
@@ -105,19 +107,31 @@ def command() -> str:
     return shlex.join(['python', 'tools/benchmark.py', *sys.argv[1:]])
 
 
-@cache
 def machine(threads: int) -> str:
-    """Return the day, the commit and the machine of this run in words.
-
-    It is asked once, since the files that a run writes would make the commit dirty.
-    """
-    git = ['git', '-C', str(ROOT), 'describe', '--always', '--dirty']
-    found = subprocess.run(git, capture_output=True, text=True)
-    commit = f'commit {found.stdout.strip()}, ' if not found.returncode else ''
+    """Return the day, the commit and the machine of this run in words."""
     return (
-        f'{time.strftime("%Y-%m-%d", time.gmtime())}, {commit}torch '
+        f'{time.strftime("%Y-%m-%d", time.gmtime())}, commit {commit()}, torch '
         f'{torch.__version__}, {processor()}, {threads} threads'
     )
+
+
+def commit() -> str:
+    """Return the commit of the repository, with 'dirty' if the code is another."""
+    git = shutil.which('git')
+    if git is None or not (ROOT / '.git').exists():
+        return 'unknown'
+
+    def ask(*words: str) -> str:
+        return subprocess.check_output([git, *words], cwd=ROOT, text=True).strip()
+
+    paths = [f':!{folder}' for folder in MEASURED]
+    status = ('status', '--porcelain', '--untracked-files=no', '--', '.', *paths)
+    try:
+        changed = ask(*status)
+        return ask('rev-parse', '--short=10', 'HEAD') + (' dirty' if changed else '')
+    except subprocess.CalledProcessError:
+        # As in a container whose user does not own the clone.
+        return 'unknown'
 
 
 def markdown(headers: Sequence[str], rows: Iterable[list[str]], texts: int) -> str:

@@ -7,7 +7,6 @@ A call runs only what has no result yet.
 
 import argparse
 import os
-import shutil
 import signal
 import sys
 from collections.abc import Sequence
@@ -18,10 +17,10 @@ from jobs import ROOT, console
 from suite_cost import measure_costs, read_costs
 from suite_expected import Expected
 from suite_file import Suite, check_names, read_suite
-from suite_needs import missing_data, missing_gpus, preset_of
+from suite_needs import missing_data, missing_place, preset_of
 from suite_plan import Run
 from suite_preview import Plan, show_checks, show_plan, tell_changed
-from suite_report import report, report_tuning, tell_failed
+from suite_report import report, tell_failed
 from suite_results import check_writable, keep, read_results, to_do
 from suite_running import jobs_of, run_all
 from suite_slurm import submit_all
@@ -114,24 +113,17 @@ def _check_among(
         )
 
 
-def prepare(suite: Suite, launcher: str) -> None:
+def prepare(suite: Suite, local: bool) -> None:
     """Make DigitScenes if a suite needs them.
 
     Args:
         suite: The suite.
-        launcher: 'slurm', or 'none' if the runs start on this machine.
+        local: Whether the runs start on this machine.
 
     Raises:
         ValueError: If other data are missing, or GPUs, or slurm.
     """
-    missing = missing_data(suite)
-    if launcher == 'none':
-        missing = missing or missing_gpus(suite)
-    elif not shutil.which('srun'):
-        missing = missing or (
-            '--launcher slurm: expected the command srun, and it is not found; call '
-            'the tool on a machine that submits jobs, or leave out --launcher'
-        )
+    missing = missing_data(suite) or missing_place(suite, local)
     if missing:
         raise ValueError(missing)
     preset = suite.data and preset_of(suite.data)
@@ -159,13 +151,12 @@ def run(args: argparse.Namespace, plan: Plan, results: Path) -> int:
         for failure in failures:
             console.print(failure, markup=False, soft_wrap=True)
         return int(bool(failures))
-    gpus = suite.gpus or 1
     runs = [run for run in plan.runs_of(names) if is_chosen(run, args)]
     found = read_results(results)
     states = to_do(runs, found, args.retry)
     expected = Expected(found.values(), args.student_step)
     expected.set_iterations(runs)
-    at_once = args.jobs or jobs_of(gpus)
+    at_once = args.jobs or jobs_of(suite.gpus)
     tell_changed(states['changed'], results)
     show_plan(states, expected, at_once)
     if args.dry_run:
@@ -175,11 +166,11 @@ def run(args: argparse.Namespace, plan: Plan, results: Path) -> int:
     write = partial(keep, results, order=[*suite.rows])
     try:
         if args.launcher == 'slurm':
-            submit_all(waiting, write, args.partition, gpus)
+            submit_all(waiting, write, args.partition, suite.gpus)
         else:
-            run_all(waiting, expected.step, write, at_once, gpus)
+            run_all(waiting, expected.step, write, at_once, suite.gpus)
     finally:
-        (report_tuning if args.tune else report)(plan, results)
+        report(plan, results)
     return tell_failed(runs, read_results(results))
 
 
@@ -209,11 +200,11 @@ def main() -> int:
         if not args.dry_run:
             check_writable(path.parent, 'copy the suite, whose results go beside it')
         if args.table:
-            (report_tuning if args.tune else report)(plan, results)
+            report(plan, results)
             return 0
         if not (args.dry_run or args.cost):
             check_writable(folder, 'give another folder as --work-dir')
-            prepare(suite, args.launcher)
+            prepare(suite, args.launcher == 'none')
         return run(args, plan, results)
 
 

@@ -9,11 +9,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from benchmark_report import commit
 from jobs import ROOT, console
 from mmengine.config import Config
 from suite_file import Row, Suite
 from suite_plan import Recipe
-from suite_results import commit
 
 from kdtoolbox.checkpoints.writing import write_whole
 
@@ -36,11 +36,11 @@ def read_costs(path: Path) -> Costs:
 
 
 def costs_of(suite: Suite, path: Path) -> dict[str, float]:
-    """Return the costs of the rows that were measured with the method they have."""
+    """Return the cost of each row that was measured with the method it has now."""
     return {
         name: cost['cost']
         for name, cost in read_costs(path).items()
-        if name in suite.rows and cost['trains'] == _trains(suite.rows[name])
+        if name in suite.rows and cost.get('trains') == _trains(suite.rows[name])
     }
 
 

@@ -16,7 +16,7 @@ WEIGHTS = ('checkpoint', 'pretrained', 'load_from', 'tokens')
 """The keys of configs that name files of weights."""
 
 
-def hash_of(config: Config, gpus: int | None = None) -> str:
+def hash_of(config: Config, gpus: int = 1) -> str:
     """Return the digest of a config, its teachers and its weights.
 
     It does not depend on where the repository is.
@@ -26,7 +26,7 @@ def hash_of(config: Config, gpus: int | None = None) -> str:
         gpus: The number of GPUs; a step has the images of all of them.
     """
     content = {k: v for k, v in config.to_dict().items() if k != 'work_dir'}
-    if gpus not in (None, 1):
+    if gpus > 1:
         content['gpus'] = gpus
     text = json.dumps(_with_files(content), sort_keys=True, default=_name)
     return hashlib.sha256(text.replace(f'{ROOT}/', '').encode()).hexdigest()

@@ -93,8 +93,8 @@ class Suite:
         seeds: Seeds of the rows that have none of their own.
         scale: Factor from the metric to percent.
         data: Folder in ``data/`` that has to exist; DigitScenes are made.
-        gpus: GPUs of each run; None for one, or for the processor.
-        images: Number of training images; with ``gpus`` it gives the iterations.
+        gpus: GPUs, and processes, of each run.
+        images: Number of training images, which gives the iterations of an epoch.
         size: Height and width of the images with which ``--cost`` measures.
         options: Config entries of all rows.
         published: The scores of papers by row.
@@ -109,7 +109,7 @@ class Suite:
     seeds: list[int]
     scale: float = 1.0
     data: str | None = None
-    gpus: int | None = None
+    gpus: int = 1
     images: int | None = None
     size: list[int] | None = None
     options: dict[str, Any] = field(default_factory=dict)

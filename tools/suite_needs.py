@@ -1,11 +1,12 @@
 """A suite's schedule, and what is missing for it; part of tools/run_benchmark.py."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
-from suite_digest import missing_weights, weights_of
+from suite_digest import weights_of
 from suite_file import Suite
 from suite_plan import Recipe
 
@@ -32,11 +33,10 @@ def schedule_of(config: Config, gpus: int) -> str:
         '16 images a step (8 GPUs with 2 each), SGD with learning rate 0.01, 12 epochs'
     """
     each, optimizer = config.train_dataloader.batch_size, config.optim_wrapper.optimizer
-    loop, rate = config.train_cfg, optimizer.get('lr')
+    loop, rate = config.train_cfg, optimizer.get('lr', 'its default')
     unit = 'epochs' if loop.get('max_epochs') else 'iters'
     length = f'{loop.get(f"max_{unit}")} {unit.replace("iters", "iterations")}'
     batch = f'{gpus * each} images a step ({gpus} GPUs with {each} each)'
-    rate = 'its default' if rate is None else f'{rate:g}'
     return f'{batch}, {optimizer.type} with learning rate {rate}, {length}'
 
 
@@ -51,9 +51,9 @@ def needs_of(suite: Suite, recipes: Mapping[str, Recipe], local: bool) -> list[s
     configs = [recipe.config for recipe in recipes.values() if recipe.config]
     named = dict.fromkeys(s for config in configs for s in weights_of(config))
     cache = Path(torch.hub.get_dir(), 'checkpoints')
-    needs = [missing_data(suite), missing_gpus(suite) if local else '']
+    needs = [missing_data(suite), missing_place(suite, local)]
     needs += [wrong_batch(suite, config) for config in configs]
-    needs += [missing_weights(config) for config in configs]
+    needs += [recipe.missing for recipe in recipes.values()]
     needs += [f'weights, fetched if {cache} has none: {w}' for w in named if '://' in w]
     return [*dict.fromkeys(filter(None, needs))]
 
@@ -81,10 +81,27 @@ def preset_of(data: str) -> str | None:
     return names.get(data.removesuffix('_tuning'))
 
 
+def missing_place(suite: Suite, local: bool) -> str:
+    """Return why the runs of a suite cannot start from here; empty if they can.
+
+    Args:
+        suite: The suite.
+        local: Whether they start on this machine, and not by slurm.
+    """
+    if local:
+        return missing_gpus(suite)
+    if shutil.which('srun'):
+        return ''
+    return (
+        '--launcher slurm: expected the command srun, and it is not found; call the '
+        'tool on a machine that submits jobs, or leave out --launcher'
+    )
+
+
 def missing_gpus(suite: Suite) -> str:
     """Return why a suite for several GPUs cannot run here; empty if it can."""
     here = torch.cuda.device_count()
-    if suite.gpus in (None, 1) or here >= suite.gpus:
+    if suite.gpus == 1 or here >= suite.gpus:
         return ''
     return (
         f'{suite.path.name}: gpus: each run takes {suite.gpus}, and this machine has '
@@ -96,7 +113,7 @@ def missing_gpus(suite: Suite) -> str:
 def wrong_batch(suite: Suite, config: Config) -> str:
     """Return that the learning rate is for another batch; empty if it is not known."""
     wanted = (config.get('auto_scale_lr') or {}).get('base_batch_size')
-    batch = config.train_dataloader.batch_size * (suite.gpus or 1)
+    batch = config.train_dataloader.batch_size * suite.gpus
     if wanted in (None, batch):
         return ''
     return (

@@ -103,12 +103,14 @@ class Recipe:
         options: The entries that it contains.
         template: As in `Run`.
         error: Why there is no config, or no score.
+        missing: As in `Run`.
     """
 
     config: Config | None
     options: dict[str, Any] = field(default_factory=dict)
     template: str = ''
     error: str = ''
+    missing: str = ''
 
 
 def pair_of(suite: Suite, row: Row) -> Namespace:
@@ -132,26 +134,33 @@ def recipe_of_row(suite: Suite, row: Row, further: Mapping[str, Any]) -> Recipe:
     """
     options = {**suite.options, **row.options, **further}
     try:
-        if not row.method:
-            config = read_config(row.config or suite.student, options)
-            if 'teacher' not in config.model:
-                return Recipe(config, options, error=_fault_of(config))
-        options = {**suite.teacher.options(), **options}
-        if row.config:
-            config = read_config(row.config, options)
-            return Recipe(config, options, error=_fault_of(config))
-        with TemporaryDirectory() as folder:
-            path = Path(folder, 'recipe.py')
-            text = recipe_of(pair_of(suite, row), Path(folder))
-            with write_whole(path) as file:
-                file.write(text.encode())
-            template = text.partition('numbers of ')[2].partition('.py')[0]
-            config = read_config(str(path), options)
-            return Recipe(config, options, f'configs/{template}.py', _fault_of(config))
+        recipe = _read_recipe(suite, row, options)
+        recipe.error = _fault_of(recipe.config)
+        recipe.missing = missing_weights(recipe.config)
     except Exception as error:
         # Whatever it is, it becomes a failed row, and the other rows go on.
         lines = [line.strip() for line in message_of(error).splitlines()]
         return Recipe(None, options, error=' '.join(lines))
+    return recipe
+
+
+def _read_recipe(suite: Suite, row: Row, options: dict[str, Any]) -> Recipe:
+    if not row.method:
+        config = read_config(row.config or suite.student, options)
+        if 'teacher' not in config.model:
+            return Recipe(config, options)
+    options = {**suite.teacher.options(), **options}
+    if row.config:
+        return Recipe(read_config(row.config, options), options)
+    with TemporaryDirectory() as folder:
+        path = Path(folder, 'recipe.py')
+        text = recipe_of(pair_of(suite, row), Path(folder))
+        with write_whole(path) as file:
+            file.write(text.encode())
+        template = text.partition('numbers of ')[2].partition('.py')[0]
+        return Recipe(
+            read_config(str(path), options), options, f'configs/{template}.py'
+        )
 
 
 def run_of(
@@ -176,15 +185,15 @@ def run_of(
     """
     options = {**recipe.options, **(weights or {}), SEED: seed}
     run = Run(suite, row, seed, folder / row.name, options, factor)
-    run.template, run.error = recipe.template, recipe.error
+    run.template = recipe.template
+    run.error, run.missing = recipe.error, recipe.missing
     if recipe.config is not None:
         config = Config(recipe.config.to_dict())
         config.merge_from_dict({**(weights or {}), SEED: seed})
         run.config_hash = hash_of(config, suite.gpus)
-        run.missing = missing_weights(config)
-    if not run.error:
-        run.iterations = _iterations(config, suite)
-        run.weights = _last_weights(config)
+        if not run.error:
+            run.iterations = _iterations(config, suite)
+            run.weights = _last_weights(config)
     # A changed config gets a new folder, so no run resumes from another config's.
     run.folder /= f'seed_{seed}_{run.config_hash[:8]}'
     return run
@@ -194,20 +203,23 @@ def _iterations(config: Config, suite: Suite) -> int:
     loop = config.train_cfg
     if loop.get('max_iters') or not suite.images:
         return loop.get('max_iters') or 0
-    batch = (suite.gpus or 1) * config.train_dataloader.batch_size
+    batch = suite.gpus * config.train_dataloader.batch_size
     return loop.get('max_epochs', 0) * math.ceil(suite.images / batch)
 
 
 def _fault_of(config: Config) -> str:
     """Return why a training or its test would give no score; empty if it gives one."""
     loop = config.get('train_cfg') or {}
-    if ('max_iters' in loop) == ('max_epochs' in loop):
-        return 'train_cfg: expected one of max_iters and max_epochs; write it there'
-    if f'max_{_unit(config)}s' not in loop:
-        by_epoch = 'max_epochs' in loop
+    epochs, iterations = loop.get('max_epochs'), loop.get('max_iters')
+    if bool(epochs) == bool(iterations):
         return (
-            'the last checkpoint has another unit than the training; set the option '
-            f'`default_hooks.checkpoint.by_epoch={by_epoch}`'
+            'train_cfg: expected one of max_iters and max_epochs, got '
+            f'{iterations} and {epochs}; set the option `train_cfg.max_iters=N`'
+        )
+    if not loop.get(f'max_{_unit(config)}s'):
+        return (
+            'the training counts one unit and its checkpoints the other; set the '
+            f'option `default_hooks.checkpoint.by_epoch={bool(epochs)}`'
         )
     found = config.get('test_evaluator') or []
     evaluators = found if isinstance(found, list) else [found]

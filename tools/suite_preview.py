@@ -51,10 +51,11 @@ class Plan:
         rows = {name: self.suite.rows[name] for name in names}
         if self.tune:
             rows = {k: without_weights(row) for k, row in rows.items() if row.method}
-        for name in [name for name in rows if name not in self.recipes]:
-            console.print(f'make the config of {name} ...')
-            with quiet():
-                self.recipes[name] = recipe_of_row(self.suite, rows[name], further)
+        for name, row in rows.items():
+            if name not in self.recipes:
+                console.print(f'make the config of {name} ...')
+                with quiet():
+                    self.recipes[name] = recipe_of_row(self.suite, row, further)
         return {name: self.recipes[name] for name in rows}
 
     def runs_of(self, names: Iterable[str]) -> list[Run]:
@@ -64,7 +65,7 @@ class Plan:
         with quiet():
             return make_runs(self.suite, recipes, self.folder)
 
-    def counted(self, results: Path) -> list[dict]:
+    def results_of(self, results: Path) -> list[dict]:
         """Return the results of the planned runs; say how many others there are."""
         found = read_results(results)
         known = {row for row, *_ in found}
@@ -117,7 +118,7 @@ def show_checks(plan: Plan, names: Sequence[str], local: bool) -> int:
         local: Whether their runs would start on this machine.
     """
     suite, recipes = plan.suite, plan.recipes_of(names)
-    schedules = schedules_of(recipes, suite.gpus or 1)
+    schedules = schedules_of(recipes, suite.gpus)
     for schedule, rows in schedules.items():
         which = 'each run' if len(schedules) == 1 else ', '.join(rows)
         console.print(f'{which}: {schedule}', markup=False, soft_wrap=True)

@@ -24,10 +24,13 @@ def picture_of(suite: Suite) -> Path:
 
 
 def report(plan: Plan, results: Path) -> None:
-    """Print the table of a suite; write it and the picture."""
+    """Print the table of a suite or of its search; write the former and its picture."""
+    if plan.tune:
+        _report_tuning(plan, results)
+        return
     suite = plan.suite
     costs = costs_of(suite, suite.path.with_suffix('.costs.json'))
-    found = summaries(suite, plan.counted(results), costs)
+    found = summaries(suite, plan.results_of(results), costs)
     # A file gets whole lines, however long.
     wide = console if console.is_terminal else Console(width=160)
     wide.print(table_of(suite, found))
@@ -39,9 +42,9 @@ def report(plan: Plan, results: Path) -> None:
     console.print(f'{paths} written', soft_wrap=True)
 
 
-def report_tuning(plan: Plan, results: Path) -> None:
+def _report_tuning(plan: Plan, results: Path) -> None:
     """Print the table of the search, and the lines to paste into the suite."""
-    suite, rows = plan.suite, plan.counted(results)
+    suite, rows = plan.suite, plan.results_of(results)
     console.print(tuning_table(suite, rows))
     planned = len(suite.tuning.factors) * len(suite.tuning.seeds)
     for name, factors in means_of(rows).items():

@@ -6,8 +6,6 @@ import json
 import math
 import os
 import shlex
-import shutil
-import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +15,7 @@ from tempfile import TemporaryFile
 from typing import Any
 
 import torch
-from benchmark_report import processor
+from benchmark_report import commit, processor
 from jobs import ROOT, lines_of
 from suite_plan import Run
 
@@ -89,7 +87,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def check_writable(folder: Path, mend: str) -> None:
-    """Check that a folder exists, or can be made, and can be written.
+    """Check that files can be written into a folder, which is made if need be.
 
     Args:
         folder: The folder.
@@ -131,7 +129,7 @@ def result_of(run: Run, failure: str = '', device: str = '') -> dict[str, Any]:
         iterations=max((line['iter'] for line in logged), default=0),
         seconds_per_iteration=round(median(seconds), 5) if seconds else None,
         config_hash=run.config_hash,
-        commit=commits_of(run) or commit(),
+        commit=', '.join(commits_of(run) or [commit()]),
         versions={name: version_of(name) for name in PACKAGES},
         device=device or device_here(),
         command=shlex.join(
@@ -210,42 +208,18 @@ def version_of(package: str) -> str | None:
         return None
 
 
-def commit(ignored: Iterable[str] = ('configs/benchmarks', 'docs')) -> str:
-    """Return the commit of the repository, with 'dirty' if the code is another.
-
-    Args:
-        ignored: Folders that do not count, since a benchmark writes to them.
-    """
-    git = shutil.which('git')
-    if git is None or not (ROOT / '.git').exists():
-        return 'unknown'
-
-    def ask(*words: str) -> str:
-        return subprocess.check_output([git, *words], cwd=ROOT, text=True).strip()
-
-    paths = [f':!{folder}' for folder in ignored]
-    status = ('status', '--porcelain', '--untracked-files=no', '--', '.', *paths)
-    try:
-        changed = ask(*status)
-        return ask('rev-parse', '--short=10', 'HEAD') + (' dirty' if changed else '')
-    except subprocess.CalledProcessError:
-        # As in a container whose user does not own the clone.
-        return 'unknown'
-
-
 def note_commit(run: Run) -> None:
     """Note in the folder of a run which code it goes on with."""
     run.folder.mkdir(parents=True, exist_ok=True)
-    known = [name for name in commits_of(run).split(', ') if name]
-    now = dict.fromkeys([*known, commit()])
+    names = dict.fromkeys([*commits_of(run), commit()])
     with write_whole(run.folder / COMMITS) as file:
-        file.write(''.join(f'{name}\n' for name in now).encode())
+        file.write(''.join(f'{name}\n' for name in names).encode())
 
 
-def commits_of(run: Run) -> str:
+def commits_of(run: Run) -> list[str]:
     """Return the commits whose code a run had, the first one first."""
     notes = run.folder / COMMITS
-    return ', '.join(notes.read_text().splitlines()) if notes.exists() else ''
+    return notes.read_text().splitlines() if notes.exists() else []
 
 
 def to_do(
@@ -260,8 +234,8 @@ def to_do(
 
     Returns:
         ``new`` runs and ``changed`` ones, which replace a row, have to run. ``done``
-        and ``failed`` ones do not. ``stuck`` ones cannot, and their row is of another
-        config and stays.
+        and ``failed`` ones do not. ``stuck`` ones cannot run; their row is that of
+        another config, and stays.
     """
     names = ('new', 'changed', 'done', 'failed', 'stuck')
     found: dict[str, list[Run]] = {name: [] for name in names}
@@ -280,13 +254,15 @@ def to_do(
 def is_of(run: Run, row: Mapping[str, Any]) -> bool:
     """Return whether a row is the result of a run as it is planned now.
 
-    Without its weights, the digest of a run is not known.
+    The digest contains the weights. If they are missing, a result is taken as it is.
     """
-    measure = run.suite.metric, run.suite.scale
-    if measure != (row['metric'], row['scale']):
+    # Files of 0.9.0 do not name the metric.
+    measure = row.get('metric'), row.get('scale')
+    if measure != (run.suite.metric, run.suite.scale):
         return False
-    unknown = run.missing and not run.error and row['status'] == 'done'
-    return bool(unknown) or row['config_hash'] == run.config_hash
+    if run.missing and not run.error and row['status'] == 'done':
+        return True
+    return row['config_hash'] == run.config_hash
 
 
 def counted(runs: Iterable[Run], results: Mapping[Key, dict]) -> list[dict]:

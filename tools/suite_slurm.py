@@ -75,7 +75,7 @@ def _is_alive(run: Run) -> bool:
             soft_wrap=True,
         )
         return True
-    if submitted['boot'] != _boot():
+    if submitted.get('boot') != _boot():
         return False
     try:
         os.kill(submitted['pid'], 0)

@@ -1,5 +1,6 @@
 import json
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -220,9 +221,25 @@ def test_a_failed_write_leaves_the_former_page(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ['losses.md']
 
 
-def test_the_commit_is_that_before_the_run_has_written(
-    monkeypatch: pytest.MonkeyPatch,
+def test_what_a_benchmark_writes_does_not_make_the_commit_dirty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = benchmark_report.machine(1)
-    monkeypatch.setattr(benchmark_report, 'ROOT', Path('/'))
-    assert benchmark_report.machine(1) == before
+    def git(*words: str) -> None:
+        who = ('-c', 'user.name=a', '-c', 'user.email=a@b')
+        subprocess.run(['git', *who, *words], cwd=tmp_path, check=True)
+
+    monkeypatch.setattr(benchmark_report, 'ROOT', tmp_path)
+    for name in ('configs/costs.json', 'docs/costs.md', 'tools/benchmark.py'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text('before')
+    git('init', '-q')
+    git('add', '-A')
+    git('commit', '-qm', 'before')
+    clean = benchmark_report.commit()
+    for name in ('configs/costs.json', 'docs/costs.md'):
+        (tmp_path / name).write_text('after')
+    assert benchmark_report.commit() == clean
+    (tmp_path / 'tools/benchmark.py').write_text('after')
+    assert benchmark_report.commit() == f'{clean} dirty'
+    (tmp_path / '.git/HEAD').write_text('damaged')
+    assert benchmark_report.commit() == 'unknown'

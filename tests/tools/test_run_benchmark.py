@@ -332,25 +332,29 @@ def test_a_result_of_a_config_that_no_longer_can_be_made_stays_and_does_not_coun
     assert told in capsys.readouterr().out
 
 
-def test_missing_weights_are_told_by_the_run(
-    suite: suite_file.Suite, tmp_path: Path
-) -> None:
+def test_missing_weights_are_named(tmp_path: Path) -> None:
     backbone = dict(init_cfg=dict(checkpoint=str(tmp_path / 'backbone.pth')))
-    recipe = suite_plan.Recipe(
-        Config(dict(model=dict(backbone=backbone), train_cfg={}))
-    )
-
-    def error() -> str:
-        run = suite_plan.run_of(suite, suite.rows['student'], 0, recipe, tmp_path)
-        return run.missing
-
-    assert error() == (
+    config = Config(dict(model=dict(backbone=backbone)))
+    missing = suite_digest.missing_weights
+    assert missing(config) == (
         f'there are no weights {tmp_path}/backbone.pth, which its config names'
     )
     (tmp_path / 'backbone.pth').write_bytes(b'')
-    assert error() == ''
-    recipe.config.model.backbone.init_cfg.checkpoint = 'torchvision://resnet50'
-    assert error() == ''
+    assert missing(config) == ''
+    config.model.backbone.init_cfg.checkpoint = 'torchvision://resnet50'
+    assert missing(config) == ''
+
+
+def test_a_run_knows_the_missing_weights_of_its_recipe(
+    suite: suite_file.Suite, tmp_path: Path
+) -> None:
+    row = suite.rows['student']
+    options = {'model.backbone.init_cfg.checkpoint': str(tmp_path / 'gone.pth')}
+    recipe = suite_plan.recipe_of_row(suite, row, options)
+    run = suite_plan.run_of(suite, row, 0, recipe, tmp_path)
+    assert run.error == ''
+    assert run.obstacle == recipe.missing
+    assert 'gone.pth' in run.obstacle
 
 
 def test_a_row_says_what_was_measured(

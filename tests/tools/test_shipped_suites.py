@@ -126,11 +126,11 @@ def test_missing_data_are_told_and_digits_are_made(
     told = f'{tmp_path}/data/coco, and it does not exist; link it: `ln -s /path/to/coco'
     assert told in suite_needs.missing_data(suite)
     with pytest.raises(ValueError, match='link it'):
-        run_benchmark.prepare(suite, 'slurm')
+        run_benchmark.prepare(suite, local=False)
     (tmp_path / 'data/coco').mkdir(parents=True)
     monkeypatch.setenv('PATH', str(tmp_path))
     with pytest.raises(ValueError, match='expected the command srun'):
-        run_benchmark.prepare(suite, 'slurm')
+        run_benchmark.prepare(suite, local=False)
     for name in ('digits_det', 'digits_seg_tuning', None):
         suite.data = name
         assert suite_needs.missing_data(suite) == ''
