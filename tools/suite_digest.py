@@ -41,11 +41,7 @@ def _with_files(value: Any, key: str = '') -> Any:
     if isinstance(value, str) and key in WEIGHTS and Path(value).is_file():
         return _digest(value)
     if isinstance(value, str) and key == 'config':
-        try:
-            return load_config(value).to_dict().get('model')
-        except ValueError:
-            # A foundation model has a name in place of a config.
-            return value
+        return _model_of(value)
     return value
 
 
@@ -70,6 +66,15 @@ def missing_weights(config: Config) -> str:
     local = (name for name in weights_of(config) if '://' not in name)
     missing = next((name for name in local if not Path(name).exists()), '')
     return missing and f'there are no weights {missing}, which its config names'
+
+
+@cache
+def _model_of(config: str) -> Any:
+    try:
+        return load_config(config).to_dict().get('model')
+    except ValueError:
+        # A foundation model has a name in place of a config.
+        return config
 
 
 @cache
