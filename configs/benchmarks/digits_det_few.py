@@ -13,9 +13,9 @@ options = {
 rows = dict(
     _delete_=True,
     student=_base_.rows.student,
-    cwd=dict(method='cwd', options=_base_.rows.cwd.options),
+    cwd=dict(method='cwd', options=_base_.rows.cwd.options, seeds=[0, 1, 2, 3, 4]),
     fgd=dict(method='fgd', options=_base_.rows.fgd.options),
-    pkd=dict(method='pkd', options=_base_.rows.pkd.options),
+    pkd=dict(method='pkd', options=_base_.rows.pkd.options, seeds=[0, 1, 2, 3, 4]),
     crosskd=dict(method='crosskd', options=_base_.rows.crosskd.options),
     mgd=dict(method='mgd', options=_base_.rows.mgd.options),
     ld=_base_.rows.ld,
@@ -32,10 +32,7 @@ rows = dict(
         seeds=[0, 1, 2, 3, 4],
         note='half of the iterations of the other rows',
     ),
-    fgfi=_base_.rows.fgfi,
-    pgd=_base_.rows.pgd,
     ld_cwd=_base_.rows.ld_cwd,
-    ld_crosskd=dict(config=_base_.rows.ld_crosskd.config),
     pretrained=dict(
         config=_base_.rows.pretrained.config,
         seeds=[0, 1, 2, 3, 4],
