@@ -31,7 +31,10 @@ def table(name: str, root: str = '') -> str:
     rows.sort(key=lambda row: -float(row['difference'] or 'inf'))
     notes = [f'- {row["row"]}: {row["note"]}' for row in rows if row['note']]
     shown = tables.table(header, [_cells(row, root) for row in rows])
-    return '\n'.join([shown, *(['', *notes] if notes else [])])
+    if not notes:
+        return shown
+    lines = ['', '<details><summary>Notes</summary>', '', *notes, '', '</details>']
+    return '\n'.join([shown, *lines])
 
 
 def _cells(row: dict[str, str], root: str) -> list[str]:

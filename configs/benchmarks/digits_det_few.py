@@ -44,7 +44,6 @@ rows = dict(
         seeds=[0, 1, 2, 3, 4],
         note='half of the iterations of the other rows',
     ),
-    ld_cwd=_base_.rows.ld_cwd,
     pretrained=dict(
         config=_base_.rows.pretrained.config,
         seeds=[0, 1, 2, 3, 4],
