@@ -1,14 +1,7 @@
 # Detection on DigitScenes with labels for 250 scenes; the teacher learnt from 2,000.
-_base_ = 'digits_det.py'
+_base_ = ['digits_det.py', 'schedules/iterations_800.py']
 
-options = {
-    'train_dataloader.dataset.indices': 250,
-    'max_iters': 800,
-    'train_cfg.max_iters': 800,
-    'train_cfg.val_interval': 800,
-    'param_scheduler.1.T_max': 800,
-    'default_hooks.checkpoint.interval': 800,
-}
+options = {'train_dataloader.dataset.indices': 250}
 # The weights are those of digits_det, without another search.
 rows = dict(
     _delete_=True,
@@ -33,14 +26,7 @@ rows = dict(
     ld=_base_.rows.ld,
     ld_half=dict(
         method='ld',
-        options={
-            **_base_.rows.ld.options,
-            'max_iters': 400,
-            'train_cfg.max_iters': 400,
-            'train_cfg.val_interval': 400,
-            'param_scheduler.1.T_max': 400,
-            'default_hooks.checkpoint.interval': 400,
-        },
+        options={**_base_.rows.ld.options, **{name: 400 for name in _base_.options}},
         seeds=[0, 1, 2, 3, 4],
         note='half of the iterations of the other rows',
     ),
