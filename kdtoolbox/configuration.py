@@ -10,7 +10,7 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.config import utils as config_utils
 
 _SUFFIXES = ('.py', '.json', '.yaml', '.yml')
@@ -47,8 +47,8 @@ def load_config(source: str | Path | dict | Config, where: str = 'config') -> Co
         where: Config path of ``source``, for error messages.
 
     Raises:
-        ValueError: If a package or a file does not exist, or a key is in the wrong
-            place. The message lists similar names.
+        ValueError: If a package, a file or an inherited key does not exist, or a key is
+            in the wrong place. The message lists similar names.
 
     Example:
         >>> gfl = 'mmdet::gfl/gfl_r50_fpn_1x_coco.py'
@@ -75,6 +75,13 @@ def load_config(source: str | Path | dict | Config, where: str = 'config') -> Co
         )
     try:
         return Config.fromfile(path)
+    except AttributeError as error:
+        if not isinstance(error.obj, ConfigDict):
+            raise
+        raise ValueError(
+            f"{where}: '{path}' names {error.name!r}, as in `_base_.{error.name}`, "
+            f'which does not exist{did_you_mean(str(error.name), error.obj)}'
+        ) from error
     except (AssertionError, ImportError, OSError, ValueError):
         _check_bases(path)
         raise

@@ -39,6 +39,15 @@ def test_file_with_inheritance(tmp_path: Path, as_type: type) -> None:
     assert load_config(as_type(path)).model == dict(type='A', depth=2)
 
 
+def test_a_typo_in_an_inherited_key_names_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / 'base.py').write_text("model = dict(type='A', depth=1)\n")
+    path = tmp_path / 'mine.py'
+    for name, nearest in (('modle', 'model'), ('model.dpeth', 'depth')):
+        path.write_text(f"_base_ = 'base.py'\nother = _base_.{name}\n")
+        with pytest.raises(ValueError, match=f'did you mean {nearest!r}'):
+            load_config(path)
+
+
 def test_dict_is_copied_and_config_passes() -> None:
     source = dict(model=dict(type='A'))
     config = load_config(source)

@@ -8,7 +8,7 @@ import torch
 from mmengine.config import Config
 from suite_digest import weights_of
 from suite_file import Suite
-from suite_plan import Recipe
+from suite_plan import Recipe, chosen_images
 
 from kdtoolbox.datasets import PRESETS
 
@@ -23,7 +23,7 @@ def schedules_of(recipes: Mapping[str, Recipe], gpus: int) -> dict[str, list[str
 
 
 def schedule_of(config: Config, gpus: int) -> str:
-    """Return the batch, the learning rate and the length of a training in words.
+    """Return batch, learning rate, length and images of a training in words.
 
     Example:
         >>> loader, optimizer = dict(batch_size=2), dict(type='SGD', lr=0.01)
@@ -37,7 +37,9 @@ def schedule_of(config: Config, gpus: int) -> str:
     unit = 'epochs' if loop.get('max_epochs') else 'iters'
     length = f'{loop.get(f"max_{unit}")} {unit.replace("iters", "iterations")}'
     batch = f'{gpus * each} images a step ({gpus} GPUs with {each} each)'
-    return f'{batch}, {optimizer.type} with learning rate {rate}, {length}'
+    chosen = chosen_images(config)
+    images = '' if chosen is None else f', {chosen} of the training images'
+    return f'{batch}, {optimizer.type} with learning rate {rate}, {length}{images}'
 
 
 def needs_of(suite: Suite, recipes: Mapping[str, Recipe], local: bool) -> list[str]:

@@ -204,7 +204,18 @@ def _iterations(config: Config, suite: Suite) -> int:
     if loop.get('max_iters') or not suite.images:
         return loop.get('max_iters') or 0
     batch = suite.gpus * config.train_dataloader.batch_size
-    return loop.get('max_epochs', 0) * math.ceil(suite.images / batch)
+    images = min(suite.images, chosen_images(config) or suite.images)
+    return loop.get('max_epochs', 0) * math.ceil(images / batch)
+
+
+def chosen_images(config: Config) -> int | None:
+    """Return how many of the training images a config takes; None if all."""
+    dataset = (config.get('train_dataloader') or {}).get('dataset') or {}
+    indices = dataset.get('indices')
+    if isinstance(indices, list | tuple):
+        return len(indices)
+    # mmengine takes the last images for a number below 0.
+    return abs(indices) if type(indices) is int else indices
 
 
 def _fault_of(config: Config) -> str:
@@ -220,6 +231,12 @@ def _fault_of(config: Config) -> str:
         return (
             'the training counts one unit and its checkpoints the other; set the '
             f'option `default_hooks.checkpoint.by_epoch={bool(epochs)}`'
+        )
+    chosen = chosen_images(config)
+    if chosen is not None and (type(chosen) is not int or chosen < 1):
+        return (
+            'train_dataloader.dataset.indices: expected the number of training images, '
+            f'got {chosen!r}; set the option `train_dataloader.dataset.indices=250`'
         )
     found = config.get('test_evaluator') or []
     evaluators = found if isinstance(found, list) else [found]

@@ -25,6 +25,8 @@ def draw(suite: Suite, found: Sequence[Summary], path: Path) -> bool:
     """
     shown = [one for one in found if one.difference is not None]
     if not shown:
+        # A picture of earlier results would contradict the table.
+        path.unlink(missing_ok=True)
         return False
     shown.sort(key=lambda one: one.difference)
     figure = Figure(figsize=(WIDTH, 1.3 + 0.32 * len(shown)), dpi=100)

@@ -153,8 +153,13 @@ def device_here() -> str:
 
 
 def train_command(run: Run) -> list[str]:
-    """Return the training's command, without ``--work-dir``."""
-    return ['tools/train.py', *run.flags(), '--resume', *run.cfg_options()]
+    """Return the training's command, without ``--work-dir``.
+
+    It works in the folder in which the benchmark was called.
+    """
+    tool = 'tools/train.py'
+    tool = tool if Path.cwd() == ROOT else str(ROOT / tool)
+    return [tool, *run.flags(), '--resume', *run.cfg_options()]
 
 
 def in_repository(path: Path) -> str:

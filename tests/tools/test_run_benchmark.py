@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mmengine.config import Config
@@ -23,6 +24,7 @@ import suite_cost  # noqa: E402
 import suite_digest  # noqa: E402
 import suite_expected  # noqa: E402
 import suite_file  # noqa: E402
+import suite_needs  # noqa: E402
 import suite_options  # noqa: E402
 import suite_plan  # noqa: E402
 import suite_plot  # noqa: E402
@@ -195,6 +197,40 @@ def test_a_run_is_the_command_of_a_user(suite: suite_file.Suite) -> None:
     assert run.recipe == f'{run.folder}/recipe/cwd_seg_teacher_seg_student.py'
     alone = suite_plan.run_of(suite, suite.rows['student'], 1, recipe, Path('/runs'))
     assert suite_results.train_command(alone)[1] == alone.recipe == suite.student
+
+
+def test_the_command_works_where_the_benchmark_was_called(
+    suite: suite_file.Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = suite_plan.Run(suite, suite.rows['student'], 0, tmp_path, {})
+    assert suite_results.train_command(run)[0] == str(ROOT / 'tools/train.py')
+
+
+@pytest.mark.parametrize(
+    ('indices', 'iterations'),
+    [(None, 26), (10, 6), (-10, 6), ([0, 5, 7], 2), (1000, 26)],
+)
+def test_a_plan_counts_the_chosen_images(
+    suite: suite_file.Suite, indices: Any, iterations: int
+) -> None:
+    suite.images = 50
+    loader = dict(batch_size=4, dataset=dict(indices=indices))
+    config = Config(dict(train_dataloader=loader, train_cfg=dict(max_epochs=2)))
+    assert suite_plan._iterations(config, suite) == iterations
+    optimizer = dict(optimizer=dict(type='SGD', lr=0.1))
+    said = suite_needs.schedule_of(Config(dict(config, optim_wrapper=optimizer)), 1)
+    assert said.endswith(' of the training images') == (indices is not None)
+
+
+@pytest.mark.parametrize('indices', [0, 2.5, True, 'three', []])
+def test_a_number_of_images_that_is_none_is_told(indices: Any) -> None:
+    dataset = dict(dataset=dict(indices=indices))
+    saving = dict(checkpoint=dict(by_epoch=False))
+    config = dict(train_cfg=dict(max_iters=8), default_hooks=saving)
+    assert suite_plan._fault_of(Config(config)) == ''
+    told = suite_plan._fault_of(Config(dict(config, train_dataloader=dataset)))
+    assert 'set the option `train_dataloader.dataset.indices=250`' in told
 
 
 @pytest.mark.parametrize(
@@ -528,6 +564,9 @@ def test_the_table_and_the_picture_are_written(
     assert suite_plot.draw(suite, found, tmp_path / 'mine.png')
     assert (tmp_path / 'mine.png').read_bytes().startswith(b'\x89PNG')
     assert not suite_plot.draw(suite, found[:1], tmp_path / 'none.png')
+    # The picture of results that no longer count.
+    assert not suite_plot.draw(suite, found[:1], tmp_path / 'mine.png')
+    assert not (tmp_path / 'mine.png').exists()
 
 
 def test_the_search_multiplies_all_weights_and_prints_the_row(
