@@ -1,0 +1,24 @@
+# Detection on DigitScenes with labels for 100 scenes; the teacher learnt from 2,000.
+_base_ = ['digits_det.py', 'schedules/iterations_800.py']
+
+options = {'train_dataloader.dataset.indices': 100}
+# The weights are those of digits_det, without another search.
+rows = dict(
+    _delete_=True,
+    student=_base_.rows.student,
+    ld=_base_.rows.ld,
+    ld_crosskd=_base_.rows.ld_crosskd,
+    ld_half=dict(
+        method='ld',
+        options={**_base_.rows.ld.options, **{name: 400 for name in _base_.options}},
+        seeds=[0, 1, 2, 3, 4],
+        note='half of the iterations of the other rows',
+    ),
+    ld_crosskd_half=dict(
+        config=_base_.rows.ld_crosskd.config,
+        options={name: 400 for name in _base_.options},
+        seeds=[0, 1, 2, 3, 4],
+        note='half of the iterations of the other rows',
+    ),
+)
+tuning = None
