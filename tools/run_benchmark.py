@@ -159,9 +159,10 @@ def run(args: argparse.Namespace, plan: Plan, results: Path) -> int:
     at_once = args.jobs or jobs_of(suite.gpus)
     tell_changed(states['changed'], results)
     show_plan(states, expected, at_once)
-    if args.dry_run:
-        return show_checks(plan, names, args.launcher == 'none')
     keys = {one.key for state in ('new', 'changed') for one in states[state]}
+    if args.dry_run:
+        left = {name for name, *_ in keys} | {one.row.name for one in states['stuck']}
+        return show_checks(plan, names, left, args.launcher == 'none')
     waiting = [one for one in runs if one.key in keys]
     write = partial(keep, results, order=[*suite.rows])
     try:

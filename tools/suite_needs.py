@@ -36,7 +36,8 @@ def schedule_of(config: Config, gpus: int) -> str:
     loop, rate = config.train_cfg, optimizer.get('lr', 'its default')
     unit = 'epochs' if loop.get('max_epochs') else 'iters'
     length = f'{loop.get(f"max_{unit}")} {unit.replace("iters", "iterations")}'
-    batch = f'{gpus * each} images a step ({gpus} GPUs with {each} each)'
+    shares = f' ({gpus} GPUs with {each} each)' if gpus > 1 else ''
+    batch = f'{gpus * each} images a step{shares}'
     chosen = chosen_images(config)
     images = '' if chosen is None else f', {chosen} of the training images'
     return f'{batch}, {optimizer.type} with learning rate {rate}, {length}{images}'

@@ -276,9 +276,22 @@ def runs_of(suite: Suite, recipes: Mapping[str, Recipe], folder: Path) -> list[R
         suite: The suite.
         recipes: The config of each row.
         folder: The folder of the suite's runs.
+
+    Raises:
+        ValueError: If two rows are the same training.
     """
     rows = [suite.rows[name] for name in recipes]
-    return [
+    runs = [
         run_of(suite, row, seed, recipes[row.name], folder)
         for row, seed in seed_major(rows)
     ]
+    first: dict[str, Run] = {}
+    for run in runs:
+        twin = first.setdefault(run.config_hash or run.label, run)
+        if twin is not run:
+            raise ValueError(
+                f'{suite.path.name}: rows: {twin.row.name!r} and {run.row.name!r} are '
+                f'the same training with seed {run.seed}; leave out {run.row.name!r}, '
+                'or give it other options'
+            )
+    return runs

@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,12 +109,15 @@ def show_plan(
     console.print(f'{len(waiting)} runs, {at_once} at once: about {total}{more}')
 
 
-def show_checks(plan: Plan, names: Sequence[str], local: bool) -> int:
+def show_checks(
+    plan: Plan, names: Sequence[str], left: Collection[str], local: bool
+) -> int:
     """Print how rows train, what they need and what is wrong; return the status.
 
     Args:
         plan: The plan.
         names: The names of the rows.
+        left: The names of those that have runs left to do.
         local: Whether their runs would start on this machine.
     """
     suite, recipes = plan.suite, plan.recipes_of(names)
@@ -122,7 +125,8 @@ def show_checks(plan: Plan, names: Sequence[str], local: bool) -> int:
     for schedule, rows in schedules.items():
         which = 'each run' if len(schedules) == 1 else ', '.join(rows)
         console.print(f'{which}: {schedule}', markup=False, soft_wrap=True)
-    needs = needs_of(suite, recipes, local)
+    to_run = {name: recipe for name, recipe in recipes.items() if name in left}
+    needs = needs_of(suite, to_run, local) if to_run else []
     if needs:
         lines = '\n  '.join(['before the first run:', *needs])
         console.print(lines, markup=False, soft_wrap=True)

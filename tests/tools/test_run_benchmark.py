@@ -199,6 +199,20 @@ def test_a_run_is_the_command_of_a_user(suite: suite_file.Suite) -> None:
     assert suite_results.train_command(alone)[1] == alone.recipe == suite.student
 
 
+def test_two_rows_with_the_same_training_are_refused(
+    suite: suite_file.Suite, tmp_path: Path
+) -> None:
+    suite.rows['twin'] = replace(suite.rows['student'], name='twin', seeds=[1])
+    rows = {name: suite.rows[name] for name in ('student', 'twin')}
+    recipes = {
+        name: suite_plan.recipe_of_row(suite, row, {}) for name, row in rows.items()
+    }
+    with pytest.raises(ValueError, match="'student' and 'twin' .* with seed 1"):
+        suite_plan.runs_of(suite, recipes, tmp_path)
+    recipes['twin'] = suite_plan.recipe_of_row(suite, rows['twin'], {'max_iters': 9})
+    assert len(suite_plan.runs_of(suite, recipes, tmp_path)) == 4
+
+
 def test_the_command_works_where_the_benchmark_was_called(
     suite: suite_file.Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,6 +234,7 @@ def test_a_plan_counts_the_chosen_images(
     assert suite_plan._iterations(config, suite) == iterations
     optimizer = dict(optimizer=dict(type='SGD', lr=0.1))
     said = suite_needs.schedule_of(Config(dict(config, optim_wrapper=optimizer)), 1)
+    assert said.startswith('4 images a step, SGD')
     assert said.endswith(' of the training images') == (indices is not None)
 
 

@@ -268,6 +268,14 @@ def test_the_dry_run_of_a_shipped_file_computes_the_time(tmp_path: Path) -> None
     assert 'each run: 8 images a step (4 GPUs with 2 each)' in shown
 
 
+@pytest.mark.e2e
+def test_the_dry_run_needs_nothing_when_all_is_done(tmp_path: Path) -> None:
+    path = ROOT / 'configs/benchmarks/digits_det.py'
+    shown = dry_run(tmp_path, path, '--rows', 'pretrained')
+    assert '0 runs' in shown
+    assert 'before the first run' not in shown
+
+
 def test_a_search_of_a_row_without_a_method_is_refused() -> None:
     args = SimpleNamespace(rows=['ld_cwd'], seeds=None, tune=True, factors=None)
     with pytest.raises(ValueError, match="leave out 'ld_cwd'"):
