@@ -22,6 +22,7 @@ INDEX = ROOT / 'model-index.yml'
 README = ROOT / 'README.md'
 BENCHMARK = ROOT / 'docs/benchmark.md'
 FEW_LABELS = 'digits_det_few'
+VARIANTS = ('digits_det_800', 'digits_det_fewer', 'digits_seg_few')
 START = '<!-- The list down to the next comment: python docs/method_table.py -->'
 END = '<!-- End of the list of methods. -->'
 HEADINGS = dict(
@@ -99,10 +100,11 @@ def readme() -> str:
 
 
 def benchmark() -> str:
-    """Return docs/benchmark.md with its present table and results of the searches."""
+    """Return docs/benchmark.md with its present tables and results of the searches."""
     text = BENCHMARK.read_text()
-    table = benchmark_table.table('digits_det_800', '../')
-    text = benchmark_table.replaced(text, 'digits_det_800', table)
+    for name in VARIANTS:
+        table = benchmark_table.table(name, '../')
+        text = benchmark_table.replaced(text, name, table)
     for name in BENCHMARKS:
         table = benchmark_table.search(name)
         text = benchmark_table.replaced(text, f'search of {name}', table)
