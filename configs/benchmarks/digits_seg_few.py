@@ -8,6 +8,12 @@ rows = dict(
     student=_base_.rows.student,
     cwd=_base_.rows.cwd,
     dist=_base_.rows.dist,
+    cwd_half=dict(
+        method='cwd',
+        options={**_base_.rows.cwd.options, **{name: 400 for name in _base_.options}},
+        seeds=[0, 1, 2, 3, 4],
+        note='half of the iterations of the other rows',
+    ),
     dist_half=dict(
         method='dist',
         options={**_base_.rows.dist.options, **{name: 400 for name in _base_.options}},
