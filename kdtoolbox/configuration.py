@@ -207,7 +207,7 @@ def resolve_paths(cfg: Config, need_teacher: bool = True) -> None:
     model: Any = cfg.get('model') or {}
     if not {'student', 'teacher'} & set(model):
         return
-    files = _files_of(Path(cfg.filename)) if cfg.filename else []
+    files = files_of(Path(cfg.filename)) if cfg.filename else []
     texts = {path: path.read_text(encoding='utf-8') for path in files}
     find = partial(_absolute, texts=texts)
     # A trainer of tokens has a teacher only.
@@ -253,13 +253,13 @@ def _absolute(
         return value
 
 
-def _files_of(path: Path) -> list[Path]:
+def files_of(path: Path) -> list[Path]:
     """Return a config file and its bases, without those of packages."""
     files = [path]
     for name in _bases_of(path):
         base = path.parent / name
         if '::' not in name and base.is_file():
-            files += _files_of(base)
+            files += files_of(base)
     return files
 
 

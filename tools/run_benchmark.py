@@ -67,6 +67,10 @@ def parse_args() -> argparse.Namespace:
         parser.error('--factors needs --tune')
     if args.jobs is not None and args.jobs < 1:
         parser.error('--jobs: expected at least 1')
+    if args.student_step is not None and args.student_step <= 0:
+        parser.error('--student-step: expected seconds above 0')
+    if args.table and (args.rows or args.seeds):
+        parser.error('--table shows all rows and seeds; leave out --rows and --seeds')
     return args
 
 
@@ -172,7 +176,11 @@ def run(args: argparse.Namespace, plan: Plan, results: Path) -> int:
             run_all(waiting, expected.step, write, at_once, suite.gpus)
     finally:
         report(plan, results)
-    return tell_failed(runs, read_results(results))
+    found = read_results(results)
+    left = [one for one in runs if one.key not in found]
+    if left and args.launcher == 'none':
+        console.print(f'{len(left)} runs have no result yet; call again')
+    return tell_failed(runs, found) or int(bool(left) and args.launcher == 'none')
 
 
 def main() -> int:

@@ -27,25 +27,35 @@ def read_costs(path: Path) -> Costs:
         ValueError: If the file is damaged.
     """
     try:
-        return json.loads(path.read_text()) if path.exists() else {}
-    except ValueError as error:
+        costs = json.loads(path.read_text()) if path.exists() else {}
+        broken = [k for k, cost in costs.items() if not {'cost', 'size'} <= {*cost}]
+        if broken:
+            raise ValueError(f'{broken[0]!r} has no cost or no size')
+        return costs
+    except (ValueError, AttributeError, TypeError) as error:
         raise ValueError(
-            f'{path}: expected the costs of a benchmark as JSON, but {error}; take the '
-            f'last good one, `git checkout {path.name}`, or remove it and call --cost'
+            f'{path}: expected the costs of a benchmark as JSON, but {error!r}; take '
+            f'the last good one, `git checkout {path.name}`, or remove it and call '
+            '--cost'
         ) from error
 
 
 def costs_of(suite: Suite, path: Path) -> dict[str, float]:
-    """Return the cost of each row that was measured with the method it has now."""
+    """Return the cost of each row that was measured with what the row has now."""
     return {
         name: cost['cost']
         for name, cost in read_costs(path).items()
-        if name in suite.rows and cost.get('trains') == _trains(suite.rows[name])
+        if name in suite.rows
+        and cost.get('trains') == _trains(suite.rows[name])
+        and suite.size in (None, cost['size'])
     }
 
 
 def _trains(row: Row) -> str | None:
-    return row.method or (row.config and Path(row.config).name)
+    where = f' at {row.at}' if row.at else ''
+    return (
+        f'{row.method}{where}' if row.method else row.config and Path(row.config).name
+    )
 
 
 def measure_costs(suite: Suite, recipes: Mapping[str, Recipe], path: Path) -> list[str]:

@@ -32,6 +32,12 @@ def hash_of(config: Config, gpus: int = 1) -> str:
     return hashlib.sha256(text.replace(f'{ROOT}/', '').encode()).hexdigest()
 
 
+def forget_files() -> None:
+    """Read files again that were read for earlier digests."""
+    _model_of.cache_clear()
+    _digest.cache_clear()
+
+
 def _with_files(value: Any, key: str = '') -> Any:
     """Return a value with the content of the files in place of their paths."""
     if isinstance(value, dict):
@@ -40,7 +46,7 @@ def _with_files(value: Any, key: str = '') -> Any:
         return [_with_files(item) for item in value]
     if isinstance(value, str) and key in WEIGHTS and Path(value).is_file():
         return _digest(value)
-    if isinstance(value, str) and key == 'config':
+    if isinstance(value, str) and key in ('config', 'student'):
         return _model_of(value)
     return value
 

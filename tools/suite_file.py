@@ -8,7 +8,13 @@ from typing import Any
 
 from suite_options import arguments_of
 
-from kdtoolbox.configuration import check_keys, did_you_mean, find_file, load_config
+from kdtoolbox.configuration import (
+    check_keys,
+    did_you_mean,
+    files_of,
+    find_file,
+    load_config,
+)
 from kdtoolbox.recipes.templates import method_names
 
 
@@ -134,6 +140,10 @@ def read_suite(path: Path) -> Suite:
         raise ValueError(f'{path}: expected a suite, which is a file with .py')
     found = load_config(path, 'suite').to_dict()
     suite = _made(Suite, found, path.name, path=path)
+    if suite.metric is None:
+        raise ValueError(f"{path.name}: metric: write `metric = 'coco/bbox_mAP'`")
+    for key in ('student', 'metric', 'data'):
+        _check_text(getattr(suite, key), f'{path.name}: {key}')
     suite.student = _file(suite.student, path, 'student')
     suite.teacher = _teacher(suite)
     _read_rows(suite)
@@ -235,6 +245,8 @@ def _row(name: str, values: Any, suite: Suite) -> Row:
             'digits, and . + - _'
         )
     row = _made(Row, values, where, name=name)
+    for key in ('method', 'at', 'config'):
+        _check_text(getattr(row, key), f'{where}.{key}')
     if row.method and row.config:
         raise ValueError(
             f'{where}: expected method or config, got both; remove '
@@ -249,7 +261,8 @@ def _row(name: str, values: Any, suite: Suite) -> Row:
         )
     if row.config:
         row.config = _file(row.config, suite.path, f'rows.{name}.config')
-    row.seeds = row.seeds or suite.seeds
+    if 'seeds' not in values:
+        row.seeds = suite.seeds
     _check_seeds(row.seeds, f'{where}.seeds')
     arguments_of(row.options, f'{where}.options')
     return row
@@ -272,11 +285,21 @@ def _teacher(suite: Suite) -> Teacher:
 
 def _file(source: str, suite: Path, where: str) -> str:
     """Return how a command names a file from the working folder."""
-    path = find_file(source, [suite.parent], f'{suite.name}: {where}')
+    # An inherited path begins at the folder of the file that has it.
+    folders = [file.parent for file in files_of(suite)]
+    path = find_file(source, folders, f'{suite.name}: {where}')
     if '::' in source:
         return source
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def _check_text(value: Any, where: str) -> None:
+    if not (value is None or isinstance(value, str)):
+        name = where.rpartition(' ')[2].rpartition('.')[2]
+        raise ValueError(
+            f"{where}: expected a string, got {value!r}; write `{name}='...'`"
+        )
 
 
 def _check_count(value: Any, where: str) -> None:
@@ -300,16 +323,16 @@ def _check_factors(factors: Any, where: str) -> None:
     numbers = isinstance(factors, list) and all(
         isinstance(factor, int | float) and factor > 0 for factor in factors
     )
-    if not (numbers and factors):
+    if not (numbers and factors and len({*factors}) == len(factors)):
         raise ValueError(
-            f'{where}: expected numbers above 0, got {factors!r}; write '
+            f'{where}: expected different numbers above 0, got {factors!r}; write '
             '`factors=[0.3, 1, 3]`'
         )
 
 
 def _check_seeds(seeds: Any, where: str) -> None:
     whole = isinstance(seeds, list) and all(
-        isinstance(seed, int) and seed >= 0 for seed in seeds
+        type(seed) is int and seed >= 0 for seed in seeds
     )
     if not (whole and seeds and len({*seeds}) == len(seeds)):
         raise ValueError(

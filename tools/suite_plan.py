@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from mmengine.config import Config
-from suite_digest import hash_of, missing_weights
+from suite_digest import forget_files, hash_of, missing_weights
 from suite_file import Row, Suite
 from suite_options import arguments_of
 
@@ -135,7 +135,7 @@ def recipe_of_row(suite: Suite, row: Row, further: Mapping[str, Any]) -> Recipe:
     options = {**suite.options, **row.options, **further}
     try:
         recipe = _read_recipe(suite, row, options)
-        recipe.error = _fault_of(recipe.config)
+        recipe.error = _fault_of(recipe.config, suite.images)
         recipe.missing = missing_weights(recipe.config)
     except Exception as error:
         # Whatever it is, it becomes a failed row, and the other rows go on.
@@ -199,6 +199,21 @@ def run_of(
     return run
 
 
+def check_unchanged(run: Run) -> None:
+    """Check that the files of a run are those with which it was planned.
+
+    Raises:
+        ValueError: If they are not: its result would be recorded as another config's.
+    """
+    forget_files()
+    config = _read_recipe(run.suite, run.row, run.options).config
+    if hash_of(config, run.suite.gpus) != run.config_hash:
+        raise ValueError(
+            f'{run.label}: its config or its weights have changed since this call has '
+            'planned it; call again, which plans it anew'
+        )
+
+
 def _iterations(config: Config, suite: Suite) -> int:
     loop = config.train_cfg
     if loop.get('max_iters') or not suite.images:
@@ -218,14 +233,32 @@ def chosen_images(config: Config) -> int | None:
     return abs(indices) if type(indices) is int else indices
 
 
-def _fault_of(config: Config) -> str:
-    """Return why a training or its test would give no score; empty if it gives one."""
+def _fault_of(config: Config, images: int | None) -> str:
+    """Return why a training or its test would give no score; empty if it gives one.
+
+    Args:
+        config: The config.
+        images: Number of all training images, if it is known.
+    """
     loop = config.get('train_cfg') or {}
     epochs, iterations = loop.get('max_epochs'), loop.get('max_iters')
-    if bool(epochs) == bool(iterations):
+    if epochs and iterations:
+        by_epoch = loop.get('by_epoch', 'Iter' not in str(loop.get('type')))
+        own, other = ('epochs', 'iters') if by_epoch else ('iters', 'epochs')
         return (
             'train_cfg: expected one of max_iters and max_epochs, got '
-            f'{iterations} and {epochs}; set the option `train_cfg.max_iters=N`'
+            f'{iterations} and {epochs}; write '
+            f'`train_cfg.max_{own}` in place of `train_cfg.max_{other}`'
+        )
+    if not (epochs or iterations):
+        return (
+            'train_cfg: expected max_iters or max_epochs, got none; set the option '
+            '`train_cfg.max_iters=N`'
+        )
+    if type(epochs or iterations) is not int:
+        return (
+            f'train_cfg: expected a whole number, got {epochs or iterations!r}; set '
+            f'the option `train_cfg.max_{"epochs" if epochs else "iters"}=400`'
         )
     if not loop.get(f'max_{_unit(config)}s'):
         return (
@@ -233,14 +266,19 @@ def _fault_of(config: Config) -> str:
             f'option `default_hooks.checkpoint.by_epoch={bool(epochs)}`'
         )
     chosen = chosen_images(config)
-    if chosen is not None and (type(chosen) is not int or chosen < 1):
+    most = images or math.inf
+    if chosen is not None and (type(chosen) is not int or not 1 <= chosen <= most):
+        whole = f', of which there are {images}' if images else ''
         return (
-            'train_dataloader.dataset.indices: expected the number of training images, '
-            f'got {chosen!r}; set the option `train_dataloader.dataset.indices=250`'
+            'train_dataloader.dataset.indices: expected the number of training '
+            f'images{whole}, got {chosen!r}; set the option '
+            '`train_dataloader.dataset.indices=250`'
         )
     found = config.get('test_evaluator') or []
     evaluators = found if isinstance(found, list) else [found]
-    if evaluators and all(one.get('format_only') for one in evaluators):
+    if not evaluators:
+        return 'test_evaluator: the config has none, so its test gives no score'
+    if all(one.get('format_only') for one in evaluators):
         return 'the test writes files alone; set `test_evaluator.format_only=False`'
     return ''
 
@@ -280,18 +318,27 @@ def runs_of(suite: Suite, recipes: Mapping[str, Recipe], folder: Path) -> list[R
     Raises:
         ValueError: If two rows are the same training.
     """
+    check_different(suite, recipes)
     rows = [suite.rows[name] for name in recipes]
-    runs = [
+    return [
         run_of(suite, row, seed, recipes[row.name], folder)
         for row, seed in seed_major(rows)
     ]
-    first: dict[str, Run] = {}
-    for run in runs:
-        twin = first.setdefault(run.config_hash or run.label, run)
-        if twin is not run:
+
+
+def check_different(suite: Suite, recipes: Mapping[str, Recipe]) -> None:
+    """Check that no two rows are the same training.
+
+    Raises:
+        ValueError: If two are.
+    """
+    first: dict[str, str] = {}
+    for name, recipe in recipes.items():
+        same = name
+        if recipe.config is not None:
+            same = first.setdefault(hash_of(recipe.config, suite.gpus), name)
+        if same != name:
             raise ValueError(
-                f'{suite.path.name}: rows: {twin.row.name!r} and {run.row.name!r} are '
-                f'the same training with seed {run.seed}; leave out {run.row.name!r}, '
-                'or give it other options'
+                f'{suite.path.name}: rows: {same!r} and {name!r} are the same '
+                f'training; leave out {name!r}, or give it other options'
             )
-    return runs

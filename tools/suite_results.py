@@ -5,6 +5,7 @@ import importlib
 import json
 import math
 import os
+import re
 import shlex
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,6 +26,9 @@ from kdtoolbox.configuration import did_you_mean
 PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'kdtoolbox')
 TIMES = {'time', 'data_time', 'step'}
 """What the JSON of a test contains besides metrics."""
+
+OF_DETECTIONS = r'coco/(bbox|segm)_mAP(_50|_75|_s|_m|_l)?'
+"""The metrics that are 0 if there is no detection."""
 
 COMMITS = 'commits'
 """The file in the folder of a run that has the commits of its code."""
@@ -126,7 +130,8 @@ def result_of(run: Run, failure: str = '', device: str = '') -> dict[str, Any]:
     logged = training_lines(run.folder)
     seconds = [line['time'] for line in logged if 'time' in line]
     return row | dict(
-        iterations=max((line['iter'] for line in logged), default=0),
+        iterations=run.iterations * (not failure)
+        or max((line['iter'] for line in logged), default=0),
         seconds_per_iteration=round(median(seconds), 5) if seconds else None,
         config_hash=run.config_hash,
         commit=', '.join(commits_of(run) or [commit()]),
@@ -185,10 +190,15 @@ def score_of(run: Run) -> float:
         raise ValueError(f'the test has written no metrics into {run.folder / "test"}')
     found = json.loads(files[-1].read_text().splitlines()[-1])
     metrics, metric = sorted(found.keys() - TIMES), run.suite.metric
+    where = f'{run.suite.path.name}: metric'
     if not metrics:
         # mmdet reports no metric at all for a model that detects nothing.
-        return 0.0
-    where = f'{run.suite.path.name}: metric'
+        if re.fullmatch(OF_DETECTIONS, metric):
+            return 0.0
+        raise ValueError(
+            f'{where}: the test has no metrics, and COCO has no {metric!r}; correct '
+            "it, as in `metric = 'coco/bbox_mAP'`, and call again"
+        )
     if metric not in metrics:
         raise ValueError(
             f'{where}: correct it and call again, which trains nothing twice: the test '

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 from jobs import ROOT, Job, console, ended_jobs
-from suite_plan import Run
+from suite_plan import Run, check_unchanged
+from suite_preview import quiet
 from suite_progress import Board
 from suite_results import note_commit, result_of, train_command
 
@@ -36,7 +37,13 @@ class RunJob(Job):
     begin: int = 0
 
     def start(self) -> None:
-        """Start the process on GPUs that are free, if there are some."""
+        """Start the process on GPUs that are free, if there are some.
+
+        Raises:
+            ValueError: If the files of the run have changed since it was planned.
+        """
+        with quiet():
+            check_unchanged(self.run)
         note_commit(self.run)
         if self.devices:
             self.variables = dict(CUDA_VISIBLE_DEVICES=self.devices.pop(0))

@@ -8,6 +8,11 @@ rows = dict(
     student=_base_.rows.student,
     ld=_base_.rows.ld,
     ld_crosskd=_base_.rows.ld_crosskd,
+    student_half=dict(
+        options={name: 400 for name in _base_.options},
+        seeds=[0, 1, 2, 3, 4],
+        note='alone, with half of the iterations of the other rows',
+    ),
     ld_half=dict(
         method='ld',
         options={**_base_.rows.ld.options, **{name: 400 for name in _base_.options}},

@@ -8,6 +8,11 @@ rows = dict(
     student=_base_.rows.student,
     cwd=_base_.rows.cwd,
     dist=_base_.rows.dist,
+    student_half=dict(
+        options={name: 400 for name in _base_.options},
+        seeds=[0, 1, 2, 3, 4],
+        note='alone, with half of the iterations of the other rows',
+    ),
     cwd_half=dict(
         method='cwd',
         options={**_base_.rows.cwd.options, **{name: 400 for name in _base_.options}},

@@ -229,9 +229,14 @@ def find_class(kind: str | type[nn.Module] | None, where: str) -> type[nn.Module
     """
     if isinstance(kind, type):
         return kind
+    if kind is None:
+        raise ValueError(
+            f"{where}: it has no `type`; write `type='...'`, or correct its name if it "
+            'is that of another entry'
+        )
     MODELS.import_from_location()
     # `get` would also return the task library's class of a bare name.
-    found = MODELS.get(kind) if kind and '.' in kind else MODELS.module_dict.get(kind)
+    found = MODELS.get(kind) if '.' in kind else MODELS.module_dict.get(kind)
     if found is None:
         raise ValueError(
             f'{where}: kdtoolbox has no {kind!r}'

@@ -1,6 +1,8 @@
 """Command-line flags that the training tool and the test tool share."""
 
 import argparse
+import difflib
+import inspect
 import os
 import subprocess
 from inspect import isclass
@@ -11,6 +13,7 @@ from mmengine.device import get_device
 from mmengine.dist import init_dist, is_distributed
 from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import MODEL_WRAPPERS
+from mmengine.runner import Runner
 from mmengine.utils.dl_utils import set_multi_processing
 from torch import distributed
 
@@ -107,7 +110,7 @@ def read_config(
 
     Raises:
         ValueError: If a file does not exist, or an option is for an entry of a list
-            that the list does not have.
+            that the list does not have, or begins with a typo.
     """
     cfg = load_config(source)
     merge_options(cfg, options or {})
@@ -119,7 +122,8 @@ def merge_options(cfg: Config, options: dict) -> None:
     """Override entries of a config, in place.
 
     Raises:
-        ValueError: If an option is for an entry of a list that the list does not have.
+        ValueError: If an option is for an entry of a list that the list does not have,
+            or begins with a typo.
 
     Example:
         >>> cfg = Config(dict(model=dict(sources=[dict(type='CrossHead')])))
@@ -129,6 +133,7 @@ def merge_options(cfg: Config, options: dict) -> None:
 counted from 0; use model.sources.0
     """
     for option in options:
+        _check_first(option, cfg)
         value, place = cfg, ''
         for part in option.split('.'):
             if isinstance(value, list) and part.isdigit() and int(part) >= len(value):
@@ -145,6 +150,19 @@ counted from 0; use model.sources.0
                 break
             place = f'{place}.{part}'.strip('.')
     cfg.merge_from_dict(options)
+
+
+def _check_first(option: str, cfg: Config) -> None:
+    """Refuse an option whose first part nothing reads and which is like one it has."""
+    known = [*cfg, *inspect.signature(Runner.__init__).parameters]
+    first = option.partition('.')[0]
+    # mmengine would add the entry, and the run would go on without the option.
+    close = difflib.get_close_matches(first, known, n=1, cutoff=0.8)
+    if close and first not in known:
+        raise ValueError(
+            f'--cfg-options {option}: the config has no {first!r}; did you mean '
+            f'{close[0]!r}?'
+        )
 
 
 def _start_processes(cfg: Config) -> None:

@@ -150,3 +150,20 @@ def test_batch_norms_over_processes_are_refused_on_a_cpu(wrapper: Callable) -> N
     with pytest.raises(ValueError, match=r"sync_bn: 'torch'.*sync_bn=None"):
         wrapper("sync_bn = 'torch'")
     assert wrapper("sync_bn = 'torch'", 'sync_bn=None')['type'] == KIND
+
+
+@pytest.mark.parametrize(
+    ('option', 'name'),
+    [('modle.type=A', 'model'), ('train_dataloder.batch_size=2', 'train_dataloader')],
+)
+def test_an_option_that_begins_with_a_typo_is_refused(
+    recipe: str, option: str, name: str
+) -> None:
+    with pytest.raises(ValueError, match=f'{option[:8]}.*; did you mean {name!r}'):
+        configure(recipe, '--cfg-options', option)
+
+
+def test_an_option_may_add_an_entry(recipe: str) -> None:
+    options = ('my_entry.size=1', 'val_dataloader=None', 'val_cfg.type=ValLoop')
+    cfg = configure(recipe, '--cfg-options', *options)
+    assert (cfg.my_entry.size, cfg.val_cfg.type) == (1, 'ValLoop')

@@ -111,6 +111,21 @@ def test_paths_are_beside_the_suite_and_shown_from_the_repository(
     assert suite.baseline == 'student'
 
 
+def test_inherited_paths_begin_at_the_folder_of_the_base(
+    suite: suite_file.Suite, tmp_path: Path
+) -> None:
+    heir = tmp_path / 'elsewhere/heir.py'
+    heir.parent.mkdir()
+    heir.write_text("_base_ = '../mine.py'\nrows = dict(far=dict(config='own.py'))\n")
+    (heir.parent / 'own.py').write_text(DISTILLED)
+    rows = suite_file.read_suite(heir).rows
+    # Its own folder comes first.
+    assert rows['far'].config == str(heir.parent / 'own.py')
+    (heir.parent / 'own.py').unlink()
+    rows = suite_file.read_suite(heir).rows
+    assert rows['own'].config == suite.rows['own'].config
+
+
 @pytest.mark.parametrize(
     ('old', 'new', 'message'),
     [
@@ -141,6 +156,16 @@ def test_paths_are_beside_the_suite_and_shown_from_the_repository(
         ('', 'published = 8', r'write `published = dict\(...\)`'),
         ('factors=[0.3, 1, 3]', 'steps=3', "Tuning takes no 'steps'"),
         ('factors=[0.3, 1, 3]', 'factors=[0, 1]', r'write `factors=\[0.3, 1, 3\]`'),
+        ('factors=[0.3, 1, 3]', 'factors=[1, 1.0]', 'different numbers above 0'),
+        ("metric = 'mIoU'", 'metric = None', "write `metric = 'coco/bbox_mAP'`"),
+        ("metric = 'mIoU'", 'metric = 5', "metric: expected a string, got 5; .*='...'"),
+        ("method='cwd'", 'method=5', r"rows.cwd.method: .*; write `method='...'`"),
+        ('student=dict(seeds=[0, 1, 2])', 'student=dict(seeds=[])', 'rows.student.see'),
+        (
+            'student=dict(seeds=[0, 1, 2])',
+            'student=dict(seeds=[True])',
+            'whole numbers',
+        ),
     ],
 )
 def test_a_wrong_suite_is_refused_with_the_line_that_mends_it(
@@ -207,9 +232,9 @@ def test_two_rows_with_the_same_training_are_refused(
     recipes = {
         name: suite_plan.recipe_of_row(suite, row, {}) for name, row in rows.items()
     }
-    with pytest.raises(ValueError, match="'student' and 'twin' .* with seed 1"):
+    with pytest.raises(ValueError, match="'student' and 'twin' are the same"):
         suite_plan.runs_of(suite, recipes, tmp_path)
-    recipes['twin'] = suite_plan.recipe_of_row(suite, rows['twin'], {'max_iters': 9})
+    recipes['twin'] = suite_plan.recipe_of_row(suite, rows['twin'], {'own_entry': 9})
     assert len(suite_plan.runs_of(suite, recipes, tmp_path)) == 4
 
 
@@ -238,13 +263,14 @@ def test_a_plan_counts_the_chosen_images(
     assert said.endswith(' of the training images') == (indices is not None)
 
 
-@pytest.mark.parametrize('indices', [0, 2.5, True, 'three', []])
+@pytest.mark.parametrize('indices', [0, 2.5, True, 'three', [], 100])
 def test_a_number_of_images_that_is_none_is_told(indices: Any) -> None:
     dataset = dict(dataset=dict(indices=indices))
     saving = dict(checkpoint=dict(by_epoch=False))
     config = dict(train_cfg=dict(max_iters=8), default_hooks=saving)
-    assert suite_plan._fault_of(Config(config)) == ''
-    told = suite_plan._fault_of(Config(dict(config, train_dataloader=dataset)))
+    config['test_evaluator'] = dict(type='IoUMetric')
+    assert suite_plan._fault_of(Config(config), 99) == ''
+    told = suite_plan._fault_of(Config(dict(config, train_dataloader=dataset)), 99)
     assert 'set the option `train_dataloader.dataset.indices=250`' in told
 
 
@@ -437,7 +463,13 @@ def test_a_row_says_what_was_measured(
     assert "no 'mIoU'; there are ['aAcc']" in row['reason']
     # A detector that finds nothing has no metric.
     metrics.write_text('{"time": 1.0}\n')
+    assert "COCO has no 'mIoU'" in suite_results.result_of(run)['reason']
+    suite.metric = 'coco/bbox_mAP'
     assert suite_results.result_of(run)['score'] == 0
+    # The log has every 25th iteration.
+    run.iterations = 30
+    assert suite_results.result_of(run)['iterations'] == 30
+    assert suite_results.result_of(run, 'no disk')['iterations'] == 2
 
 
 @pytest.mark.parametrize(
@@ -463,8 +495,17 @@ def test_what_is_no_score_is_a_failure(
         (dict(), ''),
         (dict(test_evaluator=dict(format_only=True)), 'test_evaluator.format_only=Fal'),
         (dict(test_evaluator=[dict(format_only=True), dict()]), ''),
-        (dict(train_cfg=None), 'expected one of max_iters and max_epochs'),
-        (dict(train_cfg=dict(max_iters=8, max_epochs=1)), 'expected one of'),
+        (dict(test_evaluator=None), 'its test gives no score'),
+        (dict(train_cfg=None), 'expected max_iters or max_epochs'),
+        (
+            dict(train_cfg=dict(max_iters=8, max_epochs=1)),
+            'write `train_cfg.max_epochs` in place of `train_cfg.max_iters`',
+        ),
+        (
+            dict(train_cfg=dict(type='IterBasedTrainLoop', max_iters=8, max_epochs=1)),
+            'write `train_cfg.max_iters` in place of `train_cfg.max_epochs`',
+        ),
+        (dict(train_cfg=dict(max_iters=8.0)), 'expected a whole number, got 8.0'),
         (dict(train_cfg=dict(max_epochs=1)), 'default_hooks.checkpoint.by_epoch=True'),
         (dict(default_hooks={}), 'default_hooks.checkpoint.by_epoch=False'),
     ],
@@ -474,7 +515,8 @@ def test_a_config_without_a_score_is_told_before_it_trains(
 ) -> None:
     hooks = dict(checkpoint=dict(by_epoch=False))
     given = dict(train_cfg=dict(max_iters=8), default_hooks=hooks)
-    told = suite_plan._fault_of(Config({**given, **changes}))
+    given['test_evaluator'] = dict(type='IoUMetric')
+    told = suite_plan._fault_of(Config({**given, **changes}), None)
     assert fault in told
     assert bool(fault) == bool(told)
 
@@ -553,13 +595,24 @@ def test_a_cost_is_that_of_the_method_that_was_measured(
     path = tmp_path / 'mine.costs.json'
     assert suite_cost.costs_of(suite, path) == {}
     costs = dict(
-        cwd=dict(cost=1.5, trains='ld'),
-        own=dict(cost=2.0, trains='own.py'),
-        gone=dict(cost=3.0, trains='kd'),
+        cwd=dict(cost=1.5, trains='cwd', size=[64, 64]),
+        own=dict(cost=2.0, trains='own.py', size=[64, 64]),
+        gone=dict(cost=3.0, trains='kd', size=[64, 64]),
     )
     path.write_text(json.dumps(costs))
+    # The row of the suite compares at the neck.
     assert suite_cost.costs_of(suite, path) == dict(own=2.0)
-    path.write_text('{"own": ')
+    costs['cwd']['trains'] = 'cwd at neck'
+    path.write_text(json.dumps(costs))
+    assert suite_cost.costs_of(suite, path) == dict(cwd=1.5, own=2.0)
+    suite.size = [128, 128]
+    assert suite_cost.costs_of(suite, path) == {}
+
+
+@pytest.mark.parametrize('text', ['{"own": ', '[]', '{"own": 5}', '{"own": {}}'])
+def test_damaged_costs_are_told(tmp_path: Path, text: str) -> None:
+    path = tmp_path / 'mine.costs.json'
+    path.write_text(text)
     with pytest.raises(ValueError, match=r'git checkout mine\.costs\.json'):
         suite_cost.read_costs(path)
 
@@ -626,12 +679,19 @@ else:
 """
 
 
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runs start whose configs were never read."""
+    monkeypatch.setattr(suite_running, 'check_unchanged', lambda run: None)
+    monkeypatch.setattr(jobs, '_POLL_SECONDS', 0.05)
+
+
+@pytest.mark.usefixtures('made_up')
 def test_each_run_becomes_a_row_and_a_failure_stops_no_other(
     suite: suite_file.Suite,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:
-    monkeypatch.setattr(jobs, '_POLL_SECONDS', 0.05)
     monkeypatch.setattr(suite_running, '_launched', lambda *_: ['-c', FAKE_TOOL])
     folder = suite.path.parent / 'work'
     runs = [
@@ -652,11 +712,11 @@ def test_each_run_becomes_a_row_and_a_failure_stops_no_other(
     assert '3/3 student, seed 1: 5.0' in shown or '3/3 student, seed 0: 5.0' in shown
 
 
+@pytest.mark.usefixtures('made_up')
 def test_more_runs_at_once_than_groups_of_gpus_share_them(
     suite: suite_file.Suite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tell = "import os; raise SystemExit(os.environ['CUDA_VISIBLE_DEVICES'])"
-    monkeypatch.setattr(jobs, '_POLL_SECONDS', 0.05)
     monkeypatch.setattr(suite_running, '_launched', lambda *_: ['-c', tell])
     monkeypatch.setattr(suite_running, 'device_groups', lambda *_: ['0,1', '2,3'])
     folder = suite.path.parent / 'work'
@@ -669,19 +729,43 @@ def test_more_runs_at_once_than_groups_of_gpus_share_them(
     assert sorted(row['reason'] for row in rows) == ['0,1', '0,1', '2,3']
 
 
+@pytest.mark.usefixtures('made_up')
 def test_a_run_of_another_benchmark_is_left_to_it(
     suite: suite_file.Suite,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:
     refused = f"print('it {suite_running.STILL_RUNS}\\nlast line'); raise SystemExit(2)"
-    monkeypatch.setattr(jobs, '_POLL_SECONDS', 0.05)
     monkeypatch.setattr(suite_running, '_launched', lambda *_: ['-c', refused])
     run = run_of(suite, 'student')
     rows: list[dict] = []
     suite_running.run_all([run], lambda run: None, rows.append, at_once=1, gpus=1)
     assert rows == []
     assert suite_running.STILL_RUNS in capsys.readouterr().out
+
+
+def test_a_run_whose_files_have_changed_since_the_plan_does_not_start(
+    suite: suite_file.Suite, tmp_path: Path
+) -> None:
+    row = suite.rows['own']
+    [run] = suite_plan.runs_of(
+        suite, {'own': suite_plan.recipe_of_row(suite, row, {})}, tmp_path / 'work'
+    )
+    suite_plan.check_unchanged(run)
+    Path(row.config).write_text(DISTILLED.replace('10.0', '9.0'))
+    with pytest.raises(ValueError, match='own, seed 0: its config .* call again'):
+        suite_plan.check_unchanged(run)
+
+
+def test_a_student_named_by_its_file_counts_with_its_content(tmp_path: Path) -> None:
+    student = tmp_path / 'student.py'
+    config = Config(dict(model=dict(student=str(student))))
+    digests = []
+    for depth in (18, 34):
+        student.write_text(f'model = dict(depth={depth})\n')
+        suite_digest.forget_files()
+        digests.append(suite_digest.hash_of(config))
+    assert digests[0] != digests[1]
 
 
 SRUN = """\
