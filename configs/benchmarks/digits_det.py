@@ -106,7 +106,10 @@ rows = dict(
         },
         note='classification loss 0.269 at the end, alone 0.276',
     ),
-    ld_cwd=dict(config='../digits/det_ld_cwd.py'),
+    ld_cwd=dict(
+        config='../digits/det_ld_cwd.py',
+        note='ahead on each of three seeds, by 0.6 to 4.8; LD by 4.0 to 4.8',
+    ),
     ld_crosskd=dict(config='../digits/det_ld_crosskd.py', seeds=[0, 1, 2, 3, 4]),
     # Its backbone and neck come from `tools/train.py
     # configs/pretrain/digits_det_backbone.py`.
