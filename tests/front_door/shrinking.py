@@ -46,6 +46,8 @@ def _small_teacher(cfg: Config, folder: Path, factor: int) -> dict[str, Any]:
     changes = {}
     if model.backbone.get('depth') == 101:
         changes['backbone'] = dict(depth=50)
+    if model.backbone.type == 'SwinTransformer':
+        changes['backbone'] = dict(depths=[2, 2, 2, 2])
     if 'student' not in cfg.model and 'size' in model.data_preprocessor:
         # Tokens are trained on images that the teacher's preprocessor makes.
         size = _divided(model.data_preprocessor.size, factor)
