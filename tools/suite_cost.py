@@ -41,7 +41,7 @@ def read_costs(path: Path) -> Costs:
 
 
 def costs_of(suite: Suite, path: Path) -> dict[str, float]:
-    """Return the cost of each row that was measured with what the row has now."""
+    """Return the costs that were measured with the method, layer and size of today."""
     return {
         name: cost['cost']
         for name, cost in read_costs(path).items()

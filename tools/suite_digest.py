@@ -33,7 +33,7 @@ def hash_of(config: Config, gpus: int = 1) -> str:
 
 
 def forget_files() -> None:
-    """Read files again that were read for earlier digests."""
+    """Let the next digest read all files anew."""
     _model_of.cache_clear()
     _digest.cache_clear()
 

@@ -140,10 +140,7 @@ def read_suite(path: Path) -> Suite:
         raise ValueError(f'{path}: expected a suite, which is a file with .py')
     found = load_config(path, 'suite').to_dict()
     suite = _made(Suite, found, path.name, path=path)
-    if suite.metric is None:
-        raise ValueError(f"{path.name}: metric: write `metric = 'coco/bbox_mAP'`")
-    for key in ('student', 'metric', 'data'):
-        _check_text(getattr(suite, key), f'{path.name}: {key}')
+    _check_texts(suite, path.name, needed=('student', 'metric'), others=('data',))
     suite.student = _file(suite.student, path, 'student')
     suite.teacher = _teacher(suite)
     _read_rows(suite)
@@ -245,8 +242,7 @@ def _row(name: str, values: Any, suite: Suite) -> Row:
             'digits, and . + - _'
         )
     row = _made(Row, values, where, name=name)
-    for key in ('method', 'at', 'config'):
-        _check_text(getattr(row, key), f'{where}.{key}')
+    _check_texts(row, where, others=('method', 'at', 'config'))
     if row.method and row.config:
         raise ValueError(
             f'{where}: expected method or config, got both; remove '
@@ -270,6 +266,8 @@ def _row(name: str, values: Any, suite: Suite) -> Row:
 
 def _teacher(suite: Suite) -> Teacher:
     teacher = _made(Teacher, suite.teacher, f'{suite.path.name}: teacher')
+    where = f'{suite.path.name}: teacher'
+    _check_texts(teacher, where, needed=('config',), others=('checkpoint',))
     teacher.config = _file(teacher.config, suite.path, 'teacher.config')
     if teacher.checkpoint and '://' not in teacher.checkpoint:
         place = 'teacher.checkpoint'
@@ -294,12 +292,17 @@ def _file(source: str, suite: Path, where: str) -> str:
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
-def _check_text(value: Any, where: str) -> None:
-    if not (value is None or isinstance(value, str)):
-        name = where.rpartition(' ')[2].rpartition('.')[2]
-        raise ValueError(
-            f"{where}: expected a string, got {value!r}; write `{name}='...'`"
-        )
+def _check_texts(
+    owner: Any, where: str, needed: tuple[str, ...] = (), others: tuple[str, ...] = ()
+) -> None:
+    """Check that attributes are strings; the others may also be None."""
+    for key in (*needed, *others):
+        value = getattr(owner, key)
+        if not (isinstance(value, str) or (value is None and key in others)):
+            raise ValueError(
+                f'{where}{"." if ":" in where else ": "}{key}: expected a string, got '
+                f"{value!r}; write `{key}='...'`"
+            )
 
 
 def _check_count(value: Any, where: str) -> None:

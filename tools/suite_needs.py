@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 from suite_digest import weights_of
+from suite_faults import chosen_images
 from suite_file import Suite
-from suite_plan import Recipe, chosen_images
+from suite_plan import Recipe
 
 from kdtoolbox.datasets import PRESETS
 

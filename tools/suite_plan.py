@@ -10,6 +10,7 @@ from typing import Any
 
 from mmengine.config import Config
 from suite_digest import forget_files, hash_of, missing_weights
+from suite_faults import checkpoint_unit, chosen_images, fault_of
 from suite_file import Row, Suite
 from suite_options import arguments_of
 
@@ -135,7 +136,7 @@ def recipe_of_row(suite: Suite, row: Row, further: Mapping[str, Any]) -> Recipe:
     options = {**suite.options, **row.options, **further}
     try:
         recipe = _read_recipe(suite, row, options)
-        recipe.error = _fault_of(recipe.config, suite.images)
+        recipe.error = fault_of(recipe.config, suite.images)
         recipe.missing = missing_weights(recipe.config)
     except Exception as error:
         # Whatever it is, it becomes a failed row, and the other rows go on.
@@ -223,74 +224,8 @@ def _iterations(config: Config, suite: Suite) -> int:
     return loop.get('max_epochs', 0) * math.ceil(images / batch)
 
 
-def chosen_images(config: Config) -> int | None:
-    """Return how many of the training images a config takes; None if all."""
-    dataset = (config.get('train_dataloader') or {}).get('dataset') or {}
-    indices = dataset.get('indices')
-    if isinstance(indices, list | tuple):
-        return len(indices)
-    # mmengine takes the last images for a number below 0.
-    return abs(indices) if type(indices) is int else indices
-
-
-def _fault_of(config: Config, images: int | None) -> str:
-    """Return why a training or its test would give no score; empty if it gives one.
-
-    Args:
-        config: The config.
-        images: Number of all training images, if it is known.
-    """
-    loop = config.get('train_cfg') or {}
-    epochs, iterations = loop.get('max_epochs'), loop.get('max_iters')
-    if epochs and iterations:
-        by_epoch = loop.get('by_epoch', 'Iter' not in str(loop.get('type')))
-        own, other = ('epochs', 'iters') if by_epoch else ('iters', 'epochs')
-        return (
-            'train_cfg: expected one of max_iters and max_epochs, got '
-            f'{iterations} and {epochs}; write '
-            f'`train_cfg.max_{own}` in place of `train_cfg.max_{other}`'
-        )
-    if not (epochs or iterations):
-        return (
-            'train_cfg: expected max_iters or max_epochs, got none; set the option '
-            '`train_cfg.max_iters=N`'
-        )
-    if type(epochs or iterations) is not int:
-        return (
-            f'train_cfg: expected a whole number, got {epochs or iterations!r}; set '
-            f'the option `train_cfg.max_{"epochs" if epochs else "iters"}=400`'
-        )
-    if not loop.get(f'max_{_unit(config)}s'):
-        return (
-            'the training counts one unit and its checkpoints the other; set the '
-            f'option `default_hooks.checkpoint.by_epoch={bool(epochs)}`'
-        )
-    chosen = chosen_images(config)
-    most = images or math.inf
-    if chosen is not None and (type(chosen) is not int or not 1 <= chosen <= most):
-        whole = f', of which there are {images}' if images else ''
-        return (
-            'train_dataloader.dataset.indices: expected the number of training '
-            f'images{whole}, got {chosen!r}; set the option '
-            '`train_dataloader.dataset.indices=250`'
-        )
-    found = config.get('test_evaluator') or []
-    evaluators = found if isinstance(found, list) else [found]
-    if not evaluators:
-        return 'test_evaluator: the config has none, so its test gives no score'
-    if all(one.get('format_only') for one in evaluators):
-        return 'the test writes files alone; set `test_evaluator.format_only=False`'
-    return ''
-
-
-def _unit(config: Config) -> str:
-    """Return by what the checkpoints are counted, ``epoch`` or ``iter``."""
-    saving = (config.get('default_hooks') or {}).get('checkpoint') or {}
-    return 'epoch' if saving.get('by_epoch', True) else 'iter'
-
-
 def _last_weights(config: Config) -> str:
-    unit = _unit(config)
+    unit = checkpoint_unit(config)
     prefix = 'student_' if 'student' in config.model else ''
     return f'{prefix}{unit}_{config.train_cfg.get(f"max_{unit}s")}.pth'
 

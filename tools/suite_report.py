@@ -55,8 +55,16 @@ def _report_tuning(plan: Plan, results: Path) -> None:
         console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
-def tell_failed(runs: Sequence[Run], results: Mapping[Key, dict]) -> int:
-    """Print why runs failed; return the exit status: 1 if one did."""
+def tell_failed(
+    runs: Sequence[Run], results: Mapping[Key, dict], local: bool = True
+) -> int:
+    """Print why runs have no result; return the exit status: 1 if one has none.
+
+    Args:
+        runs: The runs.
+        results: The rows that exist.
+        local: Whether they ran on this machine; slurm may still run them.
+    """
     states = to_do(runs, results, retry=False)
     for run in states['failed']:
         reason = results[run.key]['reason']
@@ -66,4 +74,7 @@ def tell_failed(runs: Sequence[Run], results: Mapping[Key, dict]) -> int:
     for run in states['stuck']:
         told = f'{run.label}: its config has changed, and cannot start: {run.obstacle}'
         console.print(told, markup=False, soft_wrap=True)
-    return int(bool(states['failed'] or states['stuck']))
+    left = [*states['new'], *states['changed']] if local else []
+    if left:
+        console.print(f'{len(left)} runs have no result yet; call again')
+    return int(bool(states['failed'] or states['stuck'] or left))

@@ -2,6 +2,7 @@
 _base_ = ['digits_det.py', 'schedules/iterations_800.py']
 
 options = {'train_dataloader.dataset.indices': 250}
+half = {name: 400 for name in _base_.options}
 # The weights are those of digits_det, without another search.
 rows = dict(
     _delete_=True,
@@ -26,7 +27,7 @@ rows = dict(
     ld=_base_.rows.ld,
     ld_half=dict(
         method='ld',
-        options={**_base_.rows.ld.options, **{name: 400 for name in _base_.options}},
+        options={**_base_.rows.ld.options, **half},
         seeds=[0, 1, 2, 3, 4],
         note='half of the iterations of the other rows',
     ),
@@ -37,3 +38,5 @@ rows = dict(
     ),
 )
 tuning = None
+# Not a key of a suite.
+del half

@@ -225,7 +225,7 @@ def find_class(kind: str | type[nn.Module] | None, where: str) -> type[nn.Module
         where: Its place in the config, for errors.
 
     Raises:
-        ValueError: If kdtoolbox has no such class.
+        ValueError: If kdtoolbox has no such class, or the config names none.
     """
     if isinstance(kind, type):
         return kind

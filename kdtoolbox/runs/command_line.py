@@ -153,7 +153,7 @@ counted from 0; use model.sources.0
 
 
 def _check_first(option: str, cfg: Config) -> None:
-    """Refuse an option whose first part nothing reads and which is like one it has."""
+    """Refuse an option whose first part is a typo of an entry that exists."""
     known = [*cfg, *inspect.signature(Runner.__init__).parameters]
     first = option.partition('.')[0]
     # mmengine would add the entry, and the run would go on without the option.

@@ -23,6 +23,7 @@ import jobs  # noqa: E402
 import suite_cost  # noqa: E402
 import suite_digest  # noqa: E402
 import suite_expected  # noqa: E402
+import suite_faults  # noqa: E402
 import suite_file  # noqa: E402
 import suite_needs  # noqa: E402
 import suite_options  # noqa: E402
@@ -157,7 +158,13 @@ def test_inherited_paths_begin_at_the_folder_of_the_base(
         ('factors=[0.3, 1, 3]', 'steps=3', "Tuning takes no 'steps'"),
         ('factors=[0.3, 1, 3]', 'factors=[0, 1]', r'write `factors=\[0.3, 1, 3\]`'),
         ('factors=[0.3, 1, 3]', 'factors=[1, 1.0]', 'different numbers above 0'),
-        ("metric = 'mIoU'", 'metric = None', "write `metric = 'coco/bbox_mAP'`"),
+        (
+            "metric = 'mIoU'",
+            'metric = None',
+            "a string, got None; write `metric='...'`",
+        ),
+        ('', 'student = None', 'student: expected a string, got None'),
+        ('', "teacher['config'] = 5", 'teacher.config: expected a string, got 5'),
         ("metric = 'mIoU'", 'metric = 5', "metric: expected a string, got 5; .*='...'"),
         ("method='cwd'", 'method=5', r"rows.cwd.method: .*; write `method='...'`"),
         ('student=dict(seeds=[0, 1, 2])', 'student=dict(seeds=[])', 'rows.student.see'),
@@ -269,8 +276,8 @@ def test_a_number_of_images_that_is_none_is_told(indices: Any) -> None:
     saving = dict(checkpoint=dict(by_epoch=False))
     config = dict(train_cfg=dict(max_iters=8), default_hooks=saving)
     config['test_evaluator'] = dict(type='IoUMetric')
-    assert suite_plan._fault_of(Config(config), 99) == ''
-    told = suite_plan._fault_of(Config(dict(config, train_dataloader=dataset)), 99)
+    assert suite_faults.fault_of(Config(config), 99) == ''
+    told = suite_faults.fault_of(Config(dict(config, train_dataloader=dataset)), 99)
     assert 'set the option `train_dataloader.dataset.indices=250`' in told
 
 
@@ -516,7 +523,7 @@ def test_a_config_without_a_score_is_told_before_it_trains(
     hooks = dict(checkpoint=dict(by_epoch=False))
     given = dict(train_cfg=dict(max_iters=8), default_hooks=hooks)
     given['test_evaluator'] = dict(type='IoUMetric')
-    told = suite_plan._fault_of(Config({**given, **changes}), None)
+    told = suite_faults.fault_of(Config({**given, **changes}), None)
     assert fault in told
     assert bool(fault) == bool(told)
 
@@ -829,3 +836,19 @@ def test_slurm_runs_are_submitted_once_and_collected_later(
     rows.clear()
     call()
     assert rows == []
+
+
+def test_runs_that_are_left_are_told(
+    suite: suite_file.Suite, capsys: pytest.CaptureFixture
+) -> None:
+    run = run_of(suite, 'student', config_hash='same')
+    row = result('student', 0, 1.0)
+    done = {('student', None, 0): row}
+    other = {('student', None, 0): row | dict(config_hash='other')}
+    assert suite_report.tell_failed([run], done) == 0
+    assert capsys.readouterr().out == ''
+    for found in ({}, other):
+        assert suite_report.tell_failed([run], found) == 1
+        assert '1 runs have no result yet' in capsys.readouterr().out
+    # The scheduler may still run it.
+    assert suite_report.tell_failed([run], {}, local=False) == 0
